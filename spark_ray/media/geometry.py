@@ -1,0 +1,132 @@
+"""From a decoded frame to the upright, square-pixel, standard-range picture that is stored."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Literal
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorTrc, VideoReformatter
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, Field
+
+from spark_ray.media.source import square_pixel_size
+
+_HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+
+
+def _parse_resolution(value: object) -> object:
+    if isinstance(value, int):
+        return (value, value)
+    if isinstance(value, str):
+        sides = value.lower().replace("×", "x").split("x")
+        if not all(side.strip().isdigit() for side in sides) or len(sides) > 2:
+            raise ValueError(f"write it as WIDTHxHEIGHT, e.g. 224x224, not {value!r}")
+        return (int(sides[0]), int(sides[-1]))
+    return value
+
+
+Side = Annotated[int, Field(ge=8, le=8192)]
+Resolution = Annotated[tuple[Side, Side], BeforeValidator(_parse_resolution)]
+
+
+class PictureOptions(BaseModel):
+    """How a frame becomes a stored picture."""
+
+    resolution: Resolution = Field(
+        (224, 224), description="size of stored frames, WIDTHxHEIGHT in pixels"
+    )
+    fit: Literal["pad", "crop", "stretch"] = Field(
+        "pad", description="how another aspect ratio fits: black bars, centre crop, or distortion"
+    )
+    jpeg_quality: int = Field(90, ge=1, le=100, description="JPEG quality of stored frames")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame at its final size, (H, W, 3) BGR, and the part of it that is not padding."""
+
+    image: NDArray[np.uint8]
+    content: NDArray[np.uint8]
+
+
+class PictureRenderer:
+    """Renders frames of one stream. Keeps a scaler, so use one for each stream."""
+
+    def __init__(self, options: PictureOptions, aspect: Fraction | None) -> None:
+        self._options = options
+        self._aspect = aspect
+        self._scaler = VideoReformatter()
+
+    def render(self, frame: av.VideoFrame) -> Picture:
+        return self._fit(bgr_pixels(frame, self._scaler), frame.rotation)
+
+    def _fit(self, pixels: NDArray[np.uint8], rotation: int) -> Picture:
+        height, width = pixels.shape[:2]
+        shown = square_pixel_size(width, height, self._aspect)
+        quarter_turn = rotation % 180 != 0
+        if quarter_turn:
+            shown = shown[::-1]
+        target = self._options.resolution
+        if self._options.fit == "stretch":
+            inner = target
+        else:
+            scale = (min if self._options.fit == "pad" else max)(
+                target[0] / shown[0], target[1] / shown[1]
+            )
+            inner = (max(1, round(shown[0] * scale)), max(1, round(shown[1] * scale)))
+
+        stored = inner[::-1] if quarter_turn else inner
+        content = upright(_resize(pixels, stored), rotation)
+        if self._options.fit == "crop":
+            left, top = (inner[0] - target[0]) // 2, (inner[1] - target[1]) // 2
+            content = content[top : top + target[1], left : left + target[0]]
+        if inner == target or self._options.fit == "crop":
+            return Picture(content, content)
+        image = np.zeros((target[1], target[0], 3), np.uint8)
+        left, top = (target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2
+        image[top : top + inner[1], left : left + inner[0]] = content
+        return Picture(image, content)
+
+
+def bgr_pixels(frame: av.VideoFrame, scaler: VideoReformatter) -> NDArray[np.uint8]:
+    """(H, W, 3) BGR pixels of a frame in BT.709 standard dynamic range.
+
+    PQ and HLG are converted with HDR reference white (203 cd/m², ITU-R BT.2408) at SDR white; other
+    frames only change their pixel format, by the matrix and range that the frame is tagged with.
+    """
+    if frame.color_trc in _HDR_TRANSFERS:
+        frame = scaler.reformat(
+            frame,
+            format="bgr24",
+            dst_color_trc=ColorTrc.BT709,
+            dst_color_primaries=ColorPrimaries.BT709,
+            threads=1,
+        )
+    else:
+        frame = scaler.reformat(frame, format="bgr24", threads=1)
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
+
+
+def upright(image: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
+    """Turn by `rotation` degrees counter-clockwise, as FFmpeg reports a display matrix."""
+    turns = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
+    code = turns.get(round(rotation / 90) * 90 % 360)
+    return image if code is None else cv2.rotate(image, code)
+
+
+def _resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if (image.shape[1], image.shape[0]) == size:
+        return np.ascontiguousarray(image)
+    smaller = size[0] < image.shape[1] or size[1] < image.shape[0]
+    # Area averaging does not alias when a picture shrinks; it is blocky when one grows.
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+
+
+def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done, "OpenCV encodes any 8-bit picture"
+    return data.tobytes()

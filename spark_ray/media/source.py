@@ -1,0 +1,242 @@
+"""Opening a video: which streams of the file we use, and what they say about themselves."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import BinaryIO
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Discard, Disposition, Stream
+from pydantic import BaseModel, Field
+
+from spark_ray.core.errors import (
+    CorruptMedia,
+    MediaLimitExceeded,
+    MediaTimeout,
+    NotAVideo,
+    UnsupportedCodec,
+)
+from spark_ray.core.schema import VideoInfo
+
+VIDEO_EXTENSIONS = frozenset(
+    ".mp4 .m4v .mov .avi .mkv .webm .ts .mts .m2ts .mpg .mpeg .3gp .3g2".split()
+)
+"""What users call a video. Only decides whether a file that is none is worth a reject."""
+
+# FFmpeg also opens playlists and scripts (HLS, concat, …) that name further files and hosts: a
+# way out of the input folder for anyone who can put a file into it. Containers only.
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
+_TEXT_SUBTITLES = frozenset(("mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"))
+_READ_BYTES = 1 << 18
+_PQ, _HLG = 16, 18  # ITU-T H.273 transfer characteristics
+
+
+class MediaLimits(BaseModel):
+    """What one file may ask of a worker before it is rejected."""
+
+    max_pixels: int = Field(
+        8192 * 4320, gt=0, description="largest frame, in pixels (width × height)"
+    )
+    max_frame_rate: float = Field(1000.0, gt=0, description="highest frame rate, in frames/s")
+    max_file_bytes: int = Field(1 << 40, gt=0, description="largest source file, in bytes")
+    max_corrupt_ratio: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of a clip's video that may be damaged or missing before it is rejected",
+    )
+    decode_timeout_s: float = Field(
+        900.0, gt=0, description="seconds that one clip may take to read and decode"
+    )
+    audio_language: str | None = Field(
+        None, description="ISO 639 code of the audio track to prefer, e.g. 'eng'"
+    )
+
+
+@dataclass
+class MediaSource:
+    """An open container and the streams that we read from it."""
+
+    container: InputContainer
+    video: av.VideoStream
+    audio: av.AudioStream | None
+    subtitles: Stream | None
+    info: VideoInfo
+    video_zero: Fraction
+    """The video's first timestamp, in seconds of the container: the zero of all our times."""
+    time_base: Fraction
+
+    def seconds(self, pts: int, time_base: Fraction | None = None) -> float:
+        """A timestamp as seconds from the video's start."""
+        return float(pts * _fraction(time_base or self.time_base) - self.video_zero)
+
+
+@contextmanager
+def open_source(file: BinaryIO, limits: MediaLimits) -> Iterator[MediaSource]:
+    """Open the container in `file` and choose its streams.
+
+    The best video stream by FFmpeg's rule (disposition, then resolution), the audio track in the
+    preferred language or else the best, and the text subtitles of the same language. `file` stays
+    the caller's to close.
+
+    Raises:
+        NotAVideo, UnsupportedCodec, CorruptMedia: the file can't be used.
+        MediaLimitExceeded: it asks for more than `limits` allow.
+    """
+    try:
+        container = av.open(
+            file,
+            options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
+            metadata_errors="replace",
+            buffer_size=_READ_BYTES,
+        )
+    except FFmpegError as error:
+        raise _unreadable(error) from error
+    except UnicodeDecodeError as error:
+        raise CorruptMedia("its metadata is damaged") from error
+    try:
+        yield _choose_streams(container, limits)
+    except FFmpegError as error:
+        raise _unreadable(error) from error
+    finally:
+        with suppress(FFmpegError):
+            container.close()
+
+
+def _unreadable(error: FFmpegError) -> Exception:
+    if isinstance(error, av.error.InvalidDataError | av.error.EOFError):
+        return NotAVideo("it holds no readable video container (MP4, MOV, MKV, WebM, AVI, MPEG-TS)")
+    return CorruptMedia(f"it can't be demultiplexed: {error.strerror}")
+
+
+def _choose_streams(container: InputContainer, limits: MediaLimits) -> MediaSource:
+    video = _best_video(container)
+    if video.codec_context is None:
+        raise UnsupportedCodec(f"no decoder for its video codec (stream {video.index})")
+    codec = video.codec_context
+    if codec.width <= 0 or codec.height <= 0:
+        raise CorruptMedia("its video stream has no dimensions")
+    if codec.width * codec.height > limits.max_pixels:
+        raise MediaLimitExceeded(
+            f"{codec.width}×{codec.height} is more than max_pixels={limits.max_pixels}"
+        )
+    rate = _fraction(video.guessed_rate or video.average_rate or Fraction(0))
+    if rate > limits.max_frame_rate:
+        raise MediaLimitExceeded(
+            f"{float(rate):.0f} frames/s is more than max_frame_rate={limits.max_frame_rate:g}"
+        )
+    # The decoder may still meet other dimensions in the bitstream than the container announced.
+    codec.options = {**codec.options, "max_pixels": str(limits.max_pixels)}
+    codec.thread_type = "NONE"
+    codec.thread_count = 1
+
+    audio = _best_audio(container, limits.audio_language)
+    subtitles = _best_subtitles(container, audio.language if audio else None)
+    used = {stream.index for stream in (video, audio, subtitles) if stream is not None}
+    for stream in container.streams:
+        if stream.index not in used:
+            stream.discard = Discard.all
+
+    time_base = _fraction(video.time_base)
+    return MediaSource(
+        container=container,
+        video=video,
+        audio=audio,
+        subtitles=subtitles,
+        info=_describe(container, video, audio, rate),
+        video_zero=(video.start_time or 0) * time_base,
+        time_base=time_base,
+    )
+
+
+def _best_video(container: InputContainer) -> av.VideoStream:
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+    candidates = [s for s in container.streams.video if not s.disposition & pictures]
+    if not candidates:
+        raise NotAVideo("it has no video stream")
+    best = container.streams.best("video")
+    return best if best in candidates else candidates[0]  # type: ignore[return-value]
+
+
+def _best_audio(container: InputContainer, language: str | None) -> av.AudioStream | None:
+    decodable = [s for s in container.streams.audio if s.codec_context is not None]
+    preferred = [s for s in decodable if language and s.language == language]
+    if preferred:
+        return preferred[0]
+    best = container.streams.best("audio")
+    if best in decodable:
+        return best  # type: ignore[return-value]
+    return decodable[0] if decodable else None
+
+
+def _best_subtitles(container: InputContainer, language: str | None) -> Stream | None:
+    texts = [
+        s
+        for s in container.streams.subtitles
+        if s.codec_context is not None and s.codec_context.name in _TEXT_SUBTITLES
+    ]
+    same_language = [s for s in texts if language and s.language == language]
+    candidates = same_language or texts
+    ordinary = [s for s in candidates if not s.disposition & Disposition.forced]
+    return next(iter(ordinary or candidates), None)
+
+
+def _describe(
+    container: InputContainer, video: av.VideoStream, audio: av.AudioStream | None, rate: Fraction
+) -> VideoInfo:
+    codec = video.codec_context
+    width, height = square_pixel_size(codec.width, codec.height, video.sample_aspect_ratio)
+    return VideoInfo(
+        duration=_duration_s(container, video),
+        width=width,
+        height=height,
+        fps=round(float(rate), 6),
+        codec=codec.codec.canonical_name,
+        pixel_format=codec.pix_fmt,
+        hdr=codec.color_trc in (_PQ, _HLG),
+        audio_codec=audio.codec_context.codec.canonical_name if audio else None,
+        audio_language=_known(audio.language) if audio else None,
+    )
+
+
+def _duration_s(container: InputContainer, video: av.VideoStream) -> float:
+    """Announced duration in seconds, 0.0 where the container announces none."""
+    if video.duration:
+        return float(video.duration * _fraction(video.time_base))
+    if container.duration:
+        return container.duration / av.time_base
+    return 0.0
+
+
+def square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
+    """Size at which pixels of the given aspect ratio become square, never smaller than stored."""
+    if not aspect or aspect.numerator <= 0 or aspect.denominator <= 0 or aspect == 1:
+        return width, height
+    ratio = float(_fraction(aspect))
+    if ratio > 1:
+        return round(width * ratio), height
+    return width, round(height / ratio)
+
+
+def _known(language: str | None) -> str | None:
+    return None if language in (None, "", "und") else language
+
+
+def _fraction(value: object) -> Fraction:
+    # PyAV 19 will return its own rational type.
+    return Fraction(value.numerator, value.denominator)  # type: ignore[attr-defined]
+
+
+def deadline(seconds: float, doing: str) -> Callable[[], None]:
+    """A check that raises `MediaTimeout` once `seconds` have passed."""
+    end = time.monotonic() + seconds
+
+    def check() -> None:
+        if time.monotonic() > end:
+            raise MediaTimeout(f"{doing} took more than {seconds:g} s (decode_timeout_s)")
+
+    return check
