@@ -15,7 +15,7 @@ class Captioner(Protocol):
     """Sees the frames of a clip and describes them."""
 
     uses_accelerator: bool
-    """Whether `load()` puts weights on a device; a text-file reader does not, and needs no actor."""
+    """Whether `load()` puts weights on a device; a reader of text files does not."""
 
     def load(self) -> ModelInfo | None:
         """Load the weights once, onto a GPU when there is one. None where there is no model."""

@@ -1,0 +1,72 @@
+"""Captions that somebody has already written: files beside the videos, or one file for all."""
+
+from collections.abc import Sequence
+
+from spark_ray.core.schema import Caption, Clip
+from spark_ray.models.caption_files import (
+    TextAt,
+    caption_of,
+    keys_of,
+    parse_json_captions,
+    read_captions_file,
+)
+from spark_ray.models.captioning import CaptionOptions, captioners
+from spark_ray.models.sidecar_files import read_cues, read_text, suffix
+
+_FORMATS = (".json", ".txt", ".srt", ".vtt")
+"""In the order of preference where a video has several."""
+
+
+@captioners.register("sidecar")
+class SidecarCaptioner:
+    """A video's captions from `captions_file`, or else from a file beside it.
+
+    A .txt is one caption for the whole video. A .json holds one text, a list of them, or
+    `{"caption": …}`, `{"captions": […]}`, each with `start` and `end` in seconds of the source if
+    it belongs to a part. Of .srt, .vtt and timed texts a clip gets those that overlap its span,
+    joined; of several untimed texts the first becomes the caption, and all are kept.
+
+    Cost: one small read for each clip; `captions_file` is held in memory by every worker.
+    """
+
+    uses_accelerator = False
+
+    def __init__(self, options: CaptionOptions) -> None:
+        self.captions_file = options.captions_file
+        self.by_key: dict[str, list[TextAt]] = {}
+
+    def load(self) -> None:
+        """Read `captions_file`, if there is one.
+
+        Raises:
+            ConfigError: it has an unknown form.
+            SidecarError: it can't be read, or no line of it can be used.
+        """
+        if self.captions_file is not None:
+            self.by_key = read_captions_file(self.captions_file)
+
+    def caption(self, clips: Sequence[Clip]) -> dict[str, Caption]:
+        """Captions by clip id; a clip about which nothing is written is left out.
+
+        Raises:
+            SidecarError: a file beside a video can't be read or understood.
+        """
+        captions = {clip.clip_id: caption_of(self._texts(clip), clip) for clip in clips}
+        return {clip_id: caption for clip_id, caption in captions.items() if caption is not None}
+
+    def _texts(self, clip: Clip) -> list[TextAt]:
+        for key in keys_of(clip):
+            if key in self.by_key:
+                return self.by_key[key]
+        files = [uri for uri in sorted(clip.sidecars) if suffix(uri) in _FORMATS]
+        if not files:
+            return []
+        return _read_sidecar(min(files, key=lambda uri: _FORMATS.index(suffix(uri))))
+
+
+def _read_sidecar(uri: str) -> list[TextAt]:
+    if suffix(uri) == ".txt":
+        return [TextAt(read_text(uri))]
+    if suffix(uri) == ".json":
+        return parse_json_captions(read_text(uri), uri)
+    return [TextAt(cue.text, cue.start, cue.end) for cue in read_cues(uri)]

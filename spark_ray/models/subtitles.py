@@ -1,0 +1,89 @@
+"""Transcripts that somebody has already written: subtitles in the video or beside it."""
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from spark_ray.core.schema import Clip, Segment, Transcript
+from spark_ray.models.sidecar_files import cut_cues, merge_rolling, read_cues, suffix
+from spark_ray.models.transcription import TranscriptionOptions, transcribers
+
+# Containers name languages with three letters (ISO 639-2), the rest of the house with two.
+_TWO_LETTERS = {
+    "ara": "ar", "bul": "bg", "ces": "cs", "chi": "zh", "cze": "cs", "dan": "da", "deu": "de",
+    "dut": "nl", "ell": "el", "eng": "en", "est": "et", "fas": "fa", "fin": "fi", "fra": "fr",
+    "fre": "fr", "ger": "de", "gre": "el", "heb": "he", "hin": "hi", "hrv": "hr", "hun": "hu",
+    "ind": "id", "ita": "it", "jpn": "ja", "kor": "ko", "lav": "lv", "lit": "lt", "nld": "nl",
+    "nor": "no", "per": "fa", "pol": "pl", "por": "pt", "ron": "ro", "rum": "ro", "rus": "ru",
+    "slk": "sk", "slo": "sk", "slv": "sl", "spa": "es", "srp": "sr", "swe": "sv", "tha": "th",
+    "tur": "tr", "ukr": "uk", "vie": "vi", "zho": "zh",
+}  # fmt: skip
+
+_LANGUAGE_TAG = re.compile(r"\.([a-z]{2,3})(?:-[a-z0-9]+)*", re.IGNORECASE)
+
+
+@transcribers.register("subtitles")
+class SubtitleTranscriber:
+    """Embedded subtitles first, which the decoder left in the clip, else a .srt or .vtt beside it.
+
+    `transcription_language` picks among files like `film.de.srt`; a file without a language in its
+    name suits every choice. Cost: one small read for each clip without embedded subtitles.
+    """
+
+    uses_accelerator = False
+
+    def __init__(self, options: TranscriptionOptions) -> None:
+        self.language = options.transcription_language
+
+    def load(self) -> None:
+        return None
+
+    def transcribe(self, clips: Sequence[Clip]) -> dict[str, Transcript]:
+        """Transcripts by clip id; a clip in whose span nothing is said is left out.
+
+        Raises:
+            SidecarError: a subtitle file can't be read or understood.
+        """
+        transcripts: dict[str, Transcript] = {}
+        for clip in clips:
+            language, segments = self._embedded(clip) or self._beside(clip) or (None, [])
+            if segments:
+                text = " ".join(segment.text for segment in segments)
+                transcripts[clip.clip_id] = Transcript(
+                    text=text, language=language, segments=segments
+                )
+        return transcripts
+
+    def _embedded(self, clip: Clip) -> tuple[str | None, list[Segment]] | None:
+        language = _two_letters(clip.subtitle_language)
+        if not clip.subtitles or not self._wanted(language):
+            return None
+        return language, merge_rolling(clip.subtitles)
+
+    def _beside(self, clip: Clip) -> tuple[str | None, list[Segment]] | None:
+        files = [(_language_in_name(uri), uri) for uri in clip.sidecars if suffix(uri) in _FORMATS]
+        wanted = [(language, uri) for language, uri in files if self._wanted(language)]
+        if not wanted:
+            return None
+        # A file in the language that was asked for beats one that does not say its language, and
+        # where none was asked for, the plain name is the original.
+        language, uri = min(
+            wanted, key=lambda file: ((file[0] is None) == (self.language is not None), file[1])
+        )
+        return language, cut_cues(read_cues(uri), clip.start_s, clip.end_s)
+
+    def _wanted(self, language: str | None) -> bool:
+        return self.language is None or language in {None, self.language}
+
+
+_FORMATS = (".srt", ".vtt")
+
+
+def _language_in_name(uri: str) -> str | None:
+    """`de` for film.de.srt and film.de-AT.srt; None for film.srt."""
+    tag = _LANGUAGE_TAG.fullmatch(PurePosixPath(PurePosixPath(uri).stem).suffix)
+    return _two_letters(tag[1].lower()) if tag else None
+
+
+def _two_letters(code: str | None) -> str | None:
+    return None if code in {None, "und"} else _TWO_LETTERS.get(code, code)

@@ -1,0 +1,78 @@
+"""Which transcriber hears the clips, and with what settings.
+
+As with captions, importing this module costs nothing; a backend is imported when it is asked for.
+"""
+
+from pydantic import BaseModel, Field
+
+from spark_ray.core.errors import ConfigError
+from spark_ray.models.protocols import Transcriber
+from spark_ray.models.registry import BackendModule, Registry
+
+
+class TranscriptionOptions(BaseModel):
+    """Settings of every transcriber; the dataset job's configuration inherits these fields."""
+
+    transcription_backend: str = Field(
+        "none",
+        description="Who writes the transcripts: whisper, faster_whisper (models), subtitles "
+        "(embedded, or .srt and .vtt files beside the videos), or none.",
+    )
+    transcription_model: str = Field(
+        "base",
+        description="Size of the Whisper model (tiny, base, small, medium, large, turbo, …; .en "
+        "for English only), or a path: a .pt file for whisper, a CTranslate2 folder or hub id for "
+        "faster_whisper.",
+    )
+    transcription_language: str | None = Field(
+        None,
+        description="ISO 639-1 code of what is spoken. Unset, Whisper guesses it from the first "
+        "30 s of each clip, and on a short clip it often guesses wrong.",
+    )
+    transcription_batch_size: int = Field(
+        8,
+        ge=1,
+        description="30-second windows of a clip in one forward pass (faster_whisper alone).",
+    )
+    transcription_vad: bool = Field(
+        True,
+        description="Cut silence and music out before listening (faster_whisper alone); without it "
+        "Whisper invents sentences where nobody speaks.",
+    )
+    word_timestamps: bool = Field(
+        False, description="Also time every word; costs about a third more."
+    )
+    transcription_device: str = Field(
+        "auto", description="Device of the transcription model: auto, cpu, cuda, cuda:1."
+    )
+
+
+transcribers: Registry[TranscriptionOptions, Transcriber] = Registry(
+    "transcription_backend",
+    {
+        "whisper": BackendModule("spark_ray.models.whisper", "whisper"),
+        "faster_whisper": BackendModule("spark_ray.models.faster_whisper", "faster-whisper"),
+        "subtitles": BackendModule("spark_ray.models.subtitles", "models"),
+        "none": BackendModule("spark_ray.models.none", "models"),
+    },
+)
+
+
+def build_transcriber(options: TranscriptionOptions) -> Transcriber:
+    """The transcriber that the options name, checked, small, and without its weights.
+
+    Raises:
+        ConfigError: the backend or a setting is unknown, or two settings contradict each other.
+        MissingDependency: the backend needs a package that is not installed.
+    """
+    backend = options.transcription_backend
+    factory = transcribers.get(backend)
+    if options.word_timestamps and backend in {"subtitles", "none"}:
+        raise ConfigError(
+            f"word_timestamps: transcription_backend={backend} can't time words; "
+            "choose whisper or faster_whisper, or turn word_timestamps off"
+        )
+
+    # A job's whole configuration inherits these fields; only ours travel to the actors.
+    own = {name: getattr(options, name) for name in TranscriptionOptions.model_fields}
+    return factory(TranscriptionOptions.model_validate(own))
