@@ -6,6 +6,7 @@ As with captions, importing this module costs nothing; a backend is imported whe
 from pydantic import BaseModel, Field
 
 from spark_ray.core.errors import ConfigError
+from spark_ray.core.schema import Segment, Transcript
 from spark_ray.models.protocols import Transcriber
 from spark_ray.models.registry import BackendModule, Registry
 
@@ -76,3 +77,31 @@ def build_transcriber(options: TranscriptionOptions) -> Transcriber:
     # A job's whole configuration inherits these fields; only ours travel to the actors.
     own = {name: getattr(options, name) for name in TranscriptionOptions.model_fields}
     return factory(TranscriptionOptions.model_validate(own))
+
+
+def transcript_of(
+    segments: list[Segment], language: str | None, duration_s: float
+) -> Transcript | None:
+    """The segments as a transcript, or None if no word is said in them.
+
+    Recognisers think in windows of 30 s and may end a word after the sound does: times are trimmed
+    to `duration_s`, and what would start later is an invention and dropped.
+    """
+    said = []
+    for segment in segments:
+        text = segment.text.strip()
+        if text and segment.start < duration_s:
+            words = [
+                word.model_copy(
+                    update={"text": word.text.strip(), "end": min(word.end, duration_s)}
+                )
+                for word in segment.words
+                if word.start < duration_s
+            ]
+            end = min(segment.end, duration_s)
+            said.append(segment.model_copy(update={"text": text, "end": end, "words": words}))
+    if not said:
+        return None
+    return Transcript(
+        text=" ".join(segment.text for segment in said), language=language, segments=said
+    )
