@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import BinaryIO
 
 import av
@@ -66,13 +67,22 @@ class MediaSource:
     audio: av.AudioStream | None
     subtitles: Stream | None
     info: VideoInfo
-    video_zero: Fraction
-    """The video's first timestamp, in seconds of the container: the zero of all our times."""
+    rate: Fraction
+    """Frames per second as the container states it; 0 where it doesn't."""
+    zero_pts: int
+    """The video's first timestamp: the zero of all our times."""
     time_base: Fraction
+    """Of the video stream, in seconds."""
 
     def seconds(self, pts: int, time_base: Fraction | None = None) -> float:
-        """A timestamp as seconds from the video's start."""
-        return float(pts * _fraction(time_base or self.time_base) - self.video_zero)
+        """A timestamp of the video stream, or of one with another time base, from the start."""
+        if time_base is None:
+            return (pts - self.zero_pts) * self.time_base.numerator / self.time_base.denominator
+        return pts * time_base.numerator / time_base.denominator - self.zero_s
+
+    @cached_property
+    def zero_s(self) -> float:
+        return float(self.zero_pts * self.time_base)
 
 
 @contextmanager
@@ -141,15 +151,15 @@ def _choose_streams(container: InputContainer, limits: MediaLimits) -> MediaSour
         if stream.index not in used:
             stream.discard = Discard.all
 
-    time_base = _fraction(video.time_base)
     return MediaSource(
         container=container,
         video=video,
         audio=audio,
         subtitles=subtitles,
         info=_describe(container, video, audio, rate),
-        video_zero=(video.start_time or 0) * time_base,
-        time_base=time_base,
+        rate=rate,
+        zero_pts=video.start_time or 0,
+        time_base=_fraction(video.time_base),
     )
 
 

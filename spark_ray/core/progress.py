@@ -1,0 +1,89 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_LINE_EVERY_S = 10.0
+
+
+class ProgressReport:
+    """Counts towards a total and tells people about it, on standard error.
+
+    Args:
+        title: what is being done.
+        total: how many, or None where nobody knows.
+        unit: what is counted, in the plural.
+    """
+
+    def __init__(self, title: str, total: int | None, unit: str) -> None:
+        self._title = title
+        self._total = total
+        self._unit = unit
+        self._done = 0
+        self._note = ""
+        self._started = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        console = Console(stderr=True)
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("[yellow]{task.fields[note]}"),
+                console=console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=self._total, rate="", note="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None and self._done:
+            self._print_line()
+
+    def advance(self, count: int, note: str = "") -> None:
+        """Count `count` more; `note` (e.g. "3 rejects") stands at the end of the line."""
+        self._done += count
+        self._note = note or self._note
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=count, rate=self._rate(), note=self._note)
+        elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
+            self._print_line()
+
+    def _rate(self) -> str:
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        return f"{self._done / elapsed:.1f} {self._unit}/s"
+
+    def _print_line(self) -> None:
+        self._last_line = time.monotonic()
+        elapsed = self._last_line - self._started
+        total = f"/{self._total}" if self._total is not None else ""
+        parts = [f"{self._title}: {self._done}{total} {self._unit}", self._rate()]
+        if self._total and self._done and self._done < self._total:
+            parts.append(f"{elapsed / self._done * (self._total - self._done):.0f} s left")
+        print(", ".join([*parts, *filter(None, [self._note])]), file=sys.stderr, flush=True)

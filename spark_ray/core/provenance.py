@@ -1,0 +1,63 @@
+"""Where a result comes from: hashes of content, of code and of settings."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from spark_ray import __version__
+
+_CHUNK_BYTES = 1 << 20
+VIDEO_ID_CHARS = 16
+
+
+def content_hash(file: BinaryIO) -> str:
+    """SHA-256 of a file from its current position, as 64 hex characters."""
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Hash of settings that doesn't depend on their order."""
+    return text_hash(json.dumps(settings, sort_keys=True, ensure_ascii=True, default=str))
+
+
+@cache
+def code_version() -> str:
+    """Package version, with the hash of its source, so that an edited checkout shows."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(path.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the checkout that runs, where it is one and git is there."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def now_iso() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

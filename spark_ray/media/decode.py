@@ -1,0 +1,374 @@
+"""One pass over a video: sampled frames, scene cuts, sound and subtitles of its clips.
+
+The usual preparation runs a program for each of these, and decodes the file every time. Here each
+packet is decoded once, and every consumer looks at the frame while it is there.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO, Literal
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from numpy.typing import NDArray
+from pydantic import Field
+
+from spark_ray.core.errors import CorruptMedia
+from spark_ray.core.schema import FrameSample, Scene, Segment, VideoInfo
+from spark_ray.media.audio_codec import AudioCodec, encode_audio
+from spark_ray.media.audio_track import AudioTrack
+from spark_ray.media.geometry import PictureOptions, PictureRenderer, encode_jpeg
+from spark_ray.media.packets import FastDecoder, FullDecoder, SparseDecoder, VideoDecoder
+from spark_ray.media.sampling import (
+    SamplingGrid,
+    SamplingOptions,
+    Thumbnail,
+    choose_frames,
+    thumbnail,
+)
+from spark_ray.media.scenes import SceneDetector, SceneOptions, scenes_between
+from spark_ray.media.source import MediaLimits, MediaSource, deadline, open_source
+from spark_ray.media.subtitles import SubtitleTrack
+
+_SPAN_TOLERANCE_S = 0.5
+
+
+class DecodeOptions(PictureOptions, SamplingOptions, SceneOptions, MediaLimits):
+    """Everything that decides what one pass yields."""
+
+    decode: Literal["exact", "fast"] = Field(
+        "exact",
+        description="'fast' skips frames that no other frame needs, and the deblocking filter: "
+        "about half the time, frames a little off in time and pixels",
+    )
+    extract_audio: bool = Field(True, description="keep the sound as 16 kHz mono")
+    audio_format: AudioCodec = Field("flac", description="how the sound is stored; both lossless")
+    split: Literal["none", "fixed", "scenes"] = Field(
+        "fixed",
+        description="what becomes a clip: the whole video, equal spans of at most clip_max_s, or "
+        "each scene (cut further at clip_max_s); 'none' rejects videos longer than clip_max_s",
+    )
+    clip_max_s: float = Field(60.0, gt=0, description="longest clip, in seconds")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a video, in seconds from its first frame; `end_s` None means to its end."""
+
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+@dataclass
+class DecodedClip:
+    """What one pass knows of one clip. Times are seconds from the clip's start."""
+
+    start_s: float
+    end_s: float
+    info: VideoInfo
+    samples: list[FrameSample]
+    frames: list[bytes]
+    scenes: list[Scene]
+    audio: bytes | None
+    subtitles: list[Segment]
+    subtitle_language: str | None
+    decode_s: float
+
+
+def decode_clips(file: BinaryIO, span: Span, options: DecodeOptions) -> Iterator[DecodedClip]:
+    """Decode `span` of the video in `file` and yield its clips in order of time.
+
+    A bounded span is one clip. An open one is one clip too unless `options.split` cuts it at its
+    scenes, or it grows beyond `clip_max_s`. Memory is bounded by one clip, not by the video.
+
+    Raises:
+        MediaError: one of its subclasses, when the file can't be used or takes too long. Clips that
+            were yielded before stay good.
+    """
+    with open_source(file, options) as source:
+        yield from _Pass(source, span, options).run()
+
+
+@dataclass
+class _Candidate:
+    time_s: float
+    thumb: Thumbnail
+    jpeg: bytes
+
+
+@dataclass
+class _OpenClip:
+    """A clip whose end is not known yet, or whose sound has not all been read."""
+
+    start_s: float
+    end_s: float | None = None
+    candidates: list[_Candidate] = field(default_factory=list)
+
+
+class _Pass:
+    """The state of one pass over one span."""
+
+    def __init__(self, source: MediaSource, span: Span, options: DecodeOptions) -> None:
+        self._source = source
+        self._span = span
+        self._options = options
+        self._time_base_s = float(source.time_base)
+        self._frame_s = 1 / source.info.fps if source.info.fps else 0.0
+        self._grid = SamplingGrid(options.fps, span.start_s)
+        self._renderer = PictureRenderer(options, source.video.sample_aspect_ratio)
+        self._detector = (
+            SceneDetector(options, source.rate, source.time_base)
+            if options.scene_detection or options.split == "scenes"
+            else None
+        )
+        self._sound = AudioTrack() if source.audio and options.extract_audio else None
+        self._subtitles = SubtitleTrack(source)
+        self._decoder = self._choose_decoder()
+        self._check_deadline = self._new_deadline()
+        self._started_at = time.perf_counter()
+
+        self._open: list[_OpenClip] = []  # the last one still grows
+        self._cuts: list[float] = []
+        self._frames_seen = 0
+        self._corrupt_frames = 0
+        self._first_s: float | None = None
+        self._last_end_s = span.start_s
+        self._past_end = False
+        self._restart_grid = False
+
+    def run(self) -> Iterator[DecodedClip]:
+        self._seek_to_start()
+        for packet in self._packets():
+            self._check_deadline()
+            if packet.stream is self._source.video:
+                for frame in self._decoder.push(packet):
+                    self._on_frame(frame)
+            elif packet.stream is self._source.audio:
+                self._on_audio(packet)
+            elif packet.stream is self._source.subtitles:
+                self._subtitles.push(packet)
+            yield from self._completed_clips()
+            if self._past_end and self._sound_reached(self._span.end_s):
+                break
+        else:
+            for frame in self._decoder.finish():
+                self._on_frame(frame)
+        if self._sound:
+            self._sound.finish()
+        self._check_integrity()
+        yield from self._remaining_clips()
+
+    def _packets(self) -> Iterator[av.Packet]:
+        source = self._source
+        streams = [source.video, source.audio if self._sound else None, source.subtitles]
+        demuxer = source.container.demux(*[s for s in streams if s is not None])
+        while True:
+            try:
+                packet = next(demuxer)
+            except (StopIteration, av.error.EOFError):
+                return
+            except av.error.InvalidDataError:
+                # A demuxer stops for good at damage that it can't step over.
+                self._decoder.errors += 1
+                return
+            if packet.size:
+                yield packet
+
+    def _seek_to_start(self) -> None:
+        """Go to the last keyframe before the span; formats that can't are read from the start."""
+        if self._span.start_s <= 0:
+            return
+        source = self._source
+        start_pts = source.zero_pts + int(self._span.start_s / source.time_base)
+        try:
+            source.container.seek(start_pts, stream=source.video)
+            landed = next(p for p in source.container.demux(source.video) if p.pts is not None)
+            reached = landed.pts <= start_pts
+            source.container.seek(start_pts if reached else source.zero_pts, stream=source.video)
+        except (FFmpegError, StopIteration):
+            source.container.seek(source.zero_pts, stream=source.video)
+
+    def _choose_decoder(self) -> VideoDecoder:
+        if self._options.decode == "fast":
+            return FastDecoder(self._source.video)
+        if self._detector is not None:
+            return FullDecoder(self._source.video)
+        return SparseDecoder(self._source, self._grid)
+
+    def _new_deadline(self) -> Callable[[], None]:
+        return deadline(self._options.decode_timeout_s, "decoding one clip")
+
+    # One frame ------------------------------------------------------------------------------------
+
+    def _on_frame(self, frame: av.VideoFrame) -> None:
+        time_s = self._frame_time(frame)
+        span = self._span
+        if time_s < span.start_s - 1e-6 or self._past_end:
+            return
+        if span.end_s is not None and time_s >= span.end_s - 1e-6:
+            self._past_end = True
+            return
+        if self._first_s is None:
+            self._first_s = time_s
+            self._describe_picture(frame)
+            self._open.append(_OpenClip(span.start_s))
+        self._frames_seen += 1
+        self._corrupt_frames += frame.is_corrupt
+        self._last_end_s = max(self._last_end_s, time_s + self._frame_duration(frame))
+        self._find_cuts(frame, time_s)
+        self._split_if_too_long(time_s)
+        if self._grid.wants(time_s):
+            self._grid.take(time_s)
+            self._open[-1].candidates.append(self._render(frame, time_s))
+
+    def _frame_time(self, frame: av.VideoFrame) -> float:
+        if frame.pts is not None:
+            return self._source.seconds(frame.pts)
+        # Timestamps may be missing altogether; then the stated rate has to serve.
+        return self._frames_seen * self._frame_s
+
+    def _frame_duration(self, frame: av.VideoFrame) -> float:
+        if frame.duration:
+            return frame.duration * self._time_base_s
+        return self._frame_s
+
+    def _describe_picture(self, frame: av.VideoFrame) -> None:
+        rotation = -frame.rotation % 360
+        info = self._source.info
+        info.rotation = rotation
+        if rotation % 180:
+            info.width, info.height = info.height, info.width
+
+    def _find_cuts(self, frame: av.VideoFrame, time_s: float) -> None:
+        if self._detector is None:
+            return
+        pts = frame.pts - self._source.zero_pts if frame.pts is not None else None
+        cuts = self._detector.process(frame, round(time_s / self._time_base_s) if pts is None else pts)
+        self._cuts += cuts
+        if self._options.split == "scenes" and cuts:
+            for cut in cuts:
+                self._begin_clip(cut)
+            self._grid.restart(time_s)
+
+    def _split_if_too_long(self, time_s: float) -> None:
+        limit_s = self._options.clip_max_s + (
+            0 if self._options.split == "scenes" else _SPAN_TOLERANCE_S
+        )
+        if self._span.end_s is None and time_s - self._open[-1].start_s >= limit_s:
+            self._begin_clip(time_s)
+            self._grid.restart(time_s)
+
+    def _begin_clip(self, at_s: float) -> None:
+        """End the growing clip at `at_s`, which may lie some frames back, and begin the next."""
+        ending = self._open[-1]
+        if at_s <= ending.start_s:
+            return
+        ending.end_s = at_s
+        later = [c for c in ending.candidates if c.time_s >= at_s]
+        ending.candidates = [c for c in ending.candidates if c.time_s < at_s]
+        self._open.append(_OpenClip(at_s, candidates=later))
+
+    def _render(self, frame: av.VideoFrame, time_s: float) -> _Candidate:
+        picture = self._renderer.render(frame)
+        jpeg = encode_jpeg(picture.image, self._options.jpeg_quality)
+        return _Candidate(time_s, thumbnail(picture.content), jpeg)
+
+    # Sound ----------------------------------------------------------------------------------------
+
+    def _on_audio(self, packet: av.Packet) -> None:
+        if self._sound is None:
+            return
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            self._sound.errors += 1
+            return
+        for frame in frames:
+            if frame.pts is None:
+                time_s = self._sound.end_s
+            else:
+                time_s = self._source.seconds(frame.pts, frame.time_base)
+            if time_s + frame.samples / frame.sample_rate > self._span.start_s:
+                self._sound.push(frame, time_s)
+
+    def _sound_reached(self, end_s: float | None) -> bool:
+        """Whether the sound up to `end_s` is in; a stream may lag the picture by a second."""
+        return self._sound is None or end_s is None or self._sound.end_s >= end_s
+
+    # Clips ----------------------------------------------------------------------------------------
+
+    def _completed_clips(self) -> Iterator[DecodedClip]:
+        while len(self._open) > 1 and self._sound_reached(self._open[0].end_s):
+            yield self._close(self._open.pop(0), last=False)
+            self._check_deadline = self._new_deadline()
+
+    def _remaining_clips(self) -> Iterator[DecodedClip]:
+        if self._open:
+            growing = self._open[-1]
+            growing.end_s = self._span.end_s if self._past_end else self._last_end_s
+        while self._open:
+            clip = self._open.pop(0)
+            yield self._close(clip, last=not self._open and not self._past_end)
+
+    def _close(self, clip: _OpenClip, *, last: bool) -> DecodedClip:
+        assert clip.end_s is not None
+        start, end = clip.start_s, clip.end_s
+        samples = choose_frames(
+            [c.time_s - start for c in clip.candidates],
+            [c.thumb for c in clip.candidates],
+            self._options,
+        )
+        kept = zip(clip.candidates, samples, strict=True)
+        language, cues = self._subtitles.between(start, end)
+        elapsed = time.perf_counter() - self._started_at
+        self._started_at = time.perf_counter()
+        return DecodedClip(
+            start_s=start,
+            end_s=end,
+            info=self._source.info.model_copy(update={"decode_errors": self._errors}),
+            samples=samples,
+            frames=[candidate.jpeg for candidate, sample in kept if sample.dropped_by is None],
+            scenes=scenes_between(self._cuts, start, end) if self._options.scene_detection else [],
+            audio=self._encode_sound(start, None if last else end),
+            subtitles=cues,
+            subtitle_language=language,
+            decode_s=elapsed,
+        )
+
+    def _encode_sound(self, start_s: float, end_s: float | None) -> bytes | None:
+        if self._sound is None:
+            return None
+        # The last clip keeps a tail of sound that outlasts the picture, within reason.
+        bound_s = start_s + 2 * self._options.clip_max_s if end_s is None else end_s
+        pcm: NDArray[np.int16] | None = self._sound.take(start_s, bound_s)
+        return None if pcm is None else encode_audio(pcm, self._options.audio_format)
+
+    # Integrity ------------------------------------------------------------------------------------
+
+    @property
+    def _errors(self) -> int:
+        return self._decoder.errors + self._corrupt_frames
+
+    def _check_integrity(self) -> None:
+        """Reject what is mostly damage: packets that don't decode, or an end that never comes."""
+        limit = self._options.max_corrupt_ratio
+        if self._frames_seen == 0:
+            if self._decoder.errors:
+                raise CorruptMedia("none of its video frames can be decoded")
+            if self._span.start_s > 0:
+                return  # The announced duration was longer than the video by less than a clip.
+            raise CorruptMedia("its video stream holds no frames")
+        damaged = self._errors / (self._decoder.packets or 1)
+        if damaged > limit:
+            raise CorruptMedia(
+                f"{damaged:.0%} of its video is damaged, more than max_corrupt_ratio={limit:g}"
+            )
+        expected_s = self._span.end_s or self._source.info.duration
+        span_s = expected_s - self._span.start_s
+        missing_s = expected_s - self._last_end_s
+        if not self._past_end and missing_s > max(limit * span_s, _SPAN_TOLERANCE_S):
+            raise CorruptMedia(
+                f"it ends after {self._last_end_s:.1f} s of the announced {expected_s:.1f} s"
+            )

@@ -1,0 +1,140 @@
+"""Three ways to turn video packets into frames, for three needs.
+
+All push packets in file order and hand back frames in presentation order.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import av
+from av.error import FFmpegError
+
+from spark_ray.media.sampling import SamplingGrid
+from spark_ray.media.source import MediaSource
+
+_EPSILON_S = 1e-6
+
+
+class VideoDecoder(Protocol):
+    """Packets in, frames out. `packets` counts what came in, `errors` what could not be decoded."""
+
+    packets: int
+    errors: int
+
+    def push(self, packet: av.Packet) -> list[av.VideoFrame]: ...
+
+    def finish(self) -> list[av.VideoFrame]: ...
+
+
+class FullDecoder:
+    """Decodes everything: scene scores look at every frame."""
+
+    def __init__(self, stream: av.VideoStream) -> None:
+        self._codec = stream.codec_context
+        self.packets = 0
+        self.errors = 0
+
+    def push(self, packet: av.Packet) -> list[av.VideoFrame]:
+        self.packets += 1
+        return self._decode(packet)
+
+    def finish(self) -> list[av.VideoFrame]:
+        return self._decode(None)
+
+    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        try:
+            return self._codec.decode(packet)
+        except FFmpegError:
+            self.errors += 1
+            return []
+
+
+class FastDecoder(FullDecoder):
+    """Leaves out frames that no other frame refers to, and the deblocking filter.
+
+    About half the work. The sampled frame may be the next reference frame instead of the exact one,
+    and missing deblocking adds up until the next keyframe.
+    """
+
+    def __init__(self, stream: av.VideoStream) -> None:
+        super().__init__(stream)
+        self._codec.skip_frame = "NONREF"
+        self._codec.options = {**self._codec.options, "skip_loop_filter": "all"}
+
+
+class SparseDecoder:
+    """Decodes only what the frames on the sampling grid need; those are the same to the byte.
+
+    Packets are held back until the next target's time comes into reach. If a keyframe arrives
+    first, at or before the target, nothing between was needed and it is dropped undecoded. On the
+    way to a target, frames that no other frame refers to are skipped as well. What is left is
+    decoded from the keyframe on, so long groups of pictures save less than short ones, and codecs
+    that hide their frame types (AV1, VP9) only save whole groups.
+    """
+
+    def __init__(self, source: MediaSource, grid: SamplingGrid) -> None:
+        self._source = source
+        self._codec = source.video.codec_context
+        self._grid = grid
+        self._held: list[av.Packet] = []
+        self._target_found_s: float | None = None
+        self._target_s = grid.next_s
+        self._needs_keyframe = True
+        self.packets = 0
+        self.errors = 0
+
+    def push(self, packet: av.Packet) -> list[av.VideoFrame]:
+        self.packets += 1
+        frames: list[av.VideoFrame] = []
+        if packet.pts is None:
+            # Without timestamps there is nothing to decide by.
+            return self._feed_held() + self._decode(packet)
+        if packet.is_keyframe:
+            if self._source.seconds(packet.pts) <= self._grid.next_s + _EPSILON_S:
+                self._held = []
+                frames += self._restart(before_s=self._source.seconds(packet.pts))
+            else:
+                frames += self._feed_held()
+        self._held.append(packet)
+        reached = packet.dts if packet.dts is not None else packet.pts
+        if self._source.seconds(reached) >= self._grid.next_s - _EPSILON_S:
+            frames += self._feed_held()
+        return frames
+
+    def finish(self) -> list[av.VideoFrame]:
+        return self._feed_held() + self._decode(None)
+
+    def _restart(self, before_s: float) -> list[av.VideoFrame]:
+        """Take what the decoder still holds and begin anew at a keyframe."""
+        pending = self._decode(None)
+        self._codec.flush_buffers()
+        return [f for f in pending if f.pts is None or self._source.seconds(f.pts) < before_s]
+
+    def _feed_held(self) -> list[av.VideoFrame]:
+        held, self._held = self._held, []
+        return [frame for packet in held for frame in self._feed(packet)]
+
+    def _feed(self, packet: av.Packet) -> Iterator[av.VideoFrame]:
+        self._codec.skip_frame = "DEFAULT" if self._may_be_target(packet) else "NONREF"
+        yield from self._decode(packet)
+
+    def _may_be_target(self, packet: av.Packet) -> bool:
+        """Whether this frame could be the first at or after the next target time."""
+        if packet.pts is None:
+            return True
+        if self._target_s != self._grid.next_s:
+            self._target_s, self._target_found_s = self._grid.next_s, None
+        time_s = self._source.seconds(packet.pts)
+        if time_s < self._target_s - _EPSILON_S:
+            return False
+        if self._target_found_s is not None and time_s >= self._target_found_s:
+            return False
+        self._target_found_s = time_s
+        return True
+
+    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        try:
+            return self._codec.decode(packet)
+        except FFmpegError:
+            self.errors += 1
+            return []

@@ -1,0 +1,72 @@
+"""Subtitles: embedded in the container, or in a file beside it."""
+
+from fractions import Fraction
+
+import av
+import pysubs2
+from av.error import FFmpegError
+
+from spark_ray.core.schema import Segment
+from spark_ray.media.source import MediaSource
+
+_ASS_TEXT_FIELD = 8
+
+
+class SubtitleTrack:
+    """Collects the cues of the embedded stream, in seconds from the video's start."""
+
+    def __init__(self, source: MediaSource) -> None:
+        self._source = source
+        self._cues: list[Segment] = []
+
+    def push(self, packet: av.Packet) -> None:
+        if packet.pts is None or not packet.duration:
+            return
+        try:
+            subtitles = self._source.subtitles.codec_context.decode2(packet)
+        except FFmpegError:
+            return
+        start = self._source.seconds(packet.pts, packet.time_base)
+        end = start + float(packet.duration * Fraction(packet.time_base))
+        for rect in subtitles.rects if subtitles else ():
+            text = ass_text(rect.ass.decode("utf-8", "replace"))
+            if text:
+                self._cues.append(Segment(start=start, end=end, text=text))
+
+    def between(self, start_s: float, end_s: float) -> tuple[str | None, list[Segment]]:
+        """Language, and the cues that overlap a span with times relative to its start."""
+        stream = self._source.subtitles
+        language = stream.language if stream is not None and stream.language != "und" else None
+        return language, cues_between(self._cues, start_s, end_s)
+
+
+def ass_text(event: str) -> str:
+    """Plain text of an ASS event line as FFmpeg's decoders emit it, without styling."""
+    fields = event.split(",", _ASS_TEXT_FIELD)
+    return pysubs2.SSAEvent(text=fields[-1]).plaintext.replace("\n", " ").strip()
+
+
+def parse_subtitles(text: str) -> list[Segment]:
+    """Cues of an SRT or WebVTT file, in seconds from the video's start.
+
+    Raises:
+        pysubs2.exceptions.Pysubs2Error: the text is no subtitle file.
+    """
+    return [
+        Segment(start=event.start / 1000, end=event.end / 1000, text=event.plaintext.strip())
+        for event in pysubs2.SSAFile.from_string(text)
+        if event.plaintext.strip()
+    ]
+
+
+def cues_between(cues: list[Segment], start_s: float, end_s: float) -> list[Segment]:
+    """The cues that overlap `[start_s, end_s)`, cut to it, in seconds from `start_s`."""
+    return [
+        Segment(
+            start=round(max(cue.start, start_s) - start_s, 6),
+            end=round(min(cue.end, end_s) - start_s, 6),
+            text=cue.text,
+        )
+        for cue in cues
+        if cue.start < end_s and cue.end > start_s
+    ]
