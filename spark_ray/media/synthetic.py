@@ -60,14 +60,18 @@ def draw_clip(spec: ClipSpec) -> Iterator[np.ndarray]:
     times = frame_times(spec)
     half_frame = 0.5 / float(spec.rate)
     for number, scene in enumerate(spec.scenes):
+        # A cut turns the hue by 150 degrees and swaps dark for light, as no motion does. Hues stay
+        # clear of red, where noise flips them from 0 to 360 and detectors see cuts that are none.
+        turned = number % 2
+        light = (spec.seed // 151 + number) % 2
         yield from draw_scene(
             scene,
             [t for t in times if scene.start_s - half_frame < t < scene.end_s - half_frame],
             width=spec.width,
             height=spec.height,
             seed=spec.seed + number,
-            # A cut changes the hue by a third of the circle: detectors and eyes see it.
-            backdrop_hue=spec.seed % 360 + 120.0 * number,
+            backdrop_hue=30 + spec.seed % 151 + 150 * turned,
+            backdrop_level=112 if light else 76,
             distractors=spec.distractors,
             noise=spec.noise,
         )
