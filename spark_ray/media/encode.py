@@ -45,7 +45,8 @@ FAST_OPTIONS: dict[str, dict[str, str]] = {
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "30"},
     # From preset 11 on SVT-AV1 4.1 writes streams that dav1d refuses, if the picture is noiseless.
     "libsvtav1": {"preset": "10", "crf": "32", "svtav1-params": "lp=1"},
-    "mpeg4": {"q": "3"},
+    # Quantiser 3, in FFmpeg's unit of 1/118; without it the bit rate would be a mere 200 kbit/s.
+    "mpeg4": {"flags": "+qscale", "global_quality": "354"},
     "aac": {"aac_coder": "fast"},
 }
 
@@ -237,7 +238,9 @@ def _open_video(
         # SVT writes its banner straight to stderr and takes its log level from nowhere else.
         os.environ.setdefault("SVT_LOG", "1")
 
-    options = FAST_OPTIONS.get(track.codec, {}) | dict(track.options)
+    # MP4 sums decode times into its duration, which reordered frames of unequal length distort.
+    no_reordering = {"bf": "0"} if track.pts is not None else {}
+    options = FAST_OPTIONS.get(track.codec, {}) | no_reordering | dict(track.options)
     stream = container.add_stream(track.codec, rate=track.rate, options=options)
     assert isinstance(stream, VideoStream)
     context = stream.codec_context
@@ -245,12 +248,7 @@ def _open_video(
     context.pix_fmt = track.pixel_format
     context.thread_count = 1
     context.flags |= CodecFlags.bitexact | CodecFlags.frame_duration
-    if track.pts is None:
-        context.time_base = 1 / track.rate
-    else:
-        context.time_base = Fraction(1, VFR_CLOCK)
-        # MP4 sums decode times into its duration, which reordered frames of unequal length distort.
-        context.max_b_frames = 0
+    context.time_base = 1 / track.rate if track.pts is None else Fraction(1, VFR_CLOCK)
     if track.gop is not None:
         context.gop_size = track.gop
     if track.sample_aspect_ratio is not None:
