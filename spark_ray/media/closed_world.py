@@ -122,7 +122,7 @@ def sample_spec(seed: int, index: int) -> ClipSpec:
     rare = index % 4 == 3
     codec, container = RARE_ENCODINGS[index // 4 % len(RARE_ENCODINGS)] if rare else COMMON_ENCODING
     width, height = _pick(rng, SIZES[:2] if rare else SIZES, (4, 4, 1, 1))
-    rate = _pick(rng, RATES, (6, 1, 1, 1, 1))
+    rate = _pick(rng, RATES, (10, 1, 1, 1, 1))
     silent = rng.random() < 0.1
     free_timing = codec == "libx264" and container in {"mp4", "mkv"}
     return ClipSpec(
