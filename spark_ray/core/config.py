@@ -2,73 +2,51 @@
 
 Values come from, in falling priority: flags, environment (`SPARK_RAY_FPS=2`), the YAML file given
 with `--config`, defaults. Every mistake ends in one sentence that names the setting.
+
+pydantic-settings would do this too, but it splits list flags at commas and reads values that look
+like JSON: a file called `a,b.mp4` could not be given. Here argparse hands strings to pydantic.
 """
 
 import argparse
 import difflib
+import os
 import sys
+import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, NoReturn, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
 
 from spark_ray.core.errors import ConfigError
 
-_ENV_PREFIX = "SPARK_RAY_"
+ENV_PREFIX = "SPARK_RAY_"
 
 
-class JobConfig(BaseSettings):
+class JobConfig(BaseModel):
     """Base of every job's configuration. Fields become flags, environment names and YAML keys."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        env_prefix=_ENV_PREFIX,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-        cli_enforce_required=False,
-        cli_exit_on_error=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
-    )
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str], program: str) -> Self:
         """Read flags, environment and the YAML file of `--config`.
 
         Raises:
-            ConfigError: a value is missing, unknown or wrong; every mistake is named.
-            SystemExit: `--help` was asked for, or a flag is unknown (status 2).
+            ConfigError: a flag is unknown, or a value is missing or wrong; all mistakes are named.
+            SystemExit: `--help` was asked for.
         """
-        arguments, file = _split_config_flag(list(arguments), program)
-        values = _read_yaml(file, cls) if file else {}
-        flags = CliSettingsSource[Any](
-            cls,
-            cli_prog_name=program,
-            cli_parse_args=arguments,
-            root_parser=_parser(program, cls),
-        )
-        try:
-            return cls(_cli_settings_source=flags, **{_FILE_VALUES: values})
-        except ValidationError as error:
-            raise ConfigError(_explain(error)) from error
-        except SettingsError as error:
-            raise ConfigError(str(error)) from error
+        flags = vars(_parser(cls, program).parse_args(arguments))
+        file = flags.pop("config", None)
+        values = _read_yaml(Path(file), cls) if file else {}
+        return cls.from_values(**{**values, **_read_environment(cls), **flags})
 
     @classmethod
     def from_values(cls, **values: Any) -> Self:
-        """From Python, without looking at the environment.
+        """From Python, without looking at flags or the environment.
 
         Raises:
             ConfigError: as `from_command_line`.
@@ -76,102 +54,126 @@ class JobConfig(BaseSettings):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from error
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        values = init_settings()
-        if _FILE_VALUES not in values:
-            return (init_settings,)
-        return (env_settings, _FileValues(settings_cls, values[_FILE_VALUES]))
+            raise ConfigError("; ".join(map(_explain, error.errors()))) from error
 
     def as_yaml(self) -> str:
         """The whole configuration as a file that `--config` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-_FILE_VALUES = "__file_values__"
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}{self._suggestion(message)}; see {self.prog} --help")
+
+    def _suggestion(self, message: str) -> str:
+        wrong = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        close = difflib.get_close_matches(wrong[0], self._option_string_actions, 1) if wrong else []
+        return f"; did you mean {close[0]}?" if close and close != wrong[:1] else ""
 
 
-class _FileValues(PydanticBaseSettingsSource):
-    """The parsed YAML file, last in priority before the defaults."""
-
-    def __init__(self, settings_cls: type[BaseSettings], values: dict[str, Any]) -> None:
-        super().__init__(settings_cls)
-        self._values = values
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        return self._values.get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return self._values
-
-
-def _parser(program: str, cls: type[JobConfig]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
+    parser = _Parser(
         prog=program,
         description=(cls.__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=f"{program} [--config FILE] [settings]",
+        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings")
+    for owner, fields in _fields_by_owner(cls).items():
+        group = parser.add_argument_group((owner.__doc__ or owner.__name__).strip().split("\n")[0])
+        for name in fields:
+            _add_flag(group, name, cls.model_fields[name])
     return parser
 
 
-def _split_config_flag(arguments: list[str], program: str) -> tuple[list[str], Path | None]:
-    early = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
-    early.add_argument("--config", type=Path)
-    known, rest = early.parse_known_args(arguments)
-    return rest, known.config
+def _fields_by_owner(cls: type[JobConfig]) -> dict[type, list[str]]:
+    """Fields under the class that declares them, so that `--help` is grouped by room."""
+    groups: dict[type, list[str]] = {}
+    for owner in cls.__mro__:
+        for name in owner.__dict__.get("__annotations__", {}):
+            if name in cls.model_fields and not any(name in names for names in groups.values()):
+                groups.setdefault(owner, []).append(name)
+    return groups
+
+
+def _add_flag(group: Any, name: str, field: FieldInfo) -> None:
+    flag = "--" + name.replace("_", "-")
+    text = (field.description or "") + _default_text(field)
+    kind = _plain_type(field.annotation)
+    if kind is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+    elif get_origin(kind) is list:
+        group.add_argument(flag, nargs="+", metavar="VALUE", help=text)
+    elif get_origin(kind) is Literal:
+        # Wrong choices are left to pydantic, which says the same for flags, YAML and environment.
+        group.add_argument(flag, metavar="{" + ",".join(map(str, get_args(kind))) + "}", help=text)
+    else:
+        group.add_argument(flag, metavar=name.rpartition("_")[2].upper(), help=text)
+
+
+def _default_text(field: FieldInfo) -> str:
+    if field.is_required():
+        return " (required)"
+    default = field.get_default(call_default_factory=True)
+    if default in (None, PydanticUndefined, []):
+        return ""
+    shown = "x".join(map(str, default)) if isinstance(default, tuple) else default
+    return f" (default: {str(shown).replace('%', '%%')})"
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type behind `Annotated[...]` and `... | None`."""
+    if get_origin(annotation) is Annotated:
+        return _plain_type(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return _plain_type(next(a for a in get_args(annotation) if a is not types.NoneType))
+    return annotation
+
+
+def _read_environment(cls: type[JobConfig]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, field in cls.model_fields.items():
+        text = os.environ.get(ENV_PREFIX + name.upper())
+        if text is not None:
+            is_list = get_origin(_plain_type(field.annotation)) is list
+            values[name] = text.split(os.pathsep) if is_list else text
+    return values
 
 
 def _read_yaml(file: Path, cls: type[JobConfig]) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"--config {file}: can't be read: {reason}") from error
+    except OSError as error:
+        raise ConfigError(f"--config {file}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {file}: is not UTF-8 text") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"--config {file}: is not valid YAML: {_one_line(error)}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--config {file}: is not valid YAML: {reason}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"--config {file}: must hold settings as 'name: value' lines")
     for name in values:
         if name not in cls.model_fields:
-            raise ConfigError(f"--config {file}: unknown setting {name!r}{_suggest(name, cls)}")
+            close = difflib.get_close_matches(str(name).replace("-", "_"), cls.model_fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "see --help for the known ones"
+            raise ConfigError(f"--config {file}: unknown setting {name!r}; {hint}")
     return values
 
 
-def _suggest(name: object, cls: type[JobConfig]) -> str:
-    close = difflib.get_close_matches(str(name).replace("-", "_"), cls.model_fields, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; see --help for the known ones"
-
-
-def _explain(error: ValidationError) -> str:
-    return "; ".join(_explain_one(detail) for detail in error.errors())
-
-
-def _explain_one(detail: ErrorDetails) -> str:
+def _explain(detail: ErrorDetails) -> str:
     path = [str(part) for part in detail["loc"] if not isinstance(part, int)]
-    name = ".".join(path) or "configuration"
-    if detail["type"] == "missing":
-        return f"{name}: is required; give --{name.replace('_', '-')} or set it in the YAML file"
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "value_error" and not path:
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not path:
         return message
-    return f"{name}: {message[0].lower()}{message[1:]}, not {detail['input']!r}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    name = path[0]
+    if detail["type"] == "missing":
+        return f"{name} is required: give --{name.replace('_', '-')} or set it in the YAML file"
+    given = "" if detail["type"] == "value_error" else f", not {detail['input']!r}"
+    return f"{name}: {message}{given}"
 
 
 def exit_with(error: Exception, status: int) -> int:

@@ -141,6 +141,7 @@ class Clip(Record):
     video_id: str | None
     unit_id: str
     source_path: str
+    source_hash: str | None = None
     status: ClipStatus = "ok"
     start_s: float = 0.0
     end_s: float | None = None
@@ -200,6 +201,7 @@ CLIP_SCHEMA = pa.schema(
         "video_id": pa.string(),
         "unit_id": pa.string(),
         "source_path": pa.string(),
+        "source_hash": pa.string(),
         "status": pa.string(),
         "start_s": pa.float64(),
         "end_s": pa.float64(),

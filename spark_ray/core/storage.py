@@ -177,7 +177,21 @@ class Folder:
                 fs, path = filesystem(location)
                 fs.pipe_file(path, data)  # one PUT: an object store shows whole objects only
             else:
-                _replace_file(local_path(location), data)
+                with _replacing(local_path(location)) as file:
+                    file.write(data)
+
+    @contextmanager
+    def writer(self, name: str) -> Iterator[BinaryIO]:
+        """A file to write piece by piece, that appears whole when the block ends without error."""
+        location = self / name
+        with storage_errors(location, "write"):
+            if is_remote(location):
+                fs, path = filesystem(location)
+                with fs.transaction, fs.open(path, "wb") as file:
+                    yield file
+            else:
+                with _replacing(local_path(location)) as file:
+                    yield file
 
     def names(self, prefix: str = "") -> list[str]:
         """Relative paths of all files below `prefix`, sorted; empty if there is no such folder."""
@@ -225,14 +239,15 @@ class Folder:
             _link_or_copy(local_path(source / name), local_path(self / name))
 
 
-def _replace_file(path: Path, data: bytes) -> None:
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 

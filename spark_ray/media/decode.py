@@ -15,7 +15,7 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 from pydantic import Field
 
-from spark_ray.core.errors import CorruptMedia
+from spark_ray.core.errors import CorruptMedia, MediaLimitExceeded
 from spark_ray.core.schema import FrameSample, Scene, Segment, VideoInfo
 from spark_ray.media.audio_codec import AudioCodec, encode_audio
 from spark_ray.media.audio_track import AudioTrack
@@ -257,6 +257,11 @@ class _Pass:
             0 if self._options.split == "scenes" else _SPAN_TOLERANCE_S
         )
         if self._span.end_s is None and time_s - self._open[-1].start_s >= limit_s:
+            if self._options.split == "none":
+                raise MediaLimitExceeded(
+                    f"it lasts longer than clip_max_s={self._options.clip_max_s:g}; "
+                    "raise that, or let split=fixed or split=scenes cut it"
+                )
             self._begin_clip(time_s)
             self._grid.restart(time_s)
 

@@ -1,4 +1,4 @@
-"""Subtitles: embedded in the container, or in a file beside it."""
+"""Subtitles that are embedded in the container."""
 
 from fractions import Fraction
 
@@ -44,19 +44,6 @@ def ass_text(event: str) -> str:
     """Plain text of an ASS event line as FFmpeg's decoders emit it, without styling."""
     fields = event.split(",", _ASS_TEXT_FIELD)
     return pysubs2.SSAEvent(text=fields[-1]).plaintext.replace("\n", " ").strip()
-
-
-def parse_subtitles(text: str) -> list[Segment]:
-    """Cues of an SRT or WebVTT file, in seconds from the video's start.
-
-    Raises:
-        pysubs2.exceptions.Pysubs2Error: the text is no subtitle file.
-    """
-    return [
-        Segment(start=event.start / 1000, end=event.end / 1000, text=event.plaintext.strip())
-        for event in pysubs2.SSAFile.from_string(text)
-        if event.plaintext.strip()
-    ]
 
 
 def cues_between(cues: list[Segment], start_s: float, end_s: float) -> list[Segment]:

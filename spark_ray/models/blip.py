@@ -1,7 +1,7 @@
 """BLIP: the smallest captioner that writes useful sentences; it runs on a CPU at some frames/s."""
 
 from PIL import Image
-from transformers import AutoProcessor, BlipForConditionalGeneration
+from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from spark_ray.models.captioning import captioners
 from spark_ray.models.frame_captioner import FrameCaptioner
@@ -21,8 +21,8 @@ class BlipCaptioner(FrameCaptioner):
 
     def load_weights(self, weights: Weights, placement: Placement) -> None:
         self.placement = placement
-        self.processor = load_processor(AutoProcessor, weights, "caption_model")
         self.model = load_model(BlipForConditionalGeneration, weights, "caption_model", placement)
+        self.processor = load_processor(BlipProcessor, weights, "caption_model")
 
     def describe(self, images: list[Image.Image]) -> list[str]:
         # One prompt for all and one size for all: no row is padded.

@@ -1,7 +1,7 @@
 """BLIP-2: a frozen image encoder that speaks to a language model (OPT or T5) through 32 queries."""
 
 from PIL import Image
-from transformers import AutoProcessor, Blip2ForConditionalGeneration
+from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from spark_ray.core.errors import ModelError
 from spark_ray.models.captioning import captioners
@@ -21,8 +21,8 @@ class Blip2Captioner(FrameCaptioner):
 
     def load_weights(self, weights: Weights, placement: Placement) -> None:
         self.placement = placement
-        self.processor = load_processor(AutoProcessor, weights, "caption_model")
         self.model = load_model(Blip2ForConditionalGeneration, weights, "caption_model", placement)
+        self.processor = load_processor(Blip2Processor, weights, "caption_model")
         # Files from before transformers 4.46 lack these two; without them the image is not seen.
         if self.processor.num_query_tokens is None or self.model.config.image_token_id is None:
             raise ModelError(

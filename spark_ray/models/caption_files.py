@@ -11,7 +11,7 @@ from typing import Any
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.schema import Caption, Clip
-from spark_ray.models.sidecar_files import SidecarError, overlaps, read_text, suffix
+from spark_ray.models.sidecar_files import SidecarError, read_text, suffix
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def caption_of(texts: list[TextAt], clip: Clip) -> Caption | None:
     )
     if timed:
         clip_end = float("inf") if clip.end_s is None else clip.end_s
-        here = [text for start, end, text in timed if overlaps(start, end, clip.start_s, clip_end)]
+        here = [text for start, end, text in timed if start < clip_end and end > clip.start_s]
         return Caption(text=" ".join(here), all_captions=here) if here else None
     untimed = [text.text for text in said if text.text]
     return Caption(text=untimed[0], all_captions=untimed) if untimed else None
@@ -91,7 +91,8 @@ def read_captions_file(uri: str) -> dict[str, list[TextAt]]:
 
     Raises:
         ConfigError: its name does not end in .jsonl, .json, .csv or .tsv.
-        SidecarError: it can't be read, or no row of it can be used.
+        StorageError: it can't be read.
+        SidecarError: no row of it can be used.
     """
     kind = suffix(uri)
     if kind not in {".jsonl", ".ndjson", ".json", ".csv", ".tsv"}:

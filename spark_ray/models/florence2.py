@@ -1,7 +1,7 @@
 """Florence-2: small for what it sees; its task token sets how much it says."""
 
 from PIL import Image
-from transformers import AutoProcessor, Florence2ForConditionalGeneration
+from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from spark_ray.core.errors import unknown_choice
 from spark_ray.models.captioning import CaptionOptions, captioners
@@ -30,10 +30,10 @@ class Florence2Captioner(FrameCaptioner):
 
     def load_weights(self, weights: Weights, placement: Placement) -> None:
         self.placement = placement
-        self.processor = load_processor(AutoProcessor, weights, "caption_model")
         self.model = load_model(
             Florence2ForConditionalGeneration, weights, "caption_model", placement
         )
+        self.processor = load_processor(Florence2Processor, weights, "caption_model")
 
     def describe(self, images: list[Image.Image]) -> list[str]:
         # One task for all and a fixed number of image tokens: no row is padded.

@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from spark_ray.core.errors import ConfigError, ModelError
 from spark_ray.models.weights import Weights
 
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -91,6 +93,11 @@ def load_processor(processor_class: Any, weights: Weights, setting: str) -> Any:
     Raises:
         ModelError: its files are missing or damaged.
     """
+    # `transformers` makes up a tokenizer that knows no words where there are no files for one.
+    if not any((weights.folder / name).is_file() for name in _VOCABULARIES):
+        raise ModelError(
+            f"{setting}: {weights.name} holds no tokenizer (none of {', '.join(_VOCABULARIES)})"
+        )
     try:
         return processor_class.from_pretrained(weights.folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -49,11 +49,11 @@ class Qwen2VlCaptioner(FrameCaptioner):
 
     def load_weights(self, weights: Weights, placement: Placement) -> None:
         self.placement = placement
-        self.tokenizer = load_processor(AutoTokenizer, weights, "caption_model")
-        self.image_processor = load_processor(Qwen2VLImageProcessorPil, weights, "caption_model")
         self.model = load_model(
             Qwen2VLForConditionalGeneration, weights, "caption_model", placement
         )
+        self.tokenizer = load_processor(AutoTokenizer, weights, "caption_model")
+        self.image_processor = load_processor(Qwen2VLImageProcessorPil, weights, "caption_model")
 
     def caption(self, clips: Sequence[Clip]) -> dict[str, Caption]:
         """As `FrameCaptioner.caption`, with the clip's text from its frames in sequence."""

@@ -40,7 +40,8 @@ class SidecarCaptioner:
 
         Raises:
             ConfigError: it has an unknown form.
-            SidecarError: it can't be read, or no line of it can be used.
+            StorageError: it can't be read.
+            SidecarError: no row of it can be used.
         """
         if self.captions_file is not None:
             self.by_key = read_captions_file(self.captions_file)
@@ -49,7 +50,8 @@ class SidecarCaptioner:
         """Captions by clip id; a clip about which nothing is written is left out.
 
         Raises:
-            SidecarError: a file beside a video can't be read or understood.
+            StorageError: a file beside a video can't be read.
+            SidecarError: it can't be understood.
         """
         captions = {clip.clip_id: caption_of(self._texts(clip), clip) for clip in clips}
         return {clip_id: caption for clip_id, caption in captions.items() if caption is not None}

@@ -9,11 +9,11 @@ import html
 import re
 from pathlib import PurePosixPath
 
-import fsspec
 import pysubs2
 
 from spark_ray.core.errors import MediaError
 from spark_ray.core.schema import Segment
+from spark_ray.core.storage import read_bytes
 
 MAX_SIDECAR_BYTES = 8 << 20
 """Subtitles of a ten-hour film take about 1 MB."""
@@ -25,7 +25,7 @@ _WORD_TIME = re.compile(r"<\d[\d:.]*>")
 
 
 class SidecarError(MediaError):
-    """A caption or subtitle file beside the video can't be read or understood."""
+    """A caption or subtitle file beside the video can't be understood."""
 
 
 def suffix(uri: str) -> str:
@@ -36,16 +36,9 @@ def read_text(uri: str, max_bytes: int = MAX_SIDECAR_BYTES) -> str:
     """The file's text, in UTF-8, UTF-16 with its mark, or else Windows-1252.
 
     Raises:
-        SidecarError: it can't be opened, or is larger than `max_bytes`.
+        StorageError: it can't be read, or is larger than `max_bytes`.
     """
-    try:
-        with fsspec.open(uri, "rb") as file:
-            data: bytes = file.read(max_bytes + 1)
-    except OSError as error:
-        raise SidecarError(f"{uri} can't be read: {error}") from error
-    if len(data) > max_bytes:
-        raise SidecarError(f"{uri} is larger than the {max_bytes >> 20} MiB that are read")
-    return decode_text(data)
+    return decode_text(read_bytes(uri, max_bytes))
 
 
 def decode_text(data: bytes) -> str:
@@ -62,7 +55,8 @@ def read_cues(uri: str) -> list[Segment]:
     """The cues of an .srt or .vtt file in order, in seconds of the source file, without repeats.
 
     Raises:
-        SidecarError: it can't be read, or holds text but no cue.
+        StorageError: it can't be read.
+        SidecarError: it holds text but no cue.
     """
     text = read_text(uri).replace("\r\n", "\n").replace("\r", "\n")
     kind = suffix(uri).removeprefix(".")
@@ -102,29 +96,6 @@ def merge_rolling(cues: list[Segment]) -> list[Segment]:
             kept.append(cue.model_copy(update={"text": " ".join(new)}))
         shown, shown_until = lines, cue.end
     return kept
-
-
-def cut_cues(cues: list[Segment], start_s: float, end_s: float | None) -> list[Segment]:
-    """The cues that overlap `[start_s, end_s)`, trimmed to it, in seconds from its start.
-
-    A cue across a border belongs to both sides: it was on the screen in both clips.
-    """
-    end_s = float("inf") if end_s is None else end_s
-    return [
-        cue.model_copy(
-            update={
-                "start": max(cue.start, start_s) - start_s,
-                "end": min(cue.end, end_s) - start_s,
-            }
-        )
-        for cue in cues
-        if overlaps(cue.start, cue.end, start_s, end_s)
-    ]
-
-
-def overlaps(start: float, end: float, span_start: float, span_end: float) -> bool:
-    """Whether `[start, end)`, or the instant `start` if it is empty, lies in the span in part."""
-    return start < span_end and (end > span_start or start == end == span_start)
 
 
 def _overlap(shown: list[str], lines: list[str]) -> int:

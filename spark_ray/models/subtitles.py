@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from spark_ray.core.schema import Clip, Segment, Transcript
-from spark_ray.models.sidecar_files import cut_cues, merge_rolling, read_cues, suffix
+from spark_ray.media.subtitles import cues_between
+from spark_ray.models.sidecar_files import merge_rolling, read_cues, suffix
 from spark_ray.models.transcription import TranscriptionOptions, transcribers
 
 # Containers name languages with three letters (ISO 639-2), the rest of the house with two.
@@ -42,7 +43,8 @@ class SubtitleTranscriber:
         """Transcripts by clip id; a clip in whose span nothing is said is left out.
 
         Raises:
-            SidecarError: a subtitle file can't be read or understood.
+            StorageError: a subtitle file can't be read.
+            SidecarError: it can't be understood.
         """
         transcripts: dict[str, Transcript] = {}
         for clip in clips:
@@ -70,7 +72,8 @@ class SubtitleTranscriber:
         language, uri = min(
             wanted, key=lambda file: ((file[0] is None) == (self.language is not None), file[1])
         )
-        return language, cut_cues(read_cues(uri), clip.start_s, clip.end_s)
+        end_s = float("inf") if clip.end_s is None else clip.end_s
+        return language, cues_between(read_cues(uri), clip.start_s, end_s)
 
     def _wanted(self, language: str | None) -> bool:
         return self.language is None or language in {None, self.language}

@@ -6,7 +6,7 @@ As with captions, importing this module costs nothing; a backend is imported whe
 from pydantic import BaseModel, Field
 
 from spark_ray.core.errors import ConfigError
-from spark_ray.core.schema import Segment, Transcript
+from spark_ray.core.schema import Segment, Transcript, Word
 from spark_ray.models.protocols import Transcriber
 from spark_ray.models.registry import BackendModule, Registry
 
@@ -85,23 +85,26 @@ def transcript_of(
     """The segments as a transcript, or None if no word is said in them.
 
     Recognisers think in windows of 30 s and may end a word after the sound does: times are trimmed
-    to `duration_s`, and what would start later is an invention and dropped.
+    to `duration_s` and rounded to milliseconds, and what starts later is an invention and dropped.
     """
     said = []
     for segment in segments:
         text = segment.text.strip()
         if text and segment.start < duration_s:
             words = [
-                word.model_copy(
-                    update={"text": word.text.strip(), "end": min(word.end, duration_s)}
-                )
+                word.model_copy(update={"text": word.text.strip(), **_trimmed(word, duration_s)})
                 for word in segment.words
                 if word.start < duration_s
             ]
-            end = min(segment.end, duration_s)
-            said.append(segment.model_copy(update={"text": text, "end": end, "words": words}))
+            trimmed = _trimmed(segment, duration_s)
+            said.append(segment.model_copy(update={"text": text, "words": words, **trimmed}))
     if not said:
         return None
     return Transcript(
         text=" ".join(segment.text for segment in said), language=language, segments=said
     )
+
+
+def _trimmed(span: Segment | Word, duration_s: float) -> dict[str, float]:
+    start = round(span.start, 3)
+    return {"start": start, "end": max(start, round(min(span.end, duration_s), 3))}

@@ -66,7 +66,7 @@ def test_unreadable_bytes_are_corrupt_media(data: bytes) -> None:
 
 def test_only_samples_in_one_dimension_are_accepted() -> None:
     with pytest.raises(ValueError, match="float32"):
-        encode_audio(np.zeros(4, dtype=np.float32), "wav")  # type: ignore[arg-type]
+        encode_audio(np.zeros(4, dtype=np.float32), "wav")
     with pytest.raises(ValueError, match="shape"):
         encode_audio(np.zeros((2, 4), dtype=np.int16), "wav")
     with pytest.raises(ValueError, match="shape"):

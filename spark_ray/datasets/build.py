@@ -1,0 +1,307 @@
+"""The dataset job: plan, decode, caption, transcribe, commit, publish. Killed, it goes on later."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from spark_ray.core.errors import DatasetError, SparkRayError
+from spark_ray.core.logging import get_logger
+from spark_ray.core.progress import ProgressReport
+from spark_ray.core.provenance import code_version, now_iso
+from spark_ray.core.schema import Clip, clips_to_table
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.ingest import list_inputs
+from spark_ray.datasets.layout import (
+    PLAN,
+    RECIPE,
+    dataset_name,
+    is_published,
+    is_unfinished,
+    next_version,
+    numbered_versions,
+)
+from spark_ray.datasets.ledger import (
+    Progress,
+    Recipe,
+    check_recipe,
+    dump_json,
+    read_parts,
+)
+from spark_ray.datasets.plan import (
+    SourceRecord,
+    group_units,
+    load_plan,
+    make_plan,
+    store_plan,
+    units_of,
+)
+from spark_ray.datasets.publish import Publication, publish
+from spark_ray.datasets.stages import (
+    CommitStage,
+    DecodeStage,
+    Stage,
+    StagePool,
+    caption_stage,
+    transcribe_stage,
+)
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build came to. `publication` is None when no clip survived."""
+
+    version: Folder
+    publication: Publication | None
+    rejects: int
+
+
+def build_dataset(config: BuildConfig) -> BuildResult:
+    """Build or resume one dataset version.
+
+    Raises:
+        ConfigError: the inputs don't exist, or a backend's settings are wrong.
+        DatasetError: the version is published already, or was begun with other settings.
+        StorageError: the output can't be written; everything committed so far is kept.
+    """
+    version = choose_version(config)
+    recipe = check_recipe(version, config)
+    stages = [caption_stage(config), transcribe_stage(config)]  # bad settings show before Ray starts
+    announce(config, version, resumed=recipe is not None)
+    with ray_session(config):
+        if recipe is None:
+            records = _plan_inputs(config)
+            begin(version, config, records)
+        elif version.exists(PLAN):
+            records = load_plan(version)
+        else:
+            records = _plan_inputs(config)
+            store_plan(version, records)
+        run_units(config, version, records, stages)
+        return finish(config, version, records)
+
+
+def choose_version(config: BuildConfig) -> Folder:
+    """The folder to build in: the one that was asked for, the unfinished one, or the next vN."""
+    dataset = Folder(config.output.rstrip("/"))
+    dataset_name(config.output)
+    if config.version is not None:
+        version = dataset.sub(config.version)
+        if is_published(version):
+            raise DatasetError(
+                f"{version.location} is published already and never changes; "
+                "leave --version out to build the next one"
+            )
+        return version
+    for name in reversed(numbered_versions(dataset)):
+        if is_unfinished(dataset.sub(name)):
+            return dataset.sub(name)
+        if is_published(dataset.sub(name)):
+            break
+    return dataset.sub(next_version(dataset))
+
+
+def announce(config: BuildConfig, version: Folder, *, resumed: bool) -> None:
+    """Say what is going to happen, and with what."""
+    kept = "smart sampling on" if config.smart_sampling else "every sampled frame kept"
+    scenes = f"scenes at {config.scene_threshold:g}" if config.scene_detection else "no scenes"
+    width, height = config.resolution
+    print(
+        f"{'Resuming' if resumed else 'Building'} {version.location}\n"
+        f"  from         {', '.join(config.input[:3])}{' …' if len(config.input) > 3 else ''}\n"
+        f"  frames       {config.fps:g}/s at {width}×{height}, {kept}, {scenes}\n"
+        f"  captions     {config.caption_backend}\n"
+        f"  transcripts  {config.transcription_backend}",
+        file=sys.stderr,
+    )
+
+
+@contextmanager
+def ray_session(config: BuildConfig) -> Iterator[None]:
+    """A connection to Ray: the caller's, the cluster's, or a local one that ends with the job."""
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(
+            address=config.ray_address, log_to_driver=False, logging_level="ERROR",
+            include_dashboard=None if config.dashboard else False,
+        )  # fmt: skip
+        if config.dashboard:
+            print(f"  dashboard    http://{ray.get_runtime_context().dashboard_url}", file=sys.stderr)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def begin(version: Folder, config: BuildConfig, records: list[SourceRecord]) -> None:
+    """Write down what is to be done, before anything is."""
+    recipe = Recipe(
+        fingerprint=config.fingerprint(),
+        settings=config.content_settings(),
+        code_version=code_version(),
+        started=now_iso(),
+    )
+    version.write(RECIPE, dump_json(recipe.model_dump()))
+    store_plan(version, records)
+
+
+def _plan_inputs(config: BuildConfig) -> list[SourceRecord]:
+    files = list_inputs(config.input)
+    with ProgressReport("Looking at files", len(files), "files") as progress:
+        return make_plan(files, config, progress.advance)
+
+
+def run_units(
+    config: BuildConfig, version: Folder, records: list[SourceRecord], models: list[Stage]
+) -> None:
+    """Run every unit of the plan that the parts don't show as done.
+
+    Raises:
+        SparkRayError: a stage could not go on, e.g. the disk is full or a model can't be loaded.
+    """
+    done = Progress(read_parts(version))
+    units = [unit for record in records for unit in units_of(record, config)]
+    missing = [unit for unit in units if not done.is_done(unit.unit_id)]
+    if len(missing) < len(units):
+        print(f"  resumed      {len(units) - len(missing)} of {len(units)} units are done",
+              file=sys.stderr)  # fmt: skip
+    if not missing:
+        return
+    durations_s = {r.location: r.info.duration for r in records if r.info is not None}
+    dataset = _pipeline(config, version, missing, durations_s, models, done.committed_rows())
+    with ProgressReport("Building", len(missing), "units") as progress:
+        _consume(dataset, progress)
+
+
+def _pipeline(
+    config: BuildConfig,
+    version: Folder,
+    units: list[Clip],
+    durations_s: dict[str, float],
+    models: list[Stage],
+    committed: Mapping[str, Set[str]],
+) -> Dataset:
+    stages: list[Stage] = [
+        DecodeStage(config, version, uuid4().hex[:12], committed),
+        *models,
+        CommitStage(config, version),
+    ]
+    pools = _pools(stages)
+    cluster = ray.cluster_resources()
+    sizes = _pool_sizes(config, pools, cluster)
+    blocks = group_units(units, durations_s, sizes[0]["size"], len(units))
+    dataset = ray.data.from_arrow([clips_to_table(block) for block in blocks])
+    for pool, resources in zip(pools, sizes, strict=True):
+        dataset = dataset.map_batches(
+            StagePool,
+            fn_constructor_args=(pool,),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ActorPoolStrategy(size=resources["size"], max_tasks_in_flight_per_actor=2),
+            num_cpus=resources["num_cpus"],
+            num_gpus=resources["num_gpus"],
+        )
+    return dataset
+
+
+def _pools(stages: list[Stage]) -> list[list[Stage]]:
+    """Stages that hold weights get actors of their own; the others share with their neighbours."""
+    pools: list[list[Stage]] = []
+    for stage in stages:
+        if pools and not stage.needs_own_actor and not pools[-1][-1].needs_own_actor:
+            pools[-1].append(stage)
+        else:
+            pools.append([stage])
+    return pools
+
+
+def _pool_sizes(
+    config: BuildConfig, pools: list[list[Stage]], cluster: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Actors and resources of each pool, so that all fit at once: Ray Data waits for ever otherwise.
+
+    Model actors take GPUs where the cluster has them, and CPUs where not. The commit pool only
+    waits for storage, and takes a tenth of a CPU.
+    """
+    cpus, gpus = cluster.get("CPU", 1.0), cluster.get("GPU", 0.0)
+    workers = {"caption": config.caption_workers, "transcribe": config.transcription_workers}
+    model_pools = [pool for pool in pools if pool[0].needs_own_actor]
+    on_gpu = bool(gpus) and config.model_gpus > 0
+    model_cpus = 0.0 if on_gpu else float(sum(workers[pool[0].name] for pool in model_pools))
+    reserved = 0.2 if model_pools else 0.0
+    decoders = config.decode_workers or max(1, int(cpus - model_cpus - reserved))
+    share = min(1.0, (cpus - reserved) / (decoders + model_cpus))
+    sizes = []
+    for pool in pools:
+        if pool[0].needs_own_actor:
+            cpu = {"num_cpus": 0.0, "num_gpus": config.model_gpus} if on_gpu else {
+                "num_cpus": share, "num_gpus": 0.0}  # fmt: skip
+            sizes.append({"size": workers[pool[0].name], **cpu})
+        elif pool[0].name == "decode":
+            sizes.append({"size": decoders, "num_cpus": share, "num_gpus": 0.0})
+        else:
+            sizes.append({"size": 1, "num_cpus": 0.1, "num_gpus": 0.0})
+    return sizes
+
+
+def _consume(dataset: Dataset, progress: ProgressReport) -> None:
+    statuses: Counter[str] = Counter()
+    try:
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            statuses.update(table["status"].to_pylist())
+            units = sum(size is not None for size in table["unit_size"].to_pylist())
+            progress.advance(units, _note(statuses))
+    except Exception as error:
+        raise _original(error) from error
+
+
+def _note(statuses: Counter[str]) -> str:
+    parts = [f"{statuses['ok']} clips"]
+    parts += [f"{statuses[name]} {name}" for name in ("rejected", "filtered") if statuses[name]]
+    return ", ".join(parts)
+
+
+def _original(error: BaseException) -> BaseException:
+    """Our own error, out of the wrappers that Ray puts around what an actor raises."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, SparkRayError):
+            return seen if type(seen).__module__.startswith("spark_ray") else _unwrapped(seen)
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return error
+
+
+def _unwrapped(error: SparkRayError) -> BaseException:
+    # Ray raises a class of its own making that inherits from ours and prints the whole traceback.
+    return getattr(error, "cause", error)
+
+
+def finish(config: BuildConfig, version: Folder, records: list[SourceRecord]) -> BuildResult:
+    """Publish what the parts hold, if it is complete and not nothing."""
+    done = Progress(read_parts(version))
+    units = {unit.unit_id for record in records for unit in units_of(record, config)}
+    unfinished = [unit_id for unit_id in units if not done.is_done(unit_id)]
+    if unfinished:
+        raise DatasetError(
+            f"{version.location}: {len(unfinished)} units did not come back "
+            f"(e.g. {unfinished[0]}); run the same command again to do them"
+        )
+    recipe = check_recipe(version, config)
+    assert recipe is not None
+    publication = publish(config, version, recipe, records)
+    return BuildResult(version, publication, done.statuses["rejected"])

@@ -1,0 +1,108 @@
+"""The dataset job's configuration: the settings of every room that it uses, in one class."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from spark_ray.core.config import JobConfig
+from spark_ray.core.provenance import fingerprint
+from spark_ray.datasets.ingest import IngestOptions
+from spark_ray.media.decode import DecodeOptions
+from spark_ray.models.captioning import CaptionOptions
+from spark_ray.models.transcription import TranscriptionOptions
+
+
+class PublishOptions(BaseModel):
+    """What comes out."""
+
+    output: str = Field(
+        description="where the dataset goes; the last part is its name (a folder or s3://)"
+    )
+    version: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="version folder; unset: resume the unfinished one, or else the next vN",
+    )
+    format: Literal["files", "parquet", "both"] = Field(
+        "files",
+        description="files: JPEGs and sound in folders; parquet: shards with the bytes inline",
+    )
+    shard_bytes: int = Field(
+        256 << 20, ge=1 << 16, description="size at which a Parquet shard is full, in bytes"
+    )
+    provenance: bool = Field(
+        True, description="write settings, models and steps into every manifest line"
+    )
+    min_clip_s: float = Field(0.0, ge=0, description="leave shorter clips out")
+
+
+class ClusterOptions(BaseModel):
+    """How the work is spread; changes nothing in the result."""
+
+    ray_address: str | None = Field(
+        None, description="Ray cluster to use; unset: RAY_ADDRESS, or a local one for this job"
+    )
+    dashboard: bool = Field(
+        False, description="also start the Ray dashboard, when the job starts a local cluster"
+    )
+    decode_workers: int | None = Field(
+        None, ge=1, description="decoding actors; unset: every CPU that no model needs"
+    )
+    caption_workers: int = Field(1, ge=1, description="actors that caption")
+    transcription_workers: int = Field(1, ge=1, description="actors that transcribe")
+    model_gpus: float = Field(
+        1.0, ge=0, description="GPUs for each model actor; without GPUs in the cluster it gets CPUs"
+    )
+
+
+class BuildConfig(
+    JobConfig,
+    IngestOptions,
+    PublishOptions,
+    DecodeOptions,
+    CaptionOptions,
+    TranscriptionOptions,
+    ClusterOptions,
+):
+    """Build a dataset: decode, sample, find scenes, caption, transcribe, publish.
+
+    Exit status: 0 published (rejects are counted in the last line), 1 nothing could be published,
+    2 wrong usage or configuration.
+    """
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "BuildConfig":
+        if self.max_duration_s is not None and self.max_duration_s < self.min_duration_s:
+            raise ValueError(
+                f"max_duration_s={self.max_duration_s:g} is less than "
+                f"min_duration_s={self.min_duration_s:g}; no video can pass both"
+            )
+        if self.min_clip_s > self.clip_max_s:
+            raise ValueError(
+                f"min_clip_s={self.min_clip_s:g} is more than clip_max_s={self.clip_max_s:g}; "
+                "no clip can pass both"
+            )
+        return self
+
+    def content_settings(self) -> dict[str, Any]:
+        """The settings that decide what the dataset holds: its recipe.
+
+        Where it goes and how the work is spread are not among them, so a build may be resumed on
+        another cluster, or with smaller batches after memory ran out.
+        """
+        return self.model_dump(mode="json", exclude=_OPERATIONAL)
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.content_settings())
+
+
+_OPERATIONAL = {
+    *ClusterOptions.model_fields,
+    "output",
+    "version",
+    "caption_batch_size",
+    "caption_device",
+    "transcription_batch_size",
+    "transcription_device",
+    "decode_timeout_s",
+}

@@ -1,0 +1,186 @@
+"""What the inputs name: files, folders, globs, list files and buckets become a sorted listing."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from spark_ray.core.errors import ConfigError, StorageError
+from spark_ray.core.storage import filesystem, is_remote, local_path, location_of, storage_errors
+
+LIST_SUFFIXES = frozenset((".txt", ".list", ".lst"))
+SIDECAR_SUFFIXES = frozenset((".json", ".txt", ".srt", ".vtt"))
+_GLOB = frozenset("*?[")
+
+
+class IngestOptions(BaseModel):
+    """What goes in."""
+
+    input: list[str] = Field(
+        min_length=1,
+        description="video files, folders (recursive), globs, list files (.txt, one path a line), "
+        "or s3:// addresses of any of these",
+    )
+    label_from_folder: bool = Field(
+        False, description="label each clip with the name of the folder that its file is in"
+    )
+    min_duration_s: float = Field(0.0, ge=0, description="leave shorter videos out")
+    max_duration_s: float | None = Field(None, gt=0, description="leave longer videos out")
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file to look at. `problem` says why it can't be, already known from the listing."""
+
+    location: str
+    sidecars: tuple[str, ...] = ()
+    problem: str | None = None
+
+    @property
+    def label(self) -> str:
+        return PurePosixPath(self.location).parent.name
+
+
+def list_inputs(inputs: Iterable[str]) -> list[InputFile]:
+    """Every file that the inputs name, each once, sorted by location.
+
+    Hidden files and folders (`.name`) are left out. Text files beside a video that share its stem
+    become its sidecars. Whether a file is a video is not decided here: that takes a look inside.
+
+    Raises:
+        ConfigError: an input does not exist or matches nothing.
+        StorageError: a folder or bucket can't be listed.
+    """
+    found: dict[str, InputFile] = {}
+    for given in inputs:
+        for file in _expand(given):
+            found.setdefault(file.location, file)
+    return [found[location] for location in sorted(found)]
+
+
+def _expand(given: str) -> Iterator[InputFile]:
+    if is_remote(given):
+        yield from _expand_remote(given)
+        return
+    path = local_path(given).expanduser()
+    if path.is_dir():
+        yield from _walk(path)
+    elif path.exists() or path.is_symlink():
+        yield from _from_list(path) if _is_list(path) else [_beside(path)]
+    elif _GLOB & set(given):
+        matches = sorted(p for p in _glob(path) if p.is_file())
+        if not matches:
+            raise ConfigError(f"input: the pattern {given!r} matches no file")
+        yield from map(_beside, matches)
+    else:
+        raise ConfigError(f"input: {given!r} does not exist")
+
+
+def _glob(pattern: Path) -> Iterator[Path]:
+    fixed = Path(*_leading_parts(pattern))
+    return fixed.glob(str(pattern.relative_to(fixed)))
+
+
+def _leading_parts(pattern: Path) -> Iterator[str]:
+    for part in pattern.parts:
+        if _GLOB & set(part):
+            return
+        yield part
+
+
+def _walk(root: Path) -> Iterator[InputFile]:
+    """Files below a folder. Links to folders are not followed, links to files only inside."""
+    inside = root.resolve()
+
+    def failed(error: OSError) -> None:
+        raise StorageError(f"{location_of(root)}: can't list {error.filename}: {error.strerror}")
+
+    for folder, folders, names in os.walk(root, onerror=failed):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        visible = [name for name in names if not name.startswith(".")]
+        texts = _texts_by_stem(visible)
+        for name in sorted(visible):
+            path = Path(folder, name)
+            problem = None
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                problem = "it is a symbolic link that leaves the input folder"
+            sidecars = tuple(location_of(path.with_name(text)) for text in texts[path.stem])
+            yield InputFile(location_of(path), _without(name, sidecars), problem)
+
+
+def _beside(path: Path) -> InputFile:
+    """A file that was named by itself, with its sidecars."""
+    candidates = (path.with_suffix(suffix) for suffix in sorted(SIDECAR_SUFFIXES))
+    sidecars = tuple(location_of(text) for text in candidates if text.is_file() and text != path)
+    return InputFile(location_of(path), sidecars)
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in LIST_SUFFIXES
+
+
+def _from_list(path: Path) -> Iterator[InputFile]:
+    """The files that a list names, one a line, relative to the list; `#` begins a comment."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"input: the list file {location_of(path)} is not UTF-8 text") from error
+    except OSError as error:
+        raise StorageError(f"{location_of(path)}: can't be read: {error.strerror}") from error
+    entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not entries:
+        raise ConfigError(f"input: the list file {location_of(path)} names no file")
+    for entry in entries:
+        if is_remote(entry):
+            yield from _expand_remote(entry)
+            continue
+        named = path.parent / local_path(entry)
+        if named.is_dir():
+            yield from _walk(named)
+        elif named.exists():
+            yield _beside(named)
+        else:
+            yield InputFile(location_of(named), problem="it does not exist")
+
+
+def _expand_remote(given: str) -> Iterator[InputFile]:
+    fs, path = filesystem(given)
+    with storage_errors(given, "list"):
+        fs.invalidate_cache()
+        if _GLOB & set(path) and not fs.exists(path):
+            keys = [key for key in fs.glob(path) if not fs.isdir(key)]
+        else:
+            keys = fs.find(path)
+        if not keys:
+            raise ConfigError(f"input: {given!r} does not exist or holds no file")
+    yield from _remote_files(fs, [key for key in keys if not PurePosixPath(key).name[0] == "."])
+
+
+def _remote_files(fs: Any, keys: list[str]) -> Iterator[InputFile]:
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        folder, _, name = key.rpartition("/")
+        by_folder[folder].append(name)
+    for folder, names in by_folder.items():
+        texts = _texts_by_stem(names)
+        for name in names:
+            location = str(fs.unstrip_protocol(f"{folder}/{name}"))
+            parent = location.rpartition("/")[0]
+            sidecars = tuple(f"{parent}/{text}" for text in texts[PurePosixPath(name).stem])
+            yield InputFile(location, _without(name, sidecars))
+
+
+def _texts_by_stem(names: Iterable[str]) -> defaultdict[str, list[str]]:
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        if PurePosixPath(name).suffix.lower() in SIDECAR_SUFFIXES:
+            texts[PurePosixPath(name).stem].append(name)
+    return texts
+
+
+def _without(name: str, sidecars: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sidecar for sidecar in sidecars if PurePosixPath(sidecar).name != name)

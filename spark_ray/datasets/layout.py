@@ -1,0 +1,169 @@
+"""Names inside a dataset version, and the shape of its lines."""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from spark_ray import __version__
+from spark_ray.core.errors import ConfigError, DatasetError
+from spark_ray.core.provenance import now_iso
+from spark_ray.core.schema import Clip
+from spark_ray.core.storage import Folder
+
+MANIFEST = "manifest.jsonl"
+METADATA = "metadata.json"
+REJECTS = "rejects.jsonl"
+REPORT = "report.html"
+PARTS = "parts"
+RECIPE = f"{PARTS}/recipe.json"
+PLAN = f"{PARTS}/plan.jsonl"
+SHARDS = "shards"
+
+_VERSION = re.compile(r"v(\d+)")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def dataset_name(output: str) -> str:
+    """The dataset's name: the last part of its location.
+
+    Raises:
+        ConfigError: it has characters that don't go into a URL or a shell line unquoted.
+    """
+    name = PurePosixPath(output.rstrip("/")).name
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"output: {name!r} can't be a dataset's name; use letters, digits, '.', '_' and '-'"
+        )
+    return name
+
+
+def is_published(version: Folder) -> bool:
+    return version.exists(METADATA)
+
+
+def is_unfinished(version: Folder) -> bool:
+    return not is_published(version) and version.exists(RECIPE)
+
+
+def numbered_versions(dataset: Folder) -> list[str]:
+    """Versions called vN, in order of N."""
+    numbered = [name for name in dataset.children() if _VERSION.fullmatch(name)]
+    return sorted(numbered, key=_version_number)
+
+
+def _version_number(name: str) -> int:
+    match = _VERSION.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
+def next_version(dataset: Folder) -> str:
+    return f"v{max(map(_version_number, numbered_versions(dataset)), default=0) + 1}"
+
+
+def resolve_published(reference: str) -> Folder:
+    """The version folder that `path`, `path@version` or `path/version` names; the newest if none.
+
+    Raises:
+        DatasetError: there is no such published version; it lists those that exist.
+    """
+    location, separator, version = reference.rpartition("@")
+    if not separator or "/" in version:
+        location, version = reference, ""
+    folder = Folder(location.rstrip("/"))
+    if not version and is_published(folder):
+        return folder
+    published = [
+        name for name in _versions(folder) if is_published(folder.sub(name))
+    ]
+    if version and version in published:
+        return folder.sub(version)
+    if not version and published:
+        return folder.sub(published[-1])
+    if version and is_unfinished(folder.sub(version)):
+        raise DatasetError(
+            f"{reference}: this version is not finished; run its build command again to resume it"
+        )
+    known = f"published versions: {', '.join(published)}" if published else "none is published there"
+    raise DatasetError(f"{reference}: no such published dataset; {known}")
+
+
+def _versions(dataset: Folder) -> list[str]:
+    names = dataset.children()
+    return sorted(names, key=lambda name: (_version_number(name), name))
+
+
+def asset_folder(clip_id: str) -> str:
+    return f"data/{clip_id[:2]}/{clip_id}"
+
+
+def frame_name(clip_id: str, number: int) -> str:
+    """Path of a frame, counted from 1."""
+    return f"{asset_folder(clip_id)}/frames/frame_{number:06d}.jpg"
+
+
+def audio_name(clip_id: str, audio_format: str) -> str:
+    return f"{asset_folder(clip_id)}/audio.{audio_format}"
+
+
+def manifest_line(clip: Clip, audio_format: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The published record of a clip. Field names are a contract: more may come, none may go."""
+    assert clip.video is not None
+    assert clip.end_s is not None
+    transcript, caption = clip.transcript, clip.caption
+    return {
+        "id": clip.clip_id,
+        "frames_dir": f"{asset_folder(clip.clip_id)}/frames",
+        "audio": audio_name(clip.clip_id, audio_format) if clip.audio else None,
+        "meta": {
+            "source_path": clip.source_path,
+            "video_id": clip.video_id,
+            "label": clip.label,
+            "start": round(clip.start_s, 6),
+            "end": round(clip.end_s, 6),
+            "duration": round(clip.duration_s, 6),
+            "num_frames": len(clip.frames),
+            "num_bytes": sum(map(len, clip.frames)) + len(clip.audio or b""),
+            "frame_times": clip.frame_times,
+            "frame_motion": [s.motion for s in clip.samples if s.dropped_by is None],
+            "dropped_frames": [
+                sample.model_dump() for sample in clip.samples if sample.dropped_by is not None
+            ],
+            "caption": caption.text if caption else None,
+            "all_captions": caption.all_captions if caption else [],
+            "transcript": transcript.text if transcript else None,
+            "language": transcript.language if transcript else None,
+            "segments": [s.model_dump() for s in transcript.segments] if transcript else [],
+            "scenes": [scene.model_dump() for scene in clip.scenes],
+            "video_info": clip.video.model_dump(),
+            "provenance": provenance,
+        },
+    }
+
+
+def clip_provenance(clip: Clip, code: str, *, full: bool) -> dict[str, Any]:
+    """Where a clip comes from. The configuration, the same for all, is added when publishing."""
+    return {
+        "source_hash": clip.source_hash,
+        "processing_timestamp": now_iso(),
+        "pipeline_version": __version__,
+        "code_version": code,
+        "lineage": {
+            "parent_hash": clip.source_hash,
+            "processing_steps": [step.model_dump() for step in clip.steps] if full else [],
+        },
+    }
+
+
+def reject_line(clip: Clip) -> dict[str, Any]:
+    """What is known of a clip or file that failed, enough to try it again."""
+    assert clip.reject is not None
+    return {
+        "id": clip.clip_id,
+        "unit_id": clip.unit_id,
+        "source_path": clip.source_path,
+        "source_hash": clip.source_hash,
+        "start": clip.start_s,
+        "end": clip.end_s,
+        **clip.reject.model_dump(),
+    }

@@ -1,0 +1,148 @@
+"""What a build has already done, kept beside the data so that it survives anything.
+
+A *part* is a file of outcomes, one line each, committed whole by one rename or PUT. Its name comes
+from the ids in it, so the same work done twice leaves one file. A unit of work is done when all of
+its rows are in parts; which unit that is, and how many rows it has, the lines say themselves.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from spark_ray.core.errors import DatasetError
+from spark_ray.core.provenance import text_hash
+from spark_ray.core.schema import Clip, Record
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.layout import PARTS, RECIPE
+
+_COMMITTED = f"{PARTS}/committed"
+_ATTEMPTS = f"{PARTS}/attempts"
+MAX_CRASHES = 2
+
+
+class Outcome(Record):
+    """A line of a part: what became of one row, and the line that the dataset will publish of it."""
+
+    id: str
+    status: str
+    unit_id: str
+    unit_size: int | None
+    line: dict[str, Any]
+
+
+class Recipe(Record):
+    """What a version is made of. A build is resumed only under the recipe that it began with."""
+
+    fingerprint: str
+    settings: dict[str, Any]
+    code_version: str
+    started: str
+    parent: dict[str, Any] | None = None
+
+
+def check_recipe(version: Folder, config: BuildConfig) -> Recipe | None:
+    """The recipe of an unfinished build, or None if there is none yet.
+
+    Raises:
+        DatasetError: it was begun with other settings; the first that differ are named.
+    """
+    if not version.exists(RECIPE):
+        return None
+    recipe = Recipe.model_validate_json(version.read(RECIPE))
+    if recipe.fingerprint == config.fingerprint():
+        return recipe
+    now = config.content_settings()
+    different = [
+        f"{name} (was {recipe.settings.get(name)!r}, now {now.get(name)!r})"
+        for name in sorted({*now, *recipe.settings})
+        if now.get(name) != recipe.settings.get(name)
+    ]
+    raise DatasetError(
+        f"{version.location}: this unfinished build was begun with other settings: "
+        f"{', '.join(different[:5])}; give the old settings to resume it, "
+        "or another --version to begin a new one"
+    )
+
+
+def commit_part(version: Folder, outcomes: list[Outcome]) -> None:
+    """Make these outcomes permanent, all or none."""
+    ordered = sorted(outcomes, key=lambda outcome: outcome.id)
+    name = text_hash("\n".join(outcome.id for outcome in ordered))[:24]
+    data = "".join(outcome.model_dump_json() + "\n" for outcome in ordered)
+    version.write(f"{_COMMITTED}/{name}.jsonl", data.encode())
+
+
+def part_names(version: Folder) -> list[str]:
+    return [name for name in version.names(_COMMITTED) if name.endswith(".jsonl")]
+
+
+def read_parts(version: Folder, names: Iterable[str] | None = None) -> Iterator[Outcome]:
+    """Every committed outcome. One that was committed twice, by a retried task, comes twice."""
+    for name in part_names(version) if names is None else names:
+        for line in version.lines(name):
+            yield Outcome.model_validate_json(line)
+
+
+class Progress:
+    """What the parts say is done."""
+
+    def __init__(self, outcomes: Iterable[Outcome]) -> None:
+        self.statuses: Counter[str] = Counter()
+        self._sizes: dict[str, int] = {}
+        self._rows: defaultdict[str, set[str]] = defaultdict(set)
+        for outcome in outcomes:
+            if outcome.id not in self._rows[outcome.unit_id]:
+                self._rows[outcome.unit_id].add(outcome.id)
+                self.statuses[outcome.status] += 1
+            if outcome.unit_size is not None:
+                self._sizes[outcome.unit_id] = outcome.unit_size
+
+    def is_done(self, unit_id: str) -> bool:
+        return len(self._rows.get(unit_id, ())) >= self._sizes.get(unit_id, 1 << 62)
+
+    def committed_rows(self) -> dict[str, set[str]]:
+        """Ids that are committed of units that are not done; those need not be done again."""
+        return {unit: ids for unit, ids in self._rows.items() if not self.is_done(unit)}
+
+
+class CrashGuard:
+    """Finds the unit that kills its worker, so that it is not tried for ever.
+
+    A native crash leaves no exception to catch, and Ray starts the block again on a new worker. A
+    block that is seen a second time in one run is therefore taken one unit at a time, each leaving a
+    mark while it is being decoded; a unit that finds two marks of its own is given up.
+    """
+
+    def __init__(self, version: Folder, run_id: str) -> None:
+        self._marks = version.sub(f"{_ATTEMPTS}/{run_id}")
+
+    def begin_block(self, units: list[Clip]) -> bool:
+        """Whether this block was begun before in this run, that is, whether a worker died on it."""
+        mark = "block-" + text_hash("\n".join(unit.unit_id for unit in units))[:24]
+        if self._marks.exists(mark):
+            return True
+        self._marks.write(mark, b"")
+        return False
+
+    def begin_unit(self, unit: Clip) -> bool:
+        """Mark a unit as being decoded; False if it has killed `MAX_CRASHES` workers already."""
+        for attempt in range(MAX_CRASHES):
+            if not self._marks.exists(self._mark(unit, attempt)):
+                self._marks.write(self._mark(unit, attempt), b"")
+                return True
+        return False
+
+    def end_unit(self, unit: Clip) -> None:
+        for attempt in range(MAX_CRASHES):
+            self._marks.remove(self._mark(unit, attempt))
+
+    @staticmethod
+    def _mark(unit: Clip, attempt: int) -> str:
+        return f"unit-{text_hash(unit.unit_id)[:24]}-{attempt}"
+
+
+def dump_json(value: Mapping[str, Any]) -> bytes:
+    """JSON for people: indented, in the order given, not escaped."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n").encode()

@@ -1,0 +1,220 @@
+"""From a listing to a plan: which files are videos, which are copies, and which spans to decode.
+
+The plan is made once for a version and stored, so that a resumed build does the same work although
+files may have come or gone since.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Literal
+
+import ray
+
+from spark_ray.core.errors import MediaError, MediaLimitExceeded, NotAVideo, StorageError
+from spark_ray.core.provenance import VIDEO_ID_CHARS, content_hash, text_hash
+from spark_ray.core.schema import Clip, FilterDecision, Record, Reject, VideoInfo
+from spark_ray.core.storage import Folder, filesystem, is_remote, local_path, open_read
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.ingest import InputFile
+from spark_ray.datasets.layout import PLAN
+from spark_ray.media.deadline import call_with_deadline
+from spark_ray.media.source import VIDEO_EXTENSIONS, open_source
+
+_FILES_PER_TASK = 32
+_SPAN_TOLERANCE_S = 0.5
+
+
+class SourceRecord(Record):
+    """What a look at one input file found."""
+
+    location: str
+    verdict: Literal["video", "ignored", "duplicate", "filtered", "rejected"]
+    label: str | None = None
+    sidecars: list[str] = []
+    source_hash: str | None = None
+    info: VideoInfo | None = None
+    duplicate_of: str | None = None
+    filtered: FilterDecision | None = None
+    reject: Reject | None = None
+
+    @property
+    def video_id(self) -> str | None:
+        return self.source_hash[:VIDEO_ID_CHARS] if self.source_hash else None
+
+
+def make_plan(
+    files: Sequence[InputFile], config: BuildConfig, advance: Callable[[int], None]
+) -> list[SourceRecord]:
+    """Look at every file, in Ray tasks, and find the copies among them; sorted by location."""
+    chunks = [
+        list(files[at : at + _FILES_PER_TASK]) for at in range(0, len(files), _FILES_PER_TASK)
+    ]
+    scan = ray.remote(scan_files).options(num_cpus=1, max_retries=3)
+    settings = ray.put(config)
+    waiting, running, records = iter(chunks), [], []
+    window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    while True:
+        while len(running) < window and (chunk := next(waiting, None)) is not None:
+            running.append(scan.remote(chunk, settings))
+        if not running:
+            return mark_duplicates(records)
+        (ready, *_), running = ray.wait(running, num_returns=1)
+        found = ray.get(ready)
+        records += found
+        advance(len(found))
+
+
+def scan_files(files: Iterable[InputFile], config: BuildConfig) -> list[SourceRecord]:
+    return [scan_file(file, config) for file in files]
+
+
+def scan_file(file: InputFile, config: BuildConfig) -> SourceRecord:
+    """Open one file, read what it says of itself, and hash it. Never raises for a bad file."""
+    record = SourceRecord(
+        location=file.location,
+        verdict="video",
+        label=file.label if config.label_from_folder else None,
+        sidecars=list(file.sidecars),
+    )
+    try:
+        if file.problem:
+            raise StorageError(f"{file.location}: {file.problem}")
+        record.info, record.source_hash = call_with_deadline(
+            lambda: _look_inside(file.location, config), config.decode_timeout_s, "reading it"
+        )
+    except NotAVideo as error:
+        if PurePosixPath(file.location).suffix.lower() not in VIDEO_EXTENSIONS:
+            record.verdict = "ignored"
+        else:
+            _reject(record, error)
+    except (MediaError, StorageError) as error:
+        _reject(record, error)
+    else:
+        _apply_limits(record, config)
+    return record
+
+
+def _look_inside(location: str, config: BuildConfig) -> tuple[VideoInfo, str]:
+    size_bytes = _size_bytes(location)
+    if size_bytes > config.max_file_bytes:
+        raise MediaLimitExceeded(
+            f"its {size_bytes} bytes are more than max_file_bytes={config.max_file_bytes}"
+        )
+    if size_bytes == 0:
+        raise NotAVideo("it is empty")
+    with open_read(location) as file:
+        with open_source(file, config) as source:
+            info = source.info
+        file.seek(0)
+        return info, content_hash(file)
+
+
+def _size_bytes(location: str) -> int:
+    if not is_remote(location):
+        path = local_path(location)
+        return path.stat().st_size if path.is_file() else -1
+    fs, path_in_fs = filesystem(location)
+    return int(fs.size(path_in_fs) or 0)
+
+
+def _reject(record: SourceRecord, error: Exception) -> None:
+    record.verdict = "rejected"
+    record.reject = Reject(stage="ingest", error=type(error).__name__, message=str(error))
+
+
+def _apply_limits(record: SourceRecord, config: BuildConfig) -> None:
+    assert record.info is not None
+    duration_s = record.info.duration
+    limits = [("min_duration_s", config.min_duration_s, duration_s < config.min_duration_s)]
+    if config.max_duration_s is not None:
+        limits.append(("max_duration_s", config.max_duration_s, duration_s > config.max_duration_s))
+    for name, limit, fails in limits:
+        if duration_s and fails:
+            record.verdict = "filtered"
+            record.filtered = FilterDecision(name=name, value=duration_s, limit=limit)
+            return
+    if config.split == "none" and duration_s > config.clip_max_s + _SPAN_TOLERANCE_S:
+        _reject(
+            record,
+            MediaLimitExceeded(
+                f"it lasts {duration_s:.1f} s, more than clip_max_s={config.clip_max_s:g}; "
+                "raise that, or let split=fixed or split=scenes cut it"
+            ),
+        )
+
+
+def mark_duplicates(records: list[SourceRecord]) -> list[SourceRecord]:
+    """Of files with the same bytes the first by location stays; the result is sorted by location."""
+    first: dict[str, str] = {}
+    ordered = sorted(records, key=lambda record: record.location)
+    for record in ordered:
+        if record.verdict == "video" and record.source_hash is not None:
+            original = first.setdefault(record.source_hash, record.location)
+            if original != record.location:
+                record.verdict, record.duplicate_of = "duplicate", original
+    return ordered
+
+
+def store_plan(version: Folder, records: Iterable[SourceRecord]) -> None:
+    lines = [record.model_dump_json(exclude_defaults=True) + "\n" for record in records]
+    version.write(PLAN, "".join(lines).encode())
+
+
+def load_plan(version: Folder) -> list[SourceRecord]:
+    return [SourceRecord.model_validate(json.loads(line)) for line in version.lines(PLAN)]
+
+
+def units_of(record: SourceRecord, config: BuildConfig) -> Iterator[Clip]:
+    """The decode units of a file: rows that so far know only which span of which file they are."""
+    if record.verdict not in ("video", "rejected"):
+        return
+    spans = _spans(record.info, config) if record.verdict == "video" else [(0.0, None)]
+    name = record.video_id or "file-" + text_hash(record.location)[:VIDEO_ID_CHARS]
+    for start_s, end_s in spans:
+        unit_id = f"{name}@{start_s:.3f}-{'' if end_s is None else format(end_s, '.3f')}"
+        yield Clip(
+            clip_id=unit_id,
+            video_id=record.video_id,
+            unit_id=unit_id,
+            source_path=record.location,
+            source_hash=record.source_hash,
+            status="ok" if record.reject is None else "rejected",
+            reject=record.reject,
+            label=record.label,
+            sidecars=record.sidecars,
+            start_s=start_s,
+            end_s=end_s,
+        )
+
+
+def _spans(info: VideoInfo | None, config: BuildConfig) -> list[tuple[float, float | None]]:
+    """Equal spans of at most `clip_max_s`; the last is open, since announced durations are rough."""
+    duration_s = info.duration if info else 0.0
+    if config.split != "fixed" or duration_s <= config.clip_max_s + _SPAN_TOLERANCE_S:
+        return [(0.0, None)]
+    count = math.ceil((duration_s - _SPAN_TOLERANCE_S) / config.clip_max_s)
+    edges: list[float | None] = [round(duration_s * i / count, 3) for i in range(count)]
+    return list(zip(edges, [*edges[1:], None], strict=True))  # type: ignore[arg-type]
+
+
+def group_units(
+    units: Iterable[Clip], durations_s: dict[str, float], workers: int, count: int
+) -> Iterator[list[Clip]]:
+    """Units in blocks, one a task: enough blocks for every worker, none longer than two minutes.
+
+    Ray Data pays about 10 ms for a block, and a killed worker does its block again.
+    """
+    most_units = max(1, min(32, count // (workers * 8)))
+    block: list[Clip] = []
+    block_s = 0.0
+    for unit in units:
+        block.append(unit)
+        end_s = durations_s.get(unit.source_path, 0.0) if unit.end_s is None else unit.end_s
+        block_s += max(0.0, end_s - unit.start_s)
+        if len(block) >= most_units or block_s >= 120.0:
+            yield block
+            block, block_s = [], 0.0
+    if block:
+        yield block

@@ -1,0 +1,167 @@
+"""From committed parts to a published version: sorted, de-duplicated, and visible all at once."""
+
+import hashlib
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import av
+import ray
+
+from spark_ray import __version__
+from spark_ray.core.provenance import code_version, git_commit, now_iso
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.layout import (
+    MANIFEST,
+    METADATA,
+    PARTS,
+    REJECTS,
+    REPORT,
+    dataset_name,
+)
+from spark_ray.datasets.ledger import Outcome, Recipe, dump_json, part_names, read_parts
+from spark_ray.datasets.plan import SourceRecord
+from spark_ray.datasets.report import write_report
+from spark_ray.datasets.shards import ShardWriter
+from spark_ray.datasets.statistics import ClipStatistics, FilteredOut, survivor_funnel
+
+_SORT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What was published."""
+
+    clips: int
+    rejects: int
+    frames: int
+    hours: float
+    manifest_sha256: str
+
+
+@dataclass
+class _Compaction:
+    """What one pass over the parts found."""
+
+    statistics: ClipStatistics = field(default_factory=ClipStatistics)
+    rejects: Counter[tuple[str, str]] = field(default_factory=Counter)
+    filtered: dict[str, FilteredOut] = field(default_factory=dict)
+    manifest: Any = field(default_factory=hashlib.sha256)
+
+
+def publish(
+    config: BuildConfig, version: Folder, recipe: Recipe, records: list[SourceRecord]
+) -> Publication | None:
+    """Publish what the parts hold, or None, with the rejects written, if that is no clip.
+
+    `metadata.json` comes last: until then nobody sees a dataset here, and a publication that was
+    interrupted is done again from the parts, with the same result.
+    """
+    found = _compact(config, version)
+    if not found.statistics.clips:
+        version.remove(MANIFEST)
+        version.remove(PARTS)
+        return None
+    metadata = _metadata(config, version, recipe, records, found)
+    write_report(version, metadata)
+    if config.format == "parquet":
+        version.remove("data")
+    version.write(METADATA, dump_json(metadata))
+    version.remove(PARTS)
+    return Publication(
+        clips=found.statistics.clips,
+        rejects=sum(found.rejects.values()),
+        frames=found.statistics.frames,
+        hours=found.statistics.duration_s / 3600,
+        manifest_sha256=found.manifest.hexdigest(),
+    )
+
+
+def _compact(config: BuildConfig, version: Folder) -> _Compaction:
+    """Write manifest, rejects and shards from the parts, sorted by id."""
+    found = _Compaction()
+    settings = config.content_settings() if config.provenance else None
+    shards = ShardWriter(version, config.shard_bytes) if config.format != "files" else None
+    with version.writer(MANIFEST) as manifest, version.writer(REJECTS) as rejects:
+        for outcome in sorted_outcomes(version):
+            line = outcome.line
+            if outcome.status == "rejected":
+                found.rejects[line["stage"], line["error"]] += 1
+                rejects.write(json_line(line))
+                continue
+            if outcome.status == "filtered":
+                entry = found.filtered.setdefault(line["name"], FilteredOut(line["limit"]))
+                entry.add(line["source_path"], line["value"])
+                continue
+            found.statistics.add(line)
+            if settings is not None:
+                line["meta"]["provenance"]["config"] = settings
+            if shards is not None:
+                line["meta"]["shard"] = shards.add(line)
+                if config.format == "parquet":
+                    line["frames_dir"] = line["audio"] = None
+            data = json_line(line)
+            found.manifest.update(data)
+            manifest.write(data)
+        if shards is not None:
+            shards.close()
+    return found
+
+
+def sorted_outcomes(version: Folder) -> Iterator[Outcome]:
+    """Outcomes of all parts in order of id, each once.
+
+    Parts come in the order in which work happened to finish. They are sorted in as many rounds as
+    keep a round's lines near 256 MB, each round taking a range of ids: ids begin with a hash, so
+    ranges are even.
+    """
+    names = part_names(version)
+    rounds = 1 + sum(version.size(name) for name in names) // _SORT_BYTES
+    bounds = [f"{256 * i // rounds:02x}" for i in range(1, rounds)]
+    for low, high in zip(["", *bounds], [*bounds, "\U0010ffff"], strict=True):
+        chosen = {o.id: o for o in read_parts(version, names) if low <= o.id < high}
+        for identity in sorted(chosen):
+            yield chosen[identity]
+
+
+def json_line(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+
+
+def _metadata(
+    config: BuildConfig,
+    version: Folder,
+    recipe: Recipe,
+    records: list[SourceRecord],
+    found: _Compaction,
+) -> dict[str, Any]:
+    return {
+        "name": dataset_name(config.output),
+        "version": version.location.rpartition("/")[2],
+        "parent": recipe.parent,
+        "created": now_iso(),
+        "started": recipe.started,
+        "format": config.format,
+        "manifest_sha256": found.manifest.hexdigest(),
+        "fingerprint": recipe.fingerprint,
+        "config": recipe.settings,
+        "pipeline_version": __version__,
+        "code_version": code_version(),
+        "git_commit": git_commit(),
+        "environment": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "ray": ray.__version__,
+            "av": av.__version__,
+            "ffmpeg": {name: ".".join(map(str, v)) for name, v in av.library_versions.items()},
+        },
+        "statistics": found.statistics.as_dict(),
+        "funnel": survivor_funnel(
+            records, found.statistics, found.rejects, found.filtered, config
+        ),
+        "files": {"manifest": MANIFEST, "rejects": REJECTS, "report": REPORT},
+    }

@@ -1,0 +1,112 @@
+"""Parquet shards: the same clips with their bytes inline, cut by bytes, for training at scale."""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from spark_ray.core.schema import CLIP_SCHEMA
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.layout import SHARDS
+
+_MAX_RUNNING = 4
+_ROW_GROUP_CLIPS = 64
+
+SHARD_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "video_id": pa.string(),
+        "source_path": pa.string(),
+        "label": pa.string(),
+        "start": pa.float64(),
+        "end": pa.float64(),
+        "duration": pa.float64(),
+        "num_frames": pa.int32(),
+        "frame_times": pa.list_(pa.float64()),
+        "frames": pa.list_(pa.binary()),
+        "audio": pa.binary(),
+        "caption": pa.string(),
+        "all_captions": pa.list_(pa.string()),
+        "transcript": pa.string(),
+        "language": pa.string(),
+        "segments": CLIP_SCHEMA.field("transcript").type.field("segments").type,
+        "scenes": CLIP_SCHEMA.field("scenes").type,
+        "video_info": CLIP_SCHEMA.field("video").type,
+        "meta": pa.string(),
+    }
+)
+"""`frames` are JPEG files, `audio` is a FLAC or WAV file, `meta` the manifest's as JSON."""
+
+
+class ShardWriter:
+    """Cuts a stream of manifest lines into shards and has Ray tasks write them.
+
+    Which clips share a shard follows from their order and sizes alone, so doing it again writes the
+    same shards.
+    """
+
+    def __init__(self, version: Folder, shard_bytes: int) -> None:
+        self._version = version
+        self._shard_bytes = shard_bytes
+        self._write = ray.remote(write_shard).options(num_cpus=1, max_retries=3)
+        self._lines: list[Mapping[str, Any]] = []
+        self._bytes = 0
+        self._count = 0
+        self._running: list[Any] = []
+        version.remove(SHARDS)
+
+    def add(self, line: Mapping[str, Any]) -> str:
+        """Put a clip into the current shard, whose name is returned."""
+        size = line["meta"]["num_bytes"]
+        if self._lines and self._bytes + size > self._shard_bytes:
+            self._flush()
+        # The caller goes on to change its line.
+        self._lines.append(json.loads(json.dumps(line)))
+        self._bytes += size
+        return self._name
+
+    def close(self) -> None:
+        """Write the last shard and wait for all."""
+        if self._lines:
+            self._flush()
+        ray.get(self._running)
+
+    @property
+    def _name(self) -> str:
+        return f"{SHARDS}/{self._count:05d}.parquet"
+
+    def _flush(self) -> None:
+        if len(self._running) >= _MAX_RUNNING:
+            (done, *_), self._running = ray.wait(self._running, num_returns=1)
+            ray.get(done)
+        self._running.append(self._write.remote(self._version, self._name, self._lines))
+        self._lines, self._bytes, self._count = [], 0, self._count + 1
+
+
+def write_shard(version: Folder, name: str, lines: list[Mapping[str, Any]]) -> None:
+    """Read the clips' files and write one Parquet file."""
+    file = io.BytesIO()
+    with pq.ParquetWriter(file, SHARD_SCHEMA, compression="zstd") as writer:
+        for at in range(0, len(lines), _ROW_GROUP_CLIPS):
+            rows = [_row(version, line) for line in lines[at : at + _ROW_GROUP_CLIPS]]
+            writer.write_table(pa.Table.from_pylist(rows, schema=SHARD_SCHEMA))
+    version.write(name, file.getvalue())
+
+
+def _row(version: Folder, line: Mapping[str, Any]) -> dict[str, Any]:
+    meta = line["meta"]
+    frames = [
+        version.read(f"{line['frames_dir']}/frame_{number:06d}.jpg")
+        for number in range(1, meta["num_frames"] + 1)
+    ]
+    return {
+        **{name: meta[name] for name in SHARD_SCHEMA.names if name in meta},
+        "id": line["id"],
+        "frames": frames,
+        "audio": version.read(line["audio"]) if line["audio"] else None,
+        "meta": json.dumps(meta, ensure_ascii=False),
+    }

@@ -1,0 +1,318 @@
+"""The stages of a build. Each turns a stream of clip rows into a stream of clip rows.
+
+A stage is made on the driver, cheap and without weights; an actor calls `setup` once. Identity is
+kept by the rows themselves: a stage may reorder, merge or split them, and never pairs by position.
+A row that is not `ok` passes through untouched.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Protocol
+
+import cv2
+import pyarrow as pa
+
+from spark_ray.core.errors import CorruptMedia, WorkerCrashed
+from spark_ray.core.provenance import code_version
+from spark_ray.core.schema import (
+    Clip,
+    FilterDecision,
+    ModelInfo,
+    Reject,
+    Step,
+    clip_id,
+    clips_to_table,
+    table_to_clips,
+)
+from spark_ray.core.storage import Folder, is_remote, open_read
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.layout import (
+    audio_name,
+    clip_provenance,
+    frame_name,
+    manifest_line,
+    reject_line,
+)
+from spark_ray.datasets.ledger import CrashGuard, Outcome, commit_part
+from spark_ray.media.deadline import iterate_with_deadline
+from spark_ray.media.decode import DecodedClip, Span, decode_clips
+from spark_ray.models.captioning import build_captioner
+from spark_ray.models.transcription import build_transcriber
+
+_CLIPS_PER_CALL = 16
+_UPLOAD_THREADS = 16
+
+
+class Stage(Protocol):
+    """A step of the build that runs in an actor."""
+
+    name: str
+    needs_own_actor: bool
+    """Whether it holds weights, and so deserves actors (and a GPU) of its own."""
+
+    def setup(self) -> None: ...
+
+    def process(self, clips: Iterable[Clip]) -> Iterator[Clip]: ...
+
+
+class StagePool:
+    """Consecutive stages in one Ray Data actor: rows pass between them without leaving it."""
+
+    def __init__(self, stages: list[Stage]) -> None:
+        self._stages = stages
+        self._ready = False
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        if not self._ready:
+            # Ray places one actor a core; OpenCV would start a thread for every core in each.
+            cv2.setNumThreads(1)
+            for stage in self._stages:
+                stage.setup()
+            self._ready = True
+        clips: Iterable[Clip] = table_to_clips(table)
+        for stage in self._stages:
+            clips = stage.process(clips)
+        yield clips_to_table(list(clips))
+
+
+class DecodeStage:
+    """Decodes each unit once and yields its clips. A file that can't be used becomes a reject."""
+
+    name = "decode"
+    needs_own_actor = False
+
+    def __init__(
+        self,
+        config: BuildConfig,
+        version: Folder,
+        run_id: str,
+        committed: Mapping[str, Set[str]],
+    ) -> None:
+        self._config = config
+        self._guard = CrashGuard(version, run_id)
+        self._committed = committed
+
+    def setup(self) -> None:
+        pass
+
+    def process(self, clips: Iterable[Clip]) -> Iterator[Clip]:
+        units = list(clips)
+        careful = self._guard.begin_block(units)
+        for unit in units:
+            if unit.status != "ok":
+                yield unit.model_copy(update={"unit_size": 1})
+            elif not careful:
+                yield from self._numbered(unit)
+            elif self._guard.begin_unit(unit):
+                yield from self._numbered(unit)
+                self._guard.end_unit(unit)
+            else:
+                crash = WorkerCrashed("decoding it killed its worker process twice")
+                yield rejected(unit, self.name, crash).model_copy(update={"unit_size": 1})
+
+    def _numbered(self, unit: Clip) -> Iterator[Clip]:
+        """The unit's rows without those committed before, the last with the count of all."""
+        skip = self._committed.get(unit.unit_id, frozenset())
+        last: Clip | None = None
+        size = 0
+        for clip in self._rows(unit):
+            if last is not None and last.clip_id not in skip:
+                yield last
+            last, size = clip, size + 1
+        assert last is not None, "a unit yields at least a reject"
+        yield last.model_copy(update={"unit_size": size})
+
+    def _rows(self, unit: Clip) -> Iterator[Clip]:
+        count = 0
+        try:
+            for decoded in self._decode(unit):
+                count += 1
+                yield self._filter(_decoded_row(unit, decoded))
+            if count == 0:
+                raise CorruptMedia("no frame lies in this span of it")
+        except Exception as error:  # noqa: BLE001 - no file, however odd, may stop the build
+            yield rejected(unit, self.name, error)
+
+    def _decode(self, unit: Clip) -> Iterator[DecodedClip]:
+        def decode() -> Iterator[DecodedClip]:
+            with open_read(unit.source_path) as file:
+                yield from decode_clips(file, Span(unit.start_s, unit.end_s), self._config)
+
+        return iterate_with_deadline(decode, self._config.decode_timeout_s, "decoding one clip")
+
+    def _filter(self, clip: Clip) -> Clip:
+        limit_s = self._config.min_clip_s
+        if clip.duration_s >= limit_s:
+            return clip
+        decision = FilterDecision(name="min_clip_s", value=clip.duration_s, limit=limit_s)
+        return clip.model_copy(
+            update={"status": "filtered", "filtered": decision, "frames": [], "audio": None}
+        )
+
+
+def _decoded_row(unit: Clip, decoded: DecodedClip) -> Clip:
+    assert unit.video_id is not None
+    return unit.model_copy(
+        update={
+            "clip_id": clip_id(unit.video_id, decoded.start_s, decoded.end_s),
+            "start_s": round(decoded.start_s, 6),
+            "end_s": round(decoded.end_s, 6),
+            "video": decoded.info,
+            "samples": decoded.samples,
+            "frames": decoded.frames,
+            "audio": decoded.audio,
+            "scenes": decoded.scenes,
+            "subtitles": decoded.subtitles,
+            "subtitle_language": decoded.subtitle_language,
+            "steps": [Step(name="decode", duration_s=round(decoded.decode_s, 6))],
+        }
+    )
+
+
+def rejected(clip: Clip, stage: str, error: Exception) -> Clip:
+    """The row as a reject: bytes go, what is known of it stays."""
+    reject = Reject(stage=stage, error=type(error).__name__, message=str(error))
+    return clip.model_copy(
+        update={"status": "rejected", "reject": reject, "frames": [], "audio": None}
+    )
+
+
+class ModelStage:
+    """Asks a model about clips, a few at a time, and puts each answer on its own clip.
+
+    Args:
+        name: of the stage, and of the column that it fills.
+        make: builds the backend; called in the actor.
+        call: asks a loaded backend about clips; answers by clip id.
+        needs_own_actor: whether the backend holds weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        column: str,
+        make: Callable[[], Any],
+        call: Callable[[Any, list[Clip]], Mapping[str, Any]],
+        *,
+        needs_own_actor: bool,
+    ) -> None:
+        self.name = name
+        self.needs_own_actor = needs_own_actor
+        self._column = column
+        self._make = make
+        self._call = call
+        self._backend: Any = None
+        self._model: ModelInfo | None = None
+
+    def setup(self) -> None:
+        self._backend = self._make()
+        self._model = self._backend.load()
+
+    def process(self, clips: Iterable[Clip]) -> Iterator[Clip]:
+        stream = iter(clips)
+        while batch := list(islice(stream, _CLIPS_PER_CALL)):
+            sound = [clip for clip in batch if clip.status == "ok"]
+            done = {clip.clip_id: clip for clip in self._ask(sound)} if sound else {}
+            for clip in batch:
+                yield done.get(clip.clip_id, clip)
+
+    def _ask(self, clips: list[Clip]) -> list[Clip]:
+        started = time.perf_counter()
+        try:
+            answers = self._call(self._backend, clips)
+        except Exception as error:  # noqa: BLE001 - any clip may break a model; the others go on
+            if len(clips) == 1:
+                return [rejected(clips[0], self.name, error)]
+            return [done for clip in clips for done in self._ask([clip])]
+        unknown = set(answers) - {clip.clip_id for clip in clips}
+        assert not unknown, f"{self.name} answered for clips that it was not asked about: {unknown}"
+        seconds = round((time.perf_counter() - started) / len(clips), 6)
+        step = Step(name=self.name, duration_s=seconds, model=self._model)
+        return [
+            clip.model_copy(
+                update={self._column: answers.get(clip.clip_id), "steps": [*clip.steps, step]}
+            )
+            for clip in clips
+        ]
+
+
+def caption_stage(config: BuildConfig) -> ModelStage:
+    return ModelStage(
+        "caption",
+        "caption",
+        lambda: build_captioner(config),
+        lambda backend, clips: backend.caption(clips),
+        needs_own_actor=build_captioner(config).uses_accelerator,
+    )
+
+
+def transcribe_stage(config: BuildConfig) -> ModelStage:
+    return ModelStage(
+        "transcribe",
+        "transcript",
+        lambda: build_transcriber(config),
+        lambda backend, clips: backend.transcribe(clips),
+        needs_own_actor=build_transcriber(config).uses_accelerator,
+    )
+
+
+class CommitStage:
+    """Stores pictures and sound, then commits what became of every row in one part.
+
+    Assets go first: a part never names a file that is not there. Killed between the two, the next
+    attempt writes the same bytes to the same places.
+    """
+
+    name = "commit"
+    needs_own_actor = False
+
+    def __init__(self, config: BuildConfig, version: Folder) -> None:
+        self._config = config
+        self._version = version
+
+    def setup(self) -> None:
+        pass
+
+    def process(self, clips: Iterable[Clip]) -> Iterator[Clip]:
+        rows: list[Clip] = []
+        outcomes: list[Outcome] = []
+        for clip in clips:
+            if clip.status == "ok":
+                self._store_assets(clip)
+            outcomes.append(self._outcome(clip))
+            rows.append(clip.model_copy(update={"frames": [], "audio": None}))
+        if outcomes:
+            commit_part(self._version, outcomes)
+        yield from rows
+
+    def _store_assets(self, clip: Clip) -> None:
+        assets = {
+            frame_name(clip.clip_id, number): jpeg for number, jpeg in enumerate(clip.frames, 1)
+        }
+        if clip.audio is not None:
+            assets[audio_name(clip.clip_id, self._config.audio_format)] = clip.audio
+        if is_remote(self._version.location):
+            with ThreadPoolExecutor(_UPLOAD_THREADS) as pool:
+                list(pool.map(self._version.write, assets, assets.values()))
+        else:
+            for name, data in assets.items():
+                self._version.write(name, data)
+
+    def _outcome(self, clip: Clip) -> Outcome:
+        if clip.status == "ok":
+            provenance = clip_provenance(clip, code_version(), full=self._config.provenance)
+            line = manifest_line(clip, self._config.audio_format, provenance)
+        elif clip.status == "rejected":
+            line = reject_line(clip)
+        else:
+            assert clip.filtered is not None
+            line = {"source_path": clip.source_path, **clip.filtered.model_dump()}
+        return Outcome(
+            id=clip.clip_id,
+            status=clip.status,
+            unit_id=clip.unit_id,
+            unit_size=clip.unit_size,
+            line=line,
+        )

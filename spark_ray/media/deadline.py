@@ -1,0 +1,69 @@
+"""A bound in time on reads that may never return.
+
+A read on a dead network mount sits in the kernel and can't be interrupted. So it is done in a thread
+that is left behind when its time is up; the caller goes on. Python threads cost 0.1 ms, a stuck one
+its stack. Decoding also checks the clock by itself (`source.deadline`), so an abandoned thread ends
+as soon as its read returns.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from spark_ray.core.errors import MediaTimeout
+
+Item = TypeVar("Item")
+
+_GRACE_S = 5.0
+
+
+def iterate_with_deadline(
+    produce: Callable[[], Iterator[Item]], item_timeout_s: float, doing: str
+) -> Iterator[Item]:
+    """Items of `produce()`, each within `item_timeout_s` seconds of the one before.
+
+    Raises:
+        MediaTimeout: an item did not come; the thread that makes it is abandoned.
+        Whatever `produce` raises.
+    """
+    done = object()
+    items: queue.Queue[object] = queue.Queue(maxsize=1)
+    abandoned = threading.Event()
+
+    def run() -> None:
+        try:
+            for item in produce():
+                items.put(item)
+                if abandoned.is_set():
+                    return
+            items.put(done)
+        except BaseException as error:  # handed over to the caller's thread, which raises it
+            items.put(_Failure(error))
+
+    threading.Thread(target=run, name="decode", daemon=True).start()
+    try:
+        while True:
+            try:
+                item = items.get(timeout=item_timeout_s + _GRACE_S)
+            except queue.Empty:
+                raise MediaTimeout(
+                    f"{doing} made no progress for {item_timeout_s:g} s (decode_timeout_s)"
+                ) from None
+            if item is done:
+                return
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item  # type: ignore[misc]
+    finally:
+        abandoned.set()
+
+
+class _Failure:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def call_with_deadline(function: Callable[[], Item], timeout_s: float, doing: str) -> Item:
+    """`function()`, or `MediaTimeout` after `timeout_s` seconds."""
+    return next(iterate_with_deadline(lambda: iter([function()]), timeout_s, doing))
