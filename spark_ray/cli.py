@@ -1,27 +1,107 @@
-"""The command line: `spark-ray data build`, `spark-ray demo`, …"""
+"""The command line: `spark-ray data build`, `spark-ray demo`, and what else the house can do."""
 
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import NamedTuple
 
 from spark_ray import __version__
 from spark_ray.core.config import exit_with
-from spark_ray.core.errors import ConfigError, SparkRayError
+from spark_ray.core.errors import (
+    ConfigError,
+    DatasetError,
+    MissingDependency,
+    ModelError,
+    SparkRayError,
+)
 from spark_ray.core.logging import configure_logging
 
-_COMMANDS = {
-    ("data", "build"): ("spark_ray.datasets.commands:build", "video in, published dataset out"),
-}
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+
+class Command(NamedTuple):
+    """A command, and where its function is; imported only when it is called, for a quick --help."""
+
+    words: tuple[str, ...]
+    function: str
+    help: str
+
+
+COMMANDS = (
+    Command(
+        ("data", "build"),
+        "spark_ray.datasets.commands:build",
+        "turn video into a published, versioned dataset; run again to resume",
+    ),
+    Command(
+        ("data", "inspect"),
+        "spark_ray.datasets.commands:inspect",
+        "show a dataset, its versions and single clips",
+    ),
+    Command(
+        ("data", "stats"),
+        "spark_ray.datasets.commands:stats",
+        "count a manifest anew, whatever state it is in",
+    ),
+    Command(
+        ("data", "replay"),
+        "spark_ray.datasets.commands:replay",
+        "try only the rejects again and publish the result as the next version",
+    ),
+    Command(
+        ("data", "export"),
+        "spark_ray.datasets.commands:export",
+        "write a dataset as Parquet, WebDataset or CSV for other tools",
+    ),
+    Command(("demo",), "spark_ray.demo:main", "the whole loop on clips that the demo draws itself"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; see the README for what each status means."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return run(words)
+    if words in (["--version"], ["version"]):
+        print(f"spark-ray {__version__}")
+        return 0
+    command = next((c for c in COMMANDS if tuple(words[: len(c.words)]) == c.words), None)
+    if command is None:
+        return _no_command(words)
+    return run(command.function, words[len(command.words) :])
 
 
-def run(words):
-    target=_COMMANDS[tuple(words[:2])][0]
-    module,_,name=target.partition(":")
-    return getattr(import_module(module),name)(words[2:])
+def run(function: str, arguments: Sequence[str]) -> int:
+    """Call `module:function` and turn its errors into one sentence and an exit status."""
+    configure_logging()
+    module, _, name = function.partition(":")
+    try:
+        call: Callable[[Sequence[str]], int] = getattr(import_module(module), name)
+        return call(arguments)
+    except (ConfigError, DatasetError, ModelError, MissingDependency) as error:
+        return exit_with(error, WRONG_USAGE)
+    except SparkRayError as error:
+        return exit_with(error, FAILED)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0  # the reader, e.g. `head`, has seen enough
+
+
+def _no_command(words: Sequence[str]) -> int:
+    asked_for_help = not words or words[-1] in ("-h", "--help")
+    group = [word for word in words if not word.startswith("-")][:1]
+    known = {command.words[0] for command in COMMANDS}
+    chosen = [c for c in COMMANDS if not group or group[0] not in known or c.words[0] == group[0]]
+    lines = [f"  spark-ray {' '.join(c.words):<13} {c.help}" for c in chosen]
+    text = "\n".join(
+        ["usage: spark-ray COMMAND [settings]", "", *lines, "", "Each command has its own --help."]
+    )
+    if asked_for_help:
+        print(text)
+        return 0
+    print(f"error: unknown command {' '.join(words[:2])!r}\n{text}", file=sys.stderr)
+    return WRONG_USAGE
+
+
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -9,6 +9,7 @@ like JSON: a file called `a,b.mp4` could not be given. Here argparse hands strin
 
 import argparse
 import difflib
+import inspect
 import os
 import sys
 import types
@@ -61,7 +62,9 @@ class JobConfig(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-class _Parser(argparse.ArgumentParser):
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse whose mistakes are our errors, with the nearest known flag."""
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}{self._suggestion(message)}; see {self.prog} --help")
 
@@ -72,7 +75,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = ArgumentParser(
         prog=program,
         description=(cls.__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -92,7 +95,7 @@ def _fields_by_owner(cls: type[JobConfig]) -> dict[type, list[str]]:
     """Fields under the class that declares them, so that `--help` is grouped by room."""
     groups: dict[type, list[str]] = {}
     for owner in cls.__mro__:
-        for name in owner.__dict__.get("__annotations__", {}):
+        for name in inspect.get_annotations(owner):
             if name in cls.model_fields and not any(name in names for names in groups.values()):
                 groups.setdefault(owner, []).append(name)
     return groups

@@ -42,6 +42,10 @@ class NotAVideo(MediaError):
     """The file holds no video that we can demultiplex."""
 
 
+class OutsideInput(MediaError):
+    """A symbolic link leads out of the input folder; following it could publish any file."""
+
+
 class UnsupportedCodec(MediaError):
     """The container is fine, but no decoder here knows its video codec."""
 

@@ -1,8 +1,9 @@
 """The clip: the one data contract of the house.
 
-A *video* is a source file; a *clip* is a span of it and the unit of all work. A clip travels as one
-row of `CLIP_SCHEMA`: every stage fills further columns and none removes one. Pixels and samples stay
-compressed (JPEG, FLAC/WAV) the whole way, so a row is small and any worker can take the next stage.
+A *video* is a source file; a *clip* is a span of it and the unit of all work. A clip travels as
+one row of `CLIP_SCHEMA`: every stage fills further columns and none removes one. Pixels and samples
+stay compressed (JPEG, FLAC/WAV) all the way, so a row is small and any worker can take the next
+stage.
 
 Times are seconds from the clip's start unless a name says otherwise.
 """
@@ -143,6 +144,7 @@ class Clip(Record):
     source_path: str
     source_hash: str | None = None
     status: ClipStatus = "ok"
+    attempt: int = 1
     start_s: float = 0.0
     end_s: float | None = None
     label: str | None = None
@@ -203,6 +205,7 @@ CLIP_SCHEMA = pa.schema(
         "source_path": pa.string(),
         "source_hash": pa.string(),
         "status": pa.string(),
+        "attempt": pa.int32(),
         "start_s": pa.float64(),
         "end_s": pa.float64(),
         "label": pa.string(),
@@ -252,9 +255,7 @@ CLIP_SCHEMA = pa.schema(
                 "attempt": pa.int32(),
             }
         ),
-        "filtered": pa.struct(
-            {"name": pa.string(), "value": pa.float64(), "limit": pa.float64()}
-        ),
+        "filtered": pa.struct({"name": pa.string(), "value": pa.float64(), "limit": pa.float64()}),
         "unit_size": pa.int32(),
     }
 )

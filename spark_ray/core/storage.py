@@ -226,6 +226,13 @@ class Folder:
             if fs.exists(path):
                 fs.rm(path, recursive=True)
 
+    def delete(self) -> None:
+        """Remove the folder itself with all that is in it."""
+        fs, path = filesystem(self.location)
+        with storage_errors(self.location, "remove"):
+            if fs.exists(path):
+                fs.rm(path, recursive=True)
+
     def copy_from(self, source: "Folder", name: str) -> None:
         """Take a file over from another folder: linked on one local disk, copied otherwise."""
         with storage_errors(self / name, "write"):

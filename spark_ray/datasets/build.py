@@ -1,13 +1,15 @@
 """The dataset job: plan, decode, caption, transcribe, commit, publish. Killed, it goes on later."""
 
+import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
@@ -20,7 +22,6 @@ from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import list_inputs
 from spark_ray.datasets.layout import (
-    PLAN,
     RECIPE,
     dataset_name,
     is_published,
@@ -75,17 +76,17 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     """
     version = choose_version(config)
     recipe = check_recipe(version, config)
-    stages = [caption_stage(config), transcribe_stage(config)]  # bad settings show before Ray starts
+    stages = [
+        caption_stage(config),
+        transcribe_stage(config),
+    ]  # bad settings show before Ray starts
     announce(config, version, resumed=recipe is not None)
     with ray_session(config):
         if recipe is None:
             records = _plan_inputs(config)
             begin(version, config, records)
-        elif version.exists(PLAN):
-            records = load_plan(version)
         else:
-            records = _plan_inputs(config)
-            store_plan(version, records)
+            records = load_plan(version)
         run_units(config, version, records, stages)
         return finish(config, version, records)
 
@@ -130,12 +131,15 @@ def ray_session(config: BuildConfig) -> Iterator[None]:
     """A connection to Ray: the caller's, the cluster's, or a local one that ends with the job."""
     ours = not ray.is_initialized()
     if ours:
-        ray.init(
-            address=config.ray_address, log_to_driver=False, logging_level="ERROR",
+        client = ray.init(
+            address=config.ray_address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
             include_dashboard=None if config.dashboard else False,
-        )  # fmt: skip
+        )
         if config.dashboard:
-            print(f"  dashboard    http://{ray.get_runtime_context().dashboard_url}", file=sys.stderr)
+            print(f"  dashboard    http://{client.dashboard_url}", file=sys.stderr)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -147,16 +151,22 @@ def ray_session(config: BuildConfig) -> Iterator[None]:
             ray.shutdown()
 
 
-def begin(version: Folder, config: BuildConfig, records: list[SourceRecord]) -> None:
-    """Write down what is to be done, before anything is."""
+def begin(
+    version: Folder,
+    config: BuildConfig,
+    records: list[SourceRecord],
+    parent: dict[str, Any] | None = None,
+) -> None:
+    """Write down what is to be done; with the recipe, written last, the build has begun."""
     recipe = Recipe(
         fingerprint=config.fingerprint(),
         settings=config.content_settings(),
         code_version=code_version(),
         started=now_iso(),
+        parent=parent,
     )
-    version.write(RECIPE, dump_json(recipe.model_dump()))
     store_plan(version, records)
+    version.write(RECIPE, dump_json(recipe.model_dump()))
 
 
 def _plan_inputs(config: BuildConfig) -> list[SourceRecord]:
@@ -166,7 +176,7 @@ def _plan_inputs(config: BuildConfig) -> list[SourceRecord]:
 
 
 def run_units(
-    config: BuildConfig, version: Folder, records: list[SourceRecord], models: list[Stage]
+    config: BuildConfig, version: Folder, records: list[SourceRecord], models: Sequence[Stage]
 ) -> None:
     """Run every unit of the plan that the parts don't show as done.
 
@@ -192,7 +202,7 @@ def _pipeline(
     version: Folder,
     units: list[Clip],
     durations_s: dict[str, float],
-    models: list[Stage],
+    models: Sequence[Stage],
     committed: Mapping[str, Set[str]],
 ) -> Dataset:
     stages: list[Stage] = [
@@ -204,7 +214,7 @@ def _pipeline(
     cluster = ray.cluster_resources()
     sizes = _pool_sizes(config, pools, cluster)
     blocks = group_units(units, durations_s, sizes[0]["size"], len(units))
-    dataset = ray.data.from_arrow([clips_to_table(block) for block in blocks])
+    dataset: Dataset = ray.data.from_arrow([clips_to_table(block) for block in blocks])
     for pool, resources in zip(pools, sizes, strict=True):
         dataset = dataset.map_batches(
             StagePool,
@@ -233,7 +243,7 @@ def _pools(stages: list[Stage]) -> list[list[Stage]]:
 def _pool_sizes(
     config: BuildConfig, pools: list[list[Stage]], cluster: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Actors and resources of each pool, so that all fit at once: Ray Data waits for ever otherwise.
+    """Actors and resources of each pool, so that all fit at once; else Ray Data waits for ever.
 
     Model actors take GPUs where the cluster has them, and CPUs where not. The commit pool only
     waits for storage, and takes a tenth of a CPU.
@@ -262,7 +272,8 @@ def _pool_sizes(
 def _consume(dataset: Dataset, progress: ProgressReport) -> None:
     statuses: Counter[str] = Counter()
     try:
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            table = cast(pa.Table, batch)
             statuses.update(table["status"].to_pylist())
             units = sum(size is not None for size in table["unit_size"].to_pylist())
             progress.advance(units, _note(statuses))

@@ -1,20 +1,106 @@
-"""What stands behind `spark-ray data …`."""
+"""What stands behind `spark-ray data …`: read arguments, call one function, say what came out."""
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
 
-from spark_ray.core.config import exit_with
-from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError
+from spark_ray.core.config import ArgumentParser
+from spark_ray.datasets.build import BuildResult, build_dataset
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.export import FORMATS, export_dataset
+from spark_ray.datasets.layout import REJECTS, REPORT
+from spark_ray.datasets.replay import replay_rejects
+from spark_ray.datasets.views import dataset_stats, inspect_dataset
+
+_DATASET = "a dataset's folder or s3:// address; add @vN for a version other than the newest"
 
 
 def build(arguments: Sequence[str]) -> int:
     """`spark-ray data build`: see `BuildConfig`."""
-    from spark_ray.datasets.build import build_dataset
-
     started = time.monotonic()
     config = BuildConfig.from_command_line(arguments, "spark-ray data build")
-    result = build_dataset(config)
-    print(result)
+    return _say_result(build_dataset(config), time.monotonic() - started)
+
+
+def replay(arguments: Sequence[str]) -> int:
+    """`spark-ray data replay`."""
+    parser = _parser("replay", "Try only the rejects again; publish the result as a new version.")
+    parser.add_argument(
+        "--ray-address", metavar="ADDRESS", help="Ray cluster to use; unset: a local one"
+    )
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    result = replay_rejects(options.dataset, options.ray_address)
+    if result is None:
+        print(f"nothing changed: every reject of {options.dataset} failed again, or it has none")
+        return 0
+    return _say_result(result, time.monotonic() - started)
+
+
+def inspect(arguments: Sequence[str]) -> int:
+    """`spark-ray data inspect`."""
+    parser = _parser("inspect", "Show a dataset: versions, funnel, settings and first clips.")
+    parser.add_argument("--clip", metavar="ID", help="show one clip in full")
+    options = parser.parse_args(arguments)
+    print(inspect_dataset(options.dataset, options.clip))
     return 0
+
+
+def stats(arguments: Sequence[str]) -> int:
+    """`spark-ray data stats`."""
+    parser = _parser("stats", "Count a manifest anew; empty and broken lines are counted too.")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    print(dataset_stats(options.dataset, as_json=options.json))
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """`spark-ray data export`."""
+    parser = _parser("export", "Write a dataset in a form that other tools read.")
+    parser.add_argument("--to", required=True, metavar="FOLDER", help="folder or s3:// to write to")
+    parser.add_argument(
+        "--format",
+        default="webdataset",
+        metavar="{" + ",".join(FORMATS) + "}",
+        help="webdataset: tar shards; parquet: shards with bytes inline; csv: one row a clip, "
+        "no media (default: webdataset)",
+    )
+    options = parser.parse_args(arguments)
+    count = export_dataset(options.dataset, options.to, options.format)
+    print(f"exported {count} clips as {options.format} to {options.to}")
+    return 0
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        prog=f"spark-ray data {command}", description=description, allow_abbrev=False
+    )
+    parser.add_argument("dataset", metavar="DATASET", help=_DATASET)
+    return parser
+
+
+def _say_result(result: BuildResult, elapsed_s: float) -> int:
+    where = result.version.location
+    if result.publication is None:
+        print(
+            f"nothing published: none of the inputs gave a clip, {_rejects(result.rejects)}; "
+            f"reasons in {where}/{REJECTS}",
+            file=sys.stderr,
+        )
+        return 1
+    done = result.publication
+    print(f"  report       {where}/{REPORT}")
+    print(f"  look inside  spark-ray data inspect {where}")
+    if result.rejects:
+        print(f"  try rejects  spark-ray data replay {where}")
+    print(
+        f"published {where}: {done.clips} clips, {done.frames} frames, {done.hours * 60:.1f} min "
+        f"of video in {elapsed_s:.0f} s, {_rejects(result.rejects)}"
+    )
+    return 0
+
+
+def _rejects(count: int) -> str:
+    return f"{count} reject" + ("" if count == 1 else "s")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from spark_ray.core.errors import ConfigError, StorageError
+from spark_ray.core.errors import ConfigError, OutsideInput, SparkRayError, StorageError
 from spark_ray.core.storage import filesystem, is_remote, local_path, location_of, storage_errors
 
 LIST_SUFFIXES = frozenset((".txt", ".list", ".lst"))
@@ -38,7 +38,7 @@ class InputFile:
 
     location: str
     sidecars: tuple[str, ...] = ()
-    problem: str | None = None
+    problem: SparkRayError | None = None
 
     @property
     def label(self) -> str:
@@ -105,9 +105,9 @@ def _walk(root: Path) -> Iterator[InputFile]:
         texts = _texts_by_stem(visible)
         for name in sorted(visible):
             path = Path(folder, name)
-            problem = None
+            problem: SparkRayError | None = None
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                problem = "it is a symbolic link that leaves the input folder"
+                problem = OutsideInput("it is a symbolic link that leaves the input folder")
             sidecars = tuple(location_of(path.with_name(text)) for text in texts[path.stem])
             yield InputFile(location_of(path), _without(name, sidecars), problem)
 
@@ -144,7 +144,7 @@ def _from_list(path: Path) -> Iterator[InputFile]:
         elif named.exists():
             yield _beside(named)
         else:
-            yield InputFile(location_of(named), problem="it does not exist")
+            yield InputFile(location_of(named), problem=StorageError("it does not exist"))
 
 
 def _expand_remote(given: str) -> Iterator[InputFile]:
@@ -157,7 +157,9 @@ def _expand_remote(given: str) -> Iterator[InputFile]:
             keys = fs.find(path)
         if not keys:
             raise ConfigError(f"input: {given!r} does not exist or holds no file")
-    yield from _remote_files(fs, [key for key in keys if not PurePosixPath(key).name[0] == "."])
+    yield from _remote_files(
+        fs, [key for key in keys if not PurePosixPath(key).name.startswith(".")]
+    )
 
 
 def _remote_files(fs: Any, keys: list[str]) -> Iterator[InputFile]:

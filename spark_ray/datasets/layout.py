@@ -17,7 +17,7 @@ REJECTS = "rejects.jsonl"
 REPORT = "report.html"
 PARTS = "parts"
 RECIPE = f"{PARTS}/recipe.json"
-PLAN = f"{PARTS}/plan.jsonl"
+SOURCES = "sources.jsonl"
 SHARDS = "shards"
 
 _VERSION = re.compile(r"v(\d+)")
@@ -58,7 +58,13 @@ def _version_number(name: str) -> int:
 
 
 def next_version(dataset: Folder) -> str:
-    return f"v{max(map(_version_number, numbered_versions(dataset)), default=0) + 1}"
+    """The number after the highest that is in use; an empty or abandoned folder is not."""
+    used = [
+        _version_number(name)
+        for name in numbered_versions(dataset)
+        if is_published(dataset.sub(name)) or is_unfinished(dataset.sub(name))
+    ]
+    return f"v{max(used, default=0) + 1}"
 
 
 def resolve_published(reference: str) -> Folder:
@@ -73,9 +79,7 @@ def resolve_published(reference: str) -> Folder:
     folder = Folder(location.rstrip("/"))
     if not version and is_published(folder):
         return folder
-    published = [
-        name for name in _versions(folder) if is_published(folder.sub(name))
-    ]
+    published = [name for name in _versions(folder) if is_published(folder.sub(name))]
     if version and version in published:
         return folder.sub(version)
     if not version and published:
@@ -84,7 +88,9 @@ def resolve_published(reference: str) -> Folder:
         raise DatasetError(
             f"{reference}: this version is not finished; run its build command again to resume it"
         )
-    known = f"published versions: {', '.join(published)}" if published else "none is published there"
+    known = (
+        f"published versions: {', '.join(published)}" if published else "none is published there"
+    )
     raise DatasetError(f"{reference}: no such published dataset; {known}")
 
 

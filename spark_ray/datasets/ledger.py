@@ -23,7 +23,7 @@ MAX_CRASHES = 2
 
 
 class Outcome(Record):
-    """A line of a part: what became of one row, and the line that the dataset will publish of it."""
+    """A line of a part: what became of one row, and the line that will be published of it."""
 
     id: str
     status: str
@@ -110,9 +110,9 @@ class Progress:
 class CrashGuard:
     """Finds the unit that kills its worker, so that it is not tried for ever.
 
-    A native crash leaves no exception to catch, and Ray starts the block again on a new worker. A
-    block that is seen a second time in one run is therefore taken one unit at a time, each leaving a
-    mark while it is being decoded; a unit that finds two marks of its own is given up.
+    A native crash leaves no exception to catch, and Ray starts the block again on a new worker. So
+    a block that is seen a second time in one run is taken one unit at a time, each leaving a mark
+    while it is being decoded; a unit that finds two marks of its own is given up.
     """
 
     def __init__(self, version: Folder, run_id: str) -> None:

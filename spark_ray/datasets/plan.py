@@ -8,17 +8,22 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import ray
+from pydantic import Field
 
-from spark_ray.core.errors import MediaError, MediaLimitExceeded, NotAVideo, StorageError
+from spark_ray.core.errors import (
+    MediaLimitExceeded,
+    NotAVideo,
+    SparkRayError,
+)
 from spark_ray.core.provenance import VIDEO_ID_CHARS, content_hash, text_hash
 from spark_ray.core.schema import Clip, FilterDecision, Record, Reject, VideoInfo
 from spark_ray.core.storage import Folder, filesystem, is_remote, local_path, open_read
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile
-from spark_ray.datasets.layout import PLAN
+from spark_ray.datasets.layout import SOURCES
 from spark_ray.media.deadline import call_with_deadline
 from spark_ray.media.source import VIDEO_EXTENSIONS, open_source
 
@@ -27,17 +32,22 @@ _SPAN_TOLERANCE_S = 0.5
 
 
 class SourceRecord(Record):
-    """What a look at one input file found."""
+    """What a look at one input file found.
+
+    `units` are the ids of the spans that this build decodes; None, as in every first build, all.
+    """
 
     location: str
     verdict: Literal["video", "ignored", "duplicate", "filtered", "rejected"]
     label: str | None = None
-    sidecars: list[str] = []
+    sidecars: list[str] = Field(default_factory=list)
     source_hash: str | None = None
     info: VideoInfo | None = None
     duplicate_of: str | None = None
     filtered: FilterDecision | None = None
     reject: Reject | None = None
+    units: list[str] | None = None
+    attempt: int = 1
 
     @property
     def video_id(self) -> str | None:
@@ -53,7 +63,9 @@ def make_plan(
     ]
     scan = ray.remote(scan_files).options(num_cpus=1, max_retries=3)
     settings = ray.put(config)
-    waiting, running, records = iter(chunks), [], []
+    waiting = iter(chunks)
+    running: list[Any] = []
+    records: list[SourceRecord] = []
     window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     while True:
         while len(running) < window and (chunk := next(waiting, None)) is not None:
@@ -80,7 +92,7 @@ def scan_file(file: InputFile, config: BuildConfig) -> SourceRecord:
     )
     try:
         if file.problem:
-            raise StorageError(f"{file.location}: {file.problem}")
+            raise file.problem
         record.info, record.source_hash = call_with_deadline(
             lambda: _look_inside(file.location, config), config.decode_timeout_s, "reading it"
         )
@@ -89,7 +101,7 @@ def scan_file(file: InputFile, config: BuildConfig) -> SourceRecord:
             record.verdict = "ignored"
         else:
             _reject(record, error)
-    except (MediaError, StorageError) as error:
+    except SparkRayError as error:
         _reject(record, error)
     else:
         _apply_limits(record, config)
@@ -121,7 +133,9 @@ def _size_bytes(location: str) -> int:
 
 def _reject(record: SourceRecord, error: Exception) -> None:
     record.verdict = "rejected"
-    record.reject = Reject(stage="ingest", error=type(error).__name__, message=str(error))
+    record.reject = Reject(
+        stage="ingest", error=type(error).__name__, message=str(error), attempt=record.attempt
+    )
 
 
 def _apply_limits(record: SourceRecord, config: BuildConfig) -> None:
@@ -146,7 +160,7 @@ def _apply_limits(record: SourceRecord, config: BuildConfig) -> None:
 
 
 def mark_duplicates(records: list[SourceRecord]) -> list[SourceRecord]:
-    """Of files with the same bytes the first by location stays; the result is sorted by location."""
+    """Of files with the same bytes the first by location stays; the result is sorted by it."""
     first: dict[str, str] = {}
     ordered = sorted(records, key=lambda record: record.location)
     for record in ordered:
@@ -159,11 +173,11 @@ def mark_duplicates(records: list[SourceRecord]) -> list[SourceRecord]:
 
 def store_plan(version: Folder, records: Iterable[SourceRecord]) -> None:
     lines = [record.model_dump_json(exclude_defaults=True) + "\n" for record in records]
-    version.write(PLAN, "".join(lines).encode())
+    version.write(SOURCES, "".join(lines).encode())
 
 
 def load_plan(version: Folder) -> list[SourceRecord]:
-    return [SourceRecord.model_validate(json.loads(line)) for line in version.lines(PLAN)]
+    return [SourceRecord.model_validate(json.loads(line)) for line in version.lines(SOURCES)]
 
 
 def units_of(record: SourceRecord, config: BuildConfig) -> Iterator[Clip]:
@@ -174,6 +188,8 @@ def units_of(record: SourceRecord, config: BuildConfig) -> Iterator[Clip]:
     name = record.video_id or "file-" + text_hash(record.location)[:VIDEO_ID_CHARS]
     for start_s, end_s in spans:
         unit_id = f"{name}@{start_s:.3f}-{'' if end_s is None else format(end_s, '.3f')}"
+        if record.units is not None and unit_id not in record.units:
+            continue
         yield Clip(
             clip_id=unit_id,
             video_id=record.video_id,
@@ -181,6 +197,7 @@ def units_of(record: SourceRecord, config: BuildConfig) -> Iterator[Clip]:
             source_path=record.location,
             source_hash=record.source_hash,
             status="ok" if record.reject is None else "rejected",
+            attempt=record.attempt,
             reject=record.reject,
             label=record.label,
             sidecars=record.sidecars,
@@ -190,7 +207,7 @@ def units_of(record: SourceRecord, config: BuildConfig) -> Iterator[Clip]:
 
 
 def _spans(info: VideoInfo | None, config: BuildConfig) -> list[tuple[float, float | None]]:
-    """Equal spans of at most `clip_max_s`; the last is open, since announced durations are rough."""
+    """Equal spans of at most `clip_max_s`; the last is open: announced durations are rough."""
     duration_s = info.duration if info else 0.0
     if config.split != "fixed" or duration_s <= config.clip_max_s + _SPAN_TOLERANCE_S:
         return [(0.0, None)]

@@ -21,6 +21,7 @@ from spark_ray.datasets.layout import (
     PARTS,
     REJECTS,
     REPORT,
+    SOURCES,
     dataset_name,
 )
 from spark_ray.datasets.ledger import Outcome, Recipe, dump_json, part_names, read_parts
@@ -63,8 +64,8 @@ def publish(
     """
     found = _compact(config, version)
     if not found.statistics.clips:
-        version.remove(MANIFEST)
-        version.remove(PARTS)
+        for name in (MANIFEST, SOURCES, PARTS):
+            version.remove(name)
         return None
     metadata = _metadata(config, version, recipe, records, found)
     write_report(version, metadata)
@@ -160,8 +161,11 @@ def _metadata(
             "ffmpeg": {name: ".".join(map(str, v)) for name, v in av.library_versions.items()},
         },
         "statistics": found.statistics.as_dict(),
-        "funnel": survivor_funnel(
-            records, found.statistics, found.rejects, found.filtered, config
-        ),
-        "files": {"manifest": MANIFEST, "rejects": REJECTS, "report": REPORT},
+        "funnel": survivor_funnel(records, found.statistics, found.rejects, found.filtered, config),
+        "files": {
+            "manifest": MANIFEST,
+            "rejects": REJECTS,
+            "sources": SOURCES,
+            "report": REPORT,
+        },
     }

@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import ray
 
 from spark_ray.core.schema import CLIP_SCHEMA
 from spark_ray.core.storage import Folder
+from spark_ray.datasets.assets import ClipAssets, read_assets
 from spark_ray.datasets.layout import SHARDS
 
 _MAX_RUNNING = 4
@@ -53,7 +55,7 @@ class ShardWriter:
         self._version = version
         self._shard_bytes = shard_bytes
         self._write = ray.remote(write_shard).options(num_cpus=1, max_retries=3)
-        self._lines: list[Mapping[str, Any]] = []
+        self._lines: list[dict[str, Any]] = []
         self._bytes = 0
         self._count = 0
         self._running: list[Any] = []
@@ -87,26 +89,27 @@ class ShardWriter:
         self._lines, self._bytes, self._count = [], 0, self._count + 1
 
 
-def write_shard(version: Folder, name: str, lines: list[Mapping[str, Any]]) -> None:
+def write_shard(version: Folder, name: str, lines: list[dict[str, Any]]) -> None:
     """Read the clips' files and write one Parquet file."""
+    version.write(name, parquet_bytes(read_assets(version, line) for line in lines))
+
+
+def parquet_bytes(clips: Iterable[ClipAssets]) -> bytes:
+    """One Parquet file of `SHARD_SCHEMA`."""
     file = io.BytesIO()
+    stream = iter(clips)
     with pq.ParquetWriter(file, SHARD_SCHEMA, compression="zstd") as writer:
-        for at in range(0, len(lines), _ROW_GROUP_CLIPS):
-            rows = [_row(version, line) for line in lines[at : at + _ROW_GROUP_CLIPS]]
-            writer.write_table(pa.Table.from_pylist(rows, schema=SHARD_SCHEMA))
-    version.write(name, file.getvalue())
+        while group := [_row(clip) for clip in islice(stream, _ROW_GROUP_CLIPS)]:
+            writer.write_table(pa.Table.from_pylist(group, schema=SHARD_SCHEMA))
+    return file.getvalue()
 
 
-def _row(version: Folder, line: Mapping[str, Any]) -> dict[str, Any]:
-    meta = line["meta"]
-    frames = [
-        version.read(f"{line['frames_dir']}/frame_{number:06d}.jpg")
-        for number in range(1, meta["num_frames"] + 1)
-    ]
+def _row(clip: ClipAssets) -> dict[str, Any]:
+    meta = clip.line["meta"]
     return {
         **{name: meta[name] for name in SHARD_SCHEMA.names if name in meta},
-        "id": line["id"],
-        "frames": frames,
-        "audio": version.read(line["audio"]) if line["audio"] else None,
+        "id": clip.line["id"],
+        "frames": clip.frames,
+        "audio": clip.audio,
         "meta": json.dumps(meta, ensure_ascii=False),
     }

@@ -173,7 +173,9 @@ def _decoded_row(unit: Clip, decoded: DecodedClip) -> Clip:
 
 def rejected(clip: Clip, stage: str, error: Exception) -> Clip:
     """The row as a reject: bytes go, what is known of it stays."""
-    reject = Reject(stage=stage, error=type(error).__name__, message=str(error))
+    reject = Reject(
+        stage=stage, error=type(error).__name__, message=str(error), attempt=clip.attempt
+    )
     return clip.model_copy(
         update={"status": "rejected", "reject": reject, "frames": [], "audio": None}
     )

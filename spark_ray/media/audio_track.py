@@ -83,6 +83,6 @@ class AudioTrack:
 
     def _append(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
-            samples = frame.to_ndarray().reshape(-1)
+            samples = frame.to_ndarray().reshape(-1).astype(np.int16, copy=False)
             self._chunks.append(samples)
             self._next += len(samples)

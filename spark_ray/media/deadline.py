@@ -1,9 +1,9 @@
 """A bound in time on reads that may never return.
 
-A read on a dead network mount sits in the kernel and can't be interrupted. So it is done in a thread
-that is left behind when its time is up; the caller goes on. Python threads cost 0.1 ms, a stuck one
-its stack. Decoding also checks the clock by itself (`source.deadline`), so an abandoned thread ends
-as soon as its read returns.
+A read on a dead network mount sits in the kernel and can't be interrupted. So it is done in a
+thread that is left behind when its time is up; the caller goes on. A thread costs 0.1 ms, a stuck
+one its stack. Decoding also checks the clock by itself (`source.deadline`), so an abandoned thread
+ends as soon as its read returns.
 """
 
 import queue
@@ -38,7 +38,7 @@ def iterate_with_deadline(
                 if abandoned.is_set():
                     return
             items.put(done)
-        except BaseException as error:  # handed over to the caller's thread, which raises it
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             items.put(_Failure(error))
 
     threading.Thread(target=run, name="decode", daemon=True).start()

@@ -7,7 +7,7 @@ packet is decoded once, and every consumer looks at the frame while it is there.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import av
 import numpy as np
@@ -160,7 +160,7 @@ class _Pass:
         self._check_integrity()
         yield from self._remaining_clips()
 
-    def _packets(self) -> Iterator[av.Packet]:
+    def _packets(self) -> Iterator[av.Packet[Any]]:
         source = self._source
         streams = [source.video, source.audio if self._sound else None, source.subtitles]
         demuxer = source.container.demux(*[s for s in streams if s is not None])
@@ -185,7 +185,7 @@ class _Pass:
         try:
             source.container.seek(start_pts, stream=source.video)
             landed = next(p for p in source.container.demux(source.video) if p.pts is not None)
-            reached = landed.pts <= start_pts
+            reached = landed.pts is not None and landed.pts <= start_pts
             source.container.seek(start_pts if reached else source.zero_pts, stream=source.video)
         except (FFmpegError, StopIteration):
             source.container.seek(source.zero_pts, stream=source.video)
@@ -245,7 +245,9 @@ class _Pass:
         if self._detector is None:
             return
         pts = frame.pts - self._source.zero_pts if frame.pts is not None else None
-        cuts = self._detector.process(frame, round(time_s / self._time_base_s) if pts is None else pts)
+        cuts = self._detector.process(
+            frame, round(time_s / self._time_base_s) if pts is None else pts
+        )
         self._cuts += cuts
         if self._options.split == "scenes" and cuts:
             for cut in cuts:
@@ -282,11 +284,11 @@ class _Pass:
 
     # Sound ----------------------------------------------------------------------------------------
 
-    def _on_audio(self, packet: av.Packet) -> None:
+    def _on_audio(self, packet: av.Packet[Any]) -> None:
         if self._sound is None:
             return
         try:
-            frames = packet.decode()
+            frames = cast(list[av.AudioFrame], packet.decode())
         except FFmpegError:
             self._sound.errors += 1
             return

@@ -107,7 +107,7 @@ def bgr_pixels(frame: av.VideoFrame, scaler: VideoReformatter) -> NDArray[np.uin
     else:
         frame = scaler.reformat(frame, format="bgr24", threads=1)
     plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
     return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
 
 

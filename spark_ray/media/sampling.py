@@ -6,6 +6,7 @@ so that the decision can be repeated from the recorded scores alone.
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -132,7 +133,9 @@ def _nearest_hash(frame: Thumbnail, kept: list[Thumbnail]) -> int:
     return min(int(np.count_nonzero(frame.hash_bits != other.hash_bits)) for other in kept)
 
 
-def _dropped_by(sample: FrameSample, options: SamplingOptions) -> str | None:
+def _dropped_by(
+    sample: FrameSample, options: SamplingOptions
+) -> Literal["motion", "duplicate"] | None:
     if not options.smart_sampling:
         return None
     if sample.motion is not None and sample.motion < options.motion_threshold:

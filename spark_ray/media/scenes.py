@@ -8,6 +8,7 @@ and the conversion of the pixels that the score looks at.
 import math
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import av
@@ -28,7 +29,9 @@ _PAIRWISE_FORMATS = frozenset(("yuv420p", "yuvj420p"))
 class SceneOptions(BaseModel):
     """How scenes are found."""
 
-    scene_detection: bool = Field(True, description="find hard cuts (PySceneDetect's content score)")
+    scene_detection: bool = Field(
+        True, description="find hard cuts (PySceneDetect's content score)"
+    )
     scene_threshold: float = Field(
         27.0, gt=0, le=255, description="content score, 0 to 255, at which a frame begins a scene"
     )
@@ -91,7 +94,7 @@ def scenes_between(cuts: list[float], start_s: float, end_s: float) -> list[Scen
     edges = [start_s, *inner, end_s]
     return [
         Scene(start_time=round(a - start_s, 6), end_time=round(b - start_s, 6))
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in pairwise(edges)
     ]
 
 
@@ -126,7 +129,9 @@ class Downscaler:
         gathered = self._gathered
         for target, source, rows in zip(gathered.planes, frame.planes, (2, 1, 1), strict=True):
             lines = _lines(source).reshape(-1, rows * source.line_size).take(pairs, axis=0)
-            _lines(target)[:, : source.width] = lines.reshape(-1, source.line_size)[:, : source.width]
+            _lines(target)[:, : source.width] = lines.reshape(-1, source.line_size)[
+                :, : source.width
+            ]
         gathered.colorspace = frame.colorspace
         gathered.color_range = frame.color_range
         return gathered

@@ -24,7 +24,7 @@ from spark_ray.core.errors import (
 from spark_ray.core.schema import VideoInfo
 
 VIDEO_EXTENSIONS = frozenset(
-    ".mp4 .m4v .mov .avi .mkv .webm .ts .mts .m2ts .mpg .mpeg .3gp .3g2".split()
+    (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg")
 )
 """What users call a video. Only decides whether a file that is none is worth a reject."""
 
@@ -100,27 +100,23 @@ def open_source(file: BinaryIO, limits: MediaLimits) -> Iterator[MediaSource]:
     try:
         container = av.open(
             file,
+            "r",
             options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
             metadata_errors="replace",
             buffer_size=_READ_BYTES,
         )
     except FFmpegError as error:
-        raise _unreadable(error) from error
-    except UnicodeDecodeError as error:
-        raise CorruptMedia("its metadata is damaged") from error
+        raise NotAVideo(
+            "it is no readable video: not MP4, MOV, MKV, WebM, AVI or MPEG-TS inside, "
+            "or cut off before its index"
+        ) from error
     try:
         yield _choose_streams(container, limits)
     except FFmpegError as error:
-        raise _unreadable(error) from error
+        raise CorruptMedia(f"it can't be demultiplexed: {error.strerror}") from error
     finally:
         with suppress(FFmpegError):
             container.close()
-
-
-def _unreadable(error: FFmpegError) -> Exception:
-    if isinstance(error, av.error.InvalidDataError | av.error.EOFError):
-        return NotAVideo("it holds no readable video container (MP4, MOV, MKV, WebM, AVI, MPEG-TS)")
-    return CorruptMedia(f"it can't be demultiplexed: {error.strerror}")
 
 
 def _choose_streams(container: InputContainer, limits: MediaLimits) -> MediaSource:
@@ -169,7 +165,7 @@ def _best_video(container: InputContainer) -> av.VideoStream:
     if not candidates:
         raise NotAVideo("it has no video stream")
     best = container.streams.best("video")
-    return best if best in candidates else candidates[0]  # type: ignore[return-value]
+    return best if best in candidates else candidates[0]
 
 
 def _best_audio(container: InputContainer, language: str | None) -> av.AudioStream | None:
@@ -179,7 +175,7 @@ def _best_audio(container: InputContainer, language: str | None) -> av.AudioStre
         return preferred[0]
     best = container.streams.best("audio")
     if best in decodable:
-        return best  # type: ignore[return-value]
+        return best
     return decodable[0] if decodable else None
 
 

@@ -1,10 +1,13 @@
 """Subtitles that are embedded in the container."""
 
 from fractions import Fraction
+from typing import Any, cast
 
 import av
 import pysubs2
 from av.error import FFmpegError
+from av.subtitles.codeccontext import SubtitleCodecContext
+from av.subtitles.subtitle import AssSubtitle
 
 from spark_ray.core.schema import Segment
 from spark_ray.media.source import MediaSource
@@ -19,16 +22,18 @@ class SubtitleTrack:
         self._source = source
         self._cues: list[Segment] = []
 
-    def push(self, packet: av.Packet) -> None:
-        if packet.pts is None or not packet.duration:
+    def push(self, packet: av.Packet[Any]) -> None:
+        if self._source.subtitles is None or packet.pts is None or not packet.duration:
             return
+        codec = cast(SubtitleCodecContext, self._source.subtitles.codec_context)
         try:
-            subtitles = self._source.subtitles.codec_context.decode2(packet)
+            subtitles = codec.decode2(packet)
         except FFmpegError:
             return
         start = self._source.seconds(packet.pts, packet.time_base)
         end = start + float(packet.duration * Fraction(packet.time_base))
         for rect in subtitles.rects if subtitles else ():
+            assert isinstance(rect, AssSubtitle), "only text subtitles are chosen"
             text = ass_text(rect.ass.decode("utf-8", "replace"))
             if text:
                 self._cues.append(Segment(start=start, end=end, text=text))

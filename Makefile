@@ -1,0 +1,45 @@
+# Two commands: `make demo` and `make test`. Both install what they need into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := requirements/constraints.txt
+EXTRAS := models,whisper,faster-whisper,s3,demo,dev
+INSTALLED := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+export HF_HUB_OFFLINE ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: demo test bench lint format install clean
+
+demo: $(INSTALLED)
+	$(BIN)/spark-ray demo
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(INSTALLED)
+
+# torch comes first and pinned, or a later package would pull its newest CUDA build.
+$(INSTALLED): pyproject.toml requirements/no-deps.txt $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/no-deps.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,0 +1,167 @@
+"""Trying only the rejects of a version again.
+
+A published version never changes. A replay is a build of the next version whose first parts are all
+that its parent holds, and whose plan is the parent's rejects: what could not be used then, because
+a file was damaged or a model fell over, is tried once more with the same settings.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+from spark_ray.core.errors import ConfigError, DatasetError
+from spark_ray.core.progress import ProgressReport
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
+from spark_ray.datasets.build import BuildResult, begin, finish, ray_session, run_units
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.ingest import InputFile, list_inputs
+from spark_ray.datasets.layout import (
+    METADATA,
+    RECIPE,
+    REJECTS,
+    asset_folder,
+    audio_name,
+    frame_name,
+    is_unfinished,
+    next_version,
+    numbered_versions,
+    resolve_published,
+)
+from spark_ray.datasets.ledger import Outcome, Recipe, commit_part, read_parts
+from spark_ray.datasets.plan import SourceRecord, load_plan, make_plan, mark_duplicates
+from spark_ray.datasets.stages import caption_stage, transcribe_stage
+
+_PARENT_UNIT = "parent"
+_LINES_PER_PART = 1000
+
+
+def replay_rejects(reference: str, ray_address: str | None = None) -> BuildResult | None:
+    """Try the rejects of a published version again; publish what came of it as the next version.
+
+    Returns None, and publishes nothing, when no reject became a clip.
+
+    Raises:
+        DatasetError: there is no such dataset.
+    """
+    parent = resolve_published(reference)
+    metadata = json.loads(parent.read(METADATA))
+    rejects = [json.loads(line) for line in parent.lines(REJECTS)]
+    if not rejects:
+        return None
+    dataset = Folder(parent.location.rpartition("/")[0])
+    origin = {"version": metadata["version"], "manifest_sha256": metadata["manifest_sha256"]}
+    version = _unfinished_replay(dataset, origin) or dataset.sub(next_version(dataset))
+    config = BuildConfig.from_values(
+        **metadata["config"],
+        output=dataset.location,
+        version=version.location.rpartition("/")[2],
+        ray_address=ray_address,
+    )
+    print(f"Replaying {len(rejects)} rejects of {parent.location} into {version.location}",
+          file=sys.stderr)  # fmt: skip
+    with ray_session(config):
+        if not version.exists(RECIPE):
+            _carry_over(parent, version, config, metadata["statistics"]["clips"])
+            begin(version, config, _records_to_retry(parent, rejects, config), origin)
+        records = load_plan(version)
+        run_units(config, version, records, [caption_stage(config), transcribe_stage(config)])
+        if not _recovered(parent, version):
+            version.delete()
+            return None
+        return finish(config, version, records)
+
+
+def _unfinished_replay(dataset: Folder, origin: dict[str, Any]) -> Folder | None:
+    for name in numbered_versions(dataset):
+        version = dataset.sub(name)
+        if is_unfinished(version):
+            recipe = Recipe.model_validate_json(version.read(RECIPE))
+            if recipe.parent == origin:
+                return version
+    return None
+
+
+def _carry_over(parent: Folder, version: Folder, config: BuildConfig, clips: int) -> None:
+    """Bring every clip of the parent into the new version, as if it had been built here."""
+    has_files = config.format != "parquet"
+    stream = (
+        (ClipAssets(line, [], None) for line in manifest_lines(parent))
+        if has_files
+        else published_clips(parent)
+    )
+    with ProgressReport("Carrying over", clips, "clips") as progress:
+        while group := list(islice(stream, _LINES_PER_PART)):
+            for clip in group:
+                if has_files:
+                    _link_assets(parent, version, clip.line)
+                else:
+                    _write_assets(version, clip, config.audio_format)
+            commit_part(version, [_outcome(clip.line, clips) for clip in group])
+            progress.advance(len(group))
+
+
+def _link_assets(parent: Folder, version: Folder, line: dict[str, Any]) -> None:
+    for number in range(1, line["meta"]["num_frames"] + 1):
+        version.copy_from(parent, frame_name(line["id"], number))
+    if line["audio"]:
+        version.copy_from(parent, line["audio"])
+
+
+def _write_assets(version: Folder, clip: ClipAssets, audio_format: str) -> None:
+    for number, jpeg in enumerate(clip.frames, 1):
+        version.write(frame_name(clip.line["id"], number), jpeg)
+    clip.line["frames_dir"] = f"{asset_folder(clip.line['id'])}/frames"
+    if clip.audio is not None:
+        clip.line["audio"] = audio_name(clip.line["id"], audio_format)
+        version.write(clip.line["audio"], clip.audio)
+
+
+def _outcome(line: dict[str, Any], clips: int) -> Outcome:
+    """The line as it was before publishing, which adds the configuration and the shard."""
+    line["meta"]["provenance"].pop("config", None)
+    line["meta"].pop("shard", None)
+    return Outcome(id=line["id"], status="ok", unit_id=_PARENT_UNIT, unit_size=clips, line=line)
+
+
+def _records_to_retry(
+    parent: Folder, rejects: Iterable[dict[str, Any]], config: BuildConfig
+) -> list[SourceRecord]:
+    """The parent's plan, reduced to what was rejected; files that failed as a whole are looked at
+    anew, except links out of the input folder, which stay where they are."""
+    units: defaultdict[str, list[str]] = defaultdict(list)
+    for line in rejects:
+        units[line["source_path"]].append(line["unit_id"])
+    records = load_plan(parent)
+    for record in records:
+        if record.verdict == "video":
+            record.units = units.get(record.location, [])
+            record.attempt += bool(record.units)
+    failed = {
+        r.location: r
+        for r in records
+        if r.verdict == "rejected" and r.reject is not None and r.reject.error != "OutsideInput"
+    }
+    files = [_still_there(location) for location in failed]
+    with ProgressReport("Looking at files", len(files), "files") as progress:
+        again = make_plan(files, config, progress.advance)
+    for record in again:
+        record.attempt = failed[record.location].attempt + 1
+        if record.reject is not None:
+            record.reject.attempt = record.attempt
+    return mark_duplicates([r for r in records if r.location not in failed] + again)
+
+
+def _still_there(location: str) -> InputFile:
+    try:
+        return next(file for file in list_inputs([location]) if file.location == location)
+    except (ConfigError, StopIteration):
+        return InputFile(location, problem=DatasetError("it does not exist any more"))
+
+
+def _recovered(parent: Folder, version: Folder) -> bool:
+    had = {line["id"] for line in manifest_lines(parent)}
+    return any(o.status == "ok" and o.id not in had for o in read_parts(version))
