@@ -4,6 +4,8 @@ The usual preparation runs a program for each of these, and decodes the file eve
 packet is decoded once, and every consumer looks at the frame while it is there.
 """
 
+from __future__ import annotations  # PyAV's packets are generic for type checkers alone
+
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

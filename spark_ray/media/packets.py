@@ -3,6 +3,8 @@
 All push packets in file order and hand back frames in presentation order.
 """
 
+from __future__ import annotations  # PyAV's packets are generic for type checkers alone
+
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -13,8 +15,6 @@ from av.video.stream import VideoStream
 from spark_ray.media.sampling import SamplingGrid
 from spark_ray.media.source import MediaSource
 
-Packet = av.Packet[VideoStream]
-
 _EPSILON_S = 1e-6
 
 
@@ -24,7 +24,7 @@ class VideoDecoder(Protocol):
     packets: int
     errors: int
 
-    def push(self, packet: Packet) -> list[av.VideoFrame]: ...
+    def push(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]: ...
 
     def finish(self) -> list[av.VideoFrame]: ...
 
@@ -37,14 +37,14 @@ class FullDecoder:
         self.packets = 0
         self.errors = 0
 
-    def push(self, packet: Packet) -> list[av.VideoFrame]:
+    def push(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]:
         self.packets += 1
         return self._decode(packet)
 
     def finish(self) -> list[av.VideoFrame]:
         return self._decode(None)
 
-    def _decode(self, packet: Packet | None) -> list[av.VideoFrame]:
+    def _decode(self, packet: av.Packet[VideoStream] | None) -> list[av.VideoFrame]:
         try:
             return self._codec.decode(packet)
         except FFmpegError:
@@ -79,14 +79,14 @@ class SparseDecoder:
         self._source = source
         self._codec = source.video.codec_context
         self._grid = grid
-        self._held: list[Packet] = []
+        self._held: list[av.Packet[VideoStream]] = []
         self._target_found_s: float | None = None
         self._target_s = grid.next_s
         self._needs_keyframe = True
         self.packets = 0
         self.errors = 0
 
-    def push(self, packet: Packet) -> list[av.VideoFrame]:
+    def push(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]:
         self.packets += 1
         frames: list[av.VideoFrame] = []
         if packet.pts is None:
@@ -117,11 +117,11 @@ class SparseDecoder:
         held, self._held = self._held, []
         return [frame for packet in held for frame in self._feed(packet)]
 
-    def _feed(self, packet: Packet) -> Iterator[av.VideoFrame]:
+    def _feed(self, packet: av.Packet[VideoStream]) -> Iterator[av.VideoFrame]:
         self._codec.skip_frame = "DEFAULT" if self._may_be_target(packet) else "NONREF"
         yield from self._decode(packet)
 
-    def _may_be_target(self, packet: Packet) -> bool:
+    def _may_be_target(self, packet: av.Packet[VideoStream]) -> bool:
         """Whether this frame could be the first at or after the next target time."""
         if packet.pts is None:
             return True
@@ -135,7 +135,7 @@ class SparseDecoder:
         self._target_found_s = time_s
         return True
 
-    def _decode(self, packet: Packet | None) -> list[av.VideoFrame]:
+    def _decode(self, packet: av.Packet[VideoStream] | None) -> list[av.VideoFrame]:
         try:
             return self._codec.decode(packet)
         except FFmpegError:

@@ -1,5 +1,7 @@
 """Subtitles that are embedded in the container."""
 
+from __future__ import annotations  # PyAV's packets are generic for type checkers alone
+
 from fractions import Fraction
 from typing import Any, cast
 
