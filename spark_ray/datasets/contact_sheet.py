@@ -75,11 +75,8 @@ class SampledClip:
 
 def dropped_text(frame: Mapping[str, Any]) -> str:
     """A dropped frame's time, the rule that dropped it, and what that rule saw."""
-    seen = [
-        f"{name} {value:.3g}"
-        for name, value in (("motion", frame["motion"]), ("distance", frame["hash_distance"]))
-        if value is not None
-    ]
+    values = {"motion": frame["motion"], "distance": frame.get("hash_distance")}
+    seen = [f"{name} {value:.3g}" for name, value in values.items() if value is not None]
     return f"{frame['time']:.2f} s: {frame['dropped_by']} ({', '.join(seen)})"
 
 

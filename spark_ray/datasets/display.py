@@ -43,13 +43,15 @@ def bytes_text(count: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """`0.21 s`, `4 min 10 s` or `3 h 20 min`."""
+    """`0.21 s`, `4 min 10 s`, `3 h 20 min` or `12.5 h`."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"
-    return f"{minutes // 60:,} h {minutes % 60} min"
+    if minutes < 600:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{seconds / 3600:,.1f} h"
 
 
 def percent_text(part: float, whole: float) -> str:

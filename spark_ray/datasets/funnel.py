@@ -50,7 +50,7 @@ def _level(unit: str, funnel: Mapping[str, Any]) -> Level:
         found=counts["found"] - others,
         kept=counts["kept"],
         losses=tuple(loss for loss in _losses(unit, funnel) if loss.count),
-        beside=f"{others:,} other files are no videos" if others else "",
+        beside=f"besides {others:,} that held no video" if others else "",
     )
 
 

@@ -133,9 +133,16 @@ class _Span(BaseModel):
     end_time: FiniteFloat
 
 
+class _Segment(BaseModel):
+    start: FiniteFloat
+    end: FiniteFloat
+    text: str
+
+
 class _Dropped(BaseModel):
     time: FiniteFloat
     motion: FiniteFloat | None
+    hash_distance: int | None = None
     dropped_by: str
 
 
@@ -170,6 +177,8 @@ class _Meta(BaseModel):
     source_path: str
     video_id: str | None = None
     label: str | None = None
+    start: FiniteFloat = 0.0
+    end: FiniteFloat | None = None
     duration: _Seconds
     num_frames: _Count
     num_bytes: _Count = 0
@@ -177,8 +186,10 @@ class _Meta(BaseModel):
     frame_motion: list[FiniteFloat | None] = []
     dropped_frames: list[_Dropped] = []
     caption: str | None
+    all_captions: list[str] = []
     transcript: str | None
     language: str | None = None
+    segments: list[_Segment] = []
     scenes: list[_Span]
     video_info: _VideoInfo
     provenance: _Provenance

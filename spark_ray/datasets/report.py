@@ -13,10 +13,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic_core import to_jsonable_python
 
 from spark_ray.core.storage import Folder
-from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.contact_sheet import dropped_text, sample_clips
 from spark_ray.datasets.display import (
     TEXT_LAYOUT,
@@ -30,6 +28,7 @@ from spark_ray.datasets.display import (
 from spark_ray.datasets.funnel import funnel_levels
 from spark_ray.datasets.layout import REJECTS, REPORT
 from spark_ray.datasets.plots import histogram_svg
+from spark_ray.datasets.settings import explain_settings
 
 _TABLE_ROWS = 20
 _REJECT_EXAMPLES = 3
@@ -67,7 +66,7 @@ def write_report(version: Folder, metadata: dict[str, Any]) -> None:
             filters=metadata["funnel"]["filters"],
             tables={name: _top(metadata["statistics"][name]) for name in _COMPOSITION},
             steps=_top(metadata["statistics"]["step_seconds"]),
-            settings=_settings(metadata["config"]),
+            settings=explain_settings(metadata["config"]),
             clips=clips,
         )
     )
@@ -161,21 +160,3 @@ def _top(counts: Mapping[str, float]) -> dict[str, Any]:
         "more": len(rest),
         "more_count": sum(count for _, count in rest),
     }
-
-
-def _settings(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every setting with its meaning; those that differ from their default first."""
-    settings = []
-    for name, value in config.items():
-        known = BuildConfig.model_fields.get(name)
-        default = known.get_default(call_default_factory=True) if known else None
-        is_required = known is not None and known.is_required()
-        settings.append(
-            {
-                "name": name,
-                "value": value,
-                "meaning": (known.description if known else None) or "",
-                "changed": is_required or value != to_jsonable_python(default, fallback=str),
-            }
-        )
-    return sorted(settings, key=lambda setting: not setting["changed"])
