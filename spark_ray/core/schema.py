@@ -13,7 +13,8 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-ClipStatus = Literal["ok", "filtered", "rejected"]
+ClipStatus = Literal["ok", "filtered", "rejected", "aborted"]
+"""`aborted` is no clip: a stage could not go on at all, and its reason ends the build."""
 
 
 class Record(BaseModel):

@@ -113,7 +113,7 @@ def open_read(location: str) -> BinaryIO:
     with storage_errors(location, "read"):
         if is_remote(location):
             fs, path = filesystem(location)
-            return fs.open(path, "rb", block_size=4 << 20)  # type: ignore[no-any-return]
+            return fs.open(path, "rb", block_size=4 << 20)
         path_ = local_path(location)
         if path_.exists() and not path_.is_file():
             raise StorageError(f"{location}: it is not a regular file")

@@ -11,16 +11,22 @@ from uuid import uuid4
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
-from spark_ray.core.errors import DatasetError, SparkRayError
+from spark_ray.core.errors import (
+    ConfigError,
+    DatasetError,
+    ModelError,
+    SparkRayError,
+    StorageError,
+)
 from spark_ray.core.logging import get_logger
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.schema import Clip, clips_to_table
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
-from spark_ray.datasets.ingest import list_inputs
+from spark_ray.datasets.ingest import InputFile, list_inputs
 from spark_ray.datasets.layout import (
     RECIPE,
     dataset_name,
@@ -80,10 +86,11 @@ def build_dataset(config: BuildConfig) -> BuildResult:
         caption_stage(config),
         transcribe_stage(config),
     ]  # bad settings show before Ray starts
+    files = list_inputs(config.input) if recipe is None else []
     announce(config, version, resumed=recipe is not None)
     with ray_session(config):
         if recipe is None:
-            records = _plan_inputs(config)
+            records = plan_inputs(files, config)
             begin(version, config, records)
         else:
             records = load_plan(version)
@@ -143,7 +150,6 @@ def ray_session(config: BuildConfig) -> Iterator[None]:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.raise_original_map_exception = True
     try:
         yield
     finally:
@@ -169,8 +175,7 @@ def begin(
     version.write(RECIPE, dump_json(recipe.model_dump()))
 
 
-def _plan_inputs(config: BuildConfig) -> list[SourceRecord]:
-    files = list_inputs(config.input)
+def plan_inputs(files: list[InputFile], config: BuildConfig) -> list[SourceRecord]:
     with ProgressReport("Looking at files", len(files), "files") as progress:
         return make_plan(files, config, progress.advance)
 
@@ -211,95 +216,86 @@ def _pipeline(
         CommitStage(config, version),
     ]
     pools = _pools(stages)
-    cluster = ray.cluster_resources()
-    sizes = _pool_sizes(config, pools, cluster)
-    blocks = group_units(units, durations_s, sizes[0]["size"], len(units))
-    dataset: Dataset = ray.data.from_arrow([clips_to_table(block) for block in blocks])
-    for pool, resources in zip(pools, sizes, strict=True):
+    placement = _placement(config, pools, ray.cluster_resources())
+    decoders = config.decode_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    blocks = group_units(units, durations_s, decoders, len(units))
+    dataset: Dataset = ray.data.from_blocks([clips_to_table(block) for block in blocks])
+    for pool, options in zip(pools, placement, strict=True):
+        where: dict[str, Any] = (
+            {"fn": StagePool, "fn_constructor_args": (pool.stages,)}
+            if pool.holds_weights
+            else {"fn": pool.run}
+        )
         dataset = dataset.map_batches(
-            StagePool,
-            fn_constructor_args=(pool,),
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=resources["size"], max_tasks_in_flight_per_actor=2),
-            num_cpus=resources["num_cpus"],
-            num_gpus=resources["num_gpus"],
+            **where, **options, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
         )
     return dataset
 
 
-def _pools(stages: list[Stage]) -> list[list[Stage]]:
+def _pools(stages: Sequence[Stage]) -> list[StagePool]:
     """Stages that hold weights get actors of their own; the others share with their neighbours."""
-    pools: list[list[Stage]] = []
+    pools: list[StagePool] = []
     for stage in stages:
-        if pools and not stage.needs_own_actor and not pools[-1][-1].needs_own_actor:
-            pools[-1].append(stage)
+        if pools and not stage.holds_weights and not pools[-1].holds_weights:
+            pools[-1].stages.append(stage)
         else:
-            pools.append([stage])
+            pools.append(StagePool([stage]))
     return pools
 
 
-def _pool_sizes(
-    config: BuildConfig, pools: list[list[Stage]], cluster: Mapping[str, float]
+def _placement(
+    config: BuildConfig, pools: Sequence[StagePool], cluster: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Actors and resources of each pool, so that all fit at once; else Ray Data waits for ever.
+    """Where each pool runs, so that all fit at once; else Ray Data waits for ever.
 
-    Model actors take GPUs where the cluster has them, and CPUs where not. The commit pool only
+    Model actors take GPUs where the cluster has them, and CPUs where not. The rest are tasks, as
+    many as there are CPUs, also when the cluster grows meanwhile. Committing behind a model mostly
     waits for storage, and takes a tenth of a CPU.
     """
     cpus, gpus = cluster.get("CPU", 1.0), cluster.get("GPU", 0.0)
     workers = {"caption": config.caption_workers, "transcribe": config.transcription_workers}
-    model_pools = [pool for pool in pools if pool[0].needs_own_actor]
     on_gpu = bool(gpus) and config.model_gpus > 0
-    model_cpus = 0.0 if on_gpu else float(sum(workers[pool[0].name] for pool in model_pools))
-    reserved = 0.2 if model_pools else 0.0
-    decoders = config.decode_workers or max(1, int(cpus - model_cpus - reserved))
-    share = min(1.0, (cpus - reserved) / (decoders + model_cpus))
-    sizes = []
+    actors = sum(workers[pool.stages[0].name] for pool in pools if pool.holds_weights)
+    on_cpu = 0 if on_gpu else actors
+    # A CPU each, unless the models leave less than one for decoding.
+    share = min(1.0, (cpus - 0.2) / (1 + on_cpu)) if actors else 1.0
+    placement: list[dict[str, Any]] = []
     for pool in pools:
-        if pool[0].needs_own_actor:
-            cpu = {"num_cpus": 0.0, "num_gpus": config.model_gpus} if on_gpu else {
-                "num_cpus": share, "num_gpus": 0.0}  # fmt: skip
-            sizes.append({"size": workers[pool[0].name], **cpu})
-        elif pool[0].name == "decode":
-            sizes.append({"size": decoders, "num_cpus": share, "num_gpus": 0.0})
+        name = pool.stages[0].name
+        if pool.holds_weights:
+            actors_of = ActorPoolStrategy(size=workers[name], max_tasks_in_flight_per_actor=2)
+            gpu = {"num_gpus": config.model_gpus, "num_cpus": 0} if on_gpu else {"num_cpus": share}
+            placement.append({"compute": actors_of, **gpu})
+        elif name == "decode":
+            tasks = TaskPoolStrategy(size=config.decode_workers)
+            placement.append({"compute": tasks, "num_cpus": share})
         else:
-            sizes.append({"size": 1, "num_cpus": 0.1, "num_gpus": 0.0})
-    return sizes
+            placement.append({"compute": TaskPoolStrategy(), "num_cpus": 0.1})
+    return placement
 
 
 def _consume(dataset: Dataset, progress: ProgressReport) -> None:
     statuses: Counter[str] = Counter()
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            table = cast(pa.Table, batch)
-            statuses.update(table["status"].to_pylist())
-            units = sum(size is not None for size in table["unit_size"].to_pylist())
-            progress.advance(units, _note(statuses))
-    except Exception as error:
-        raise _original(error) from error
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        table = cast(pa.Table, batch)
+        statuses.update(table["status"].to_pylist())
+        if statuses["aborted"]:
+            raise _reason(table)
+        units = sum(size is not None for size in table["unit_size"].to_pylist())
+        progress.advance(units, _note(statuses))
+
+
+def _reason(table: pa.Table) -> SparkRayError:
+    """The error that an actor sent instead of raising it."""
+    reject = next(r["reject"] for r in table.to_pylist() if r["status"] == "aborted")
+    kinds = {kind.__name__: kind for kind in (ConfigError, DatasetError, ModelError, StorageError)}
+    return kinds.get(reject["error"], SparkRayError)(reject["message"])
 
 
 def _note(statuses: Counter[str]) -> str:
     parts = [f"{statuses['ok']} clips"]
     parts += [f"{statuses[name]} {name}" for name in ("rejected", "filtered") if statuses[name]]
     return ", ".join(parts)
-
-
-def _original(error: BaseException) -> BaseException:
-    """Our own error, out of the wrappers that Ray puts around what an actor raises."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, SparkRayError):
-            return seen if type(seen).__module__.startswith("spark_ray") else _unwrapped(seen)
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return error
-
-
-def _unwrapped(error: SparkRayError) -> BaseException:
-    # Ray raises a class of its own making that inherits from ours and prints the whole traceback.
-    return getattr(error, "cause", error)
 
 
 def finish(config: BuildConfig, version: Folder, records: list[SourceRecord]) -> BuildResult:

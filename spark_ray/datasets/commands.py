@@ -1,17 +1,20 @@
-"""What stands behind `spark-ray data …`: read arguments, call one function, say what came out."""
+"""What stands behind `spark-ray data …`: read arguments, call one function, say what came out.
+
+Each command imports what it needs itself: Ray alone takes two seconds, too long for a `--help`.
+"""
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from spark_ray.core.config import ArgumentParser
-from spark_ray.datasets.build import BuildResult, build_dataset
 from spark_ray.datasets.config import BuildConfig
-from spark_ray.datasets.export import FORMATS, export_dataset
 from spark_ray.datasets.layout import REJECTS, REPORT
-from spark_ray.datasets.replay import replay_rejects
-from spark_ray.datasets.views import dataset_stats, inspect_dataset
+
+if TYPE_CHECKING:
+    from spark_ray.datasets.build import BuildResult
 
 _DATASET = "a dataset's folder or s3:// address; add @vN for a version other than the newest"
 
@@ -20,6 +23,8 @@ def build(arguments: Sequence[str]) -> int:
     """`spark-ray data build`: see `BuildConfig`."""
     started = time.monotonic()
     config = BuildConfig.from_command_line(arguments, "spark-ray data build")
+    from spark_ray.datasets.build import build_dataset
+
     return _say_result(build_dataset(config), time.monotonic() - started)
 
 
@@ -30,6 +35,8 @@ def replay(arguments: Sequence[str]) -> int:
         "--ray-address", metavar="ADDRESS", help="Ray cluster to use; unset: a local one"
     )
     options = parser.parse_args(arguments)
+    from spark_ray.datasets.replay import replay_rejects
+
     started = time.monotonic()
     result = replay_rejects(options.dataset, options.ray_address)
     if result is None:
@@ -43,6 +50,8 @@ def inspect(arguments: Sequence[str]) -> int:
     parser = _parser("inspect", "Show a dataset: versions, funnel, settings and first clips.")
     parser.add_argument("--clip", metavar="ID", help="show one clip in full")
     options = parser.parse_args(arguments)
+    from spark_ray.datasets.views import inspect_dataset
+
     print(inspect_dataset(options.dataset, options.clip))
     return 0
 
@@ -52,12 +61,16 @@ def stats(arguments: Sequence[str]) -> int:
     parser = _parser("stats", "Count a manifest anew; empty and broken lines are counted too.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
+    from spark_ray.datasets.views import dataset_stats
+
     print(dataset_stats(options.dataset, as_json=options.json))
     return 0
 
 
 def export(arguments: Sequence[str]) -> int:
     """`spark-ray data export`."""
+    from spark_ray.datasets.export import FORMATS, export_dataset
+
     parser = _parser("export", "Write a dataset in a form that other tools read.")
     parser.add_argument("--to", required=True, metavar="FOLDER", help="folder or s3:// to write to")
     parser.add_argument(
@@ -81,7 +94,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _say_result(result: BuildResult, elapsed_s: float) -> int:
+def _say_result(result: "BuildResult", elapsed_s: float) -> int:
     where = result.version.location
     if result.publication is None:
         print(

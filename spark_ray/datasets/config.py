@@ -46,7 +46,7 @@ class ClusterOptions(BaseModel):
         False, description="also start the Ray dashboard, when the job starts a local cluster"
     )
     decode_workers: int | None = Field(
-        None, ge=1, description="decoding actors; unset: every CPU that no model needs"
+        None, ge=1, description="decoding tasks at a time; unset: as many as the cluster has CPUs for"
     )
     caption_workers: int = Field(1, ge=1, description="actors that caption")
     transcription_workers: int = Field(1, ge=1, description="actors that transcribe")

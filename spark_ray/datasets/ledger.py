@@ -53,6 +53,8 @@ def check_recipe(version: Folder, config: BuildConfig) -> Recipe | None:
     recipe = Recipe.model_validate_json(version.read(RECIPE))
     if recipe.fingerprint == config.fingerprint():
         return recipe
+    if not part_names(version):
+        return None  # Nothing has been done under the old settings, so nothing can be mixed.
     now = config.content_settings()
     different = [
         f"{name} (was {recipe.settings.get(name)!r}, now {now.get(name)!r})"

@@ -16,7 +16,14 @@ from spark_ray.core.errors import ConfigError, DatasetError
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
-from spark_ray.datasets.build import BuildResult, begin, finish, ray_session, run_units
+from spark_ray.datasets.build import (
+    BuildResult,
+    begin,
+    finish,
+    plan_inputs,
+    ray_session,
+    run_units,
+)
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile, list_inputs
 from spark_ray.datasets.layout import (
@@ -32,7 +39,7 @@ from spark_ray.datasets.layout import (
     resolve_published,
 )
 from spark_ray.datasets.ledger import Outcome, Recipe, commit_part, read_parts
-from spark_ray.datasets.plan import SourceRecord, load_plan, make_plan, mark_duplicates
+from spark_ray.datasets.plan import SourceRecord, load_plan, mark_duplicates
 from spark_ray.datasets.stages import caption_stage, transcribe_stage
 
 _PARENT_UNIT = "parent"
@@ -146,8 +153,7 @@ def _records_to_retry(
         if r.verdict == "rejected" and r.reject is not None and r.reject.error != "OutsideInput"
     }
     files = [_still_there(location) for location in failed]
-    with ProgressReport("Looking at files", len(files), "files") as progress:
-        again = make_plan(files, config, progress.advance)
+    again = plan_inputs(files, config)
     for record in again:
         record.attempt = failed[record.location].attempt + 1
         if record.reject is not None:

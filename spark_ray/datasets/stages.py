@@ -1,6 +1,6 @@
 """The stages of a build. Each turns a stream of clip rows into a stream of clip rows.
 
-A stage is made on the driver, cheap and without weights; an actor calls `setup` once. Identity is
+A stage is made on the driver, cheap and without weights; a worker calls `setup` once. Identity is
 kept by the rows themselves: a stage may reorder, merge or split them, and never pairs by position.
 A row that is not `ok` passes through untouched.
 """
@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Protocol
+from uuid import uuid4
 
 import cv2
 import pyarrow as pa
 
-from spark_ray.core.errors import CorruptMedia, WorkerCrashed
+from spark_ray.core.errors import CorruptMedia, SparkRayError, WorkerCrashed
 from spark_ray.core.provenance import code_version
 from spark_ray.core.schema import (
     Clip,
@@ -44,13 +45,15 @@ from spark_ray.models.transcription import build_transcriber
 _CLIPS_PER_CALL = 16
 _UPLOAD_THREADS = 16
 
+_pools_here: dict[str, "StagePool"] = {}
+
 
 class Stage(Protocol):
-    """A step of the build that runs in an actor."""
+    """A step of the build."""
 
     name: str
-    needs_own_actor: bool
-    """Whether it holds weights, and so deserves actors (and a GPU) of its own."""
+    holds_weights: bool
+    """Whether it deserves actors, and a GPU, of its own."""
 
     def setup(self) -> None: ...
 
@@ -58,30 +61,50 @@ class Stage(Protocol):
 
 
 class StagePool:
-    """Consecutive stages in one Ray Data actor: rows pass between them without leaving it."""
+    """Consecutive stages in one worker process: rows pass between them without leaving it.
+
+    Ray Data keeps it in an actor if one of its stages holds weights. Otherwise `run` is a task, and
+    the worker process, which outlives the task, keeps the pool for the next one.
+    """
 
     def __init__(self, stages: list[Stage]) -> None:
-        self._stages = stages
+        self.stages = stages
+        self.key = uuid4().hex
         self._ready = False
 
+    @property
+    def holds_weights(self) -> bool:
+        return any(stage.holds_weights for stage in self.stages)
+
+    def run(self, table: pa.Table) -> Iterator[pa.Table]:
+        """As a task: use this process's own copy, set up once."""
+        return _pools_here.setdefault(self.key, self)(table)
+
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        try:
+            self._setup()
+            clips: Iterable[Clip] = table_to_clips(table)
+            for stage in self.stages:
+                clips = stage.process(clips)
+            yield clips_to_table(list(clips))
+        except SparkRayError as error:
+            # Raised, it would reach the user inside two pages of Ray's own traceback.
+            yield clips_to_table([aborted(error)])
+
+    def _setup(self) -> None:
         if not self._ready:
-            # Ray places one actor a core; OpenCV would start a thread for every core in each.
+            # Ray places one worker a core; OpenCV would start a thread for every core in each.
             cv2.setNumThreads(1)
-            for stage in self._stages:
+            for stage in self.stages:
                 stage.setup()
             self._ready = True
-        clips: Iterable[Clip] = table_to_clips(table)
-        for stage in self._stages:
-            clips = stage.process(clips)
-        yield clips_to_table(list(clips))
 
 
 class DecodeStage:
     """Decodes each unit once and yields its clips. A file that can't be used becomes a reject."""
 
     name = "decode"
-    needs_own_actor = False
+    holds_weights = False
 
     def __init__(
         self,
@@ -181,6 +204,14 @@ def rejected(clip: Clip, stage: str, error: Exception) -> Clip:
     )
 
 
+def aborted(error: SparkRayError) -> Clip:
+    """A row that tells the driver why a stage can't go on."""
+    reject = Reject(stage="build", error=type(error).__name__, message=str(error))
+    return Clip(
+        clip_id="", video_id=None, unit_id="", source_path="", status="aborted", reject=reject
+    )
+
+
 class ModelStage:
     """Asks a model about clips, a few at a time, and puts each answer on its own clip.
 
@@ -188,7 +219,7 @@ class ModelStage:
         name: of the stage, and of the column that it fills.
         make: builds the backend; called in the actor.
         call: asks a loaded backend about clips; answers by clip id.
-        needs_own_actor: whether the backend holds weights.
+        holds_weights: whether the backend does.
     """
 
     def __init__(
@@ -198,10 +229,10 @@ class ModelStage:
         make: Callable[[], Any],
         call: Callable[[Any, list[Clip]], Mapping[str, Any]],
         *,
-        needs_own_actor: bool,
+        holds_weights: bool,
     ) -> None:
         self.name = name
-        self.needs_own_actor = needs_own_actor
+        self.holds_weights = holds_weights
         self._column = column
         self._make = make
         self._call = call
@@ -246,7 +277,7 @@ def caption_stage(config: BuildConfig) -> ModelStage:
         "caption",
         lambda: build_captioner(config),
         lambda backend, clips: backend.caption(clips),
-        needs_own_actor=build_captioner(config).uses_accelerator,
+        holds_weights=build_captioner(config).uses_accelerator,
     )
 
 
@@ -256,7 +287,7 @@ def transcribe_stage(config: BuildConfig) -> ModelStage:
         "transcript",
         lambda: build_transcriber(config),
         lambda backend, clips: backend.transcribe(clips),
-        needs_own_actor=build_transcriber(config).uses_accelerator,
+        holds_weights=build_transcriber(config).uses_accelerator,
     )
 
 
@@ -268,7 +299,7 @@ class CommitStage:
     """
 
     name = "commit"
-    needs_own_actor = False
+    holds_weights = False
 
     def __init__(self, config: BuildConfig, version: Folder) -> None:
         self._config = config
@@ -281,6 +312,9 @@ class CommitStage:
         rows: list[Clip] = []
         outcomes: list[Outcome] = []
         for clip in clips:
+            if clip.status == "aborted":
+                yield clip
+                continue
             if clip.status == "ok":
                 self._store_assets(clip)
             outcomes.append(self._outcome(clip))
