@@ -1,10 +1,11 @@
 """Histograms as SVG that takes its colours from the page around it."""
 
 import io
+import math
 import re
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -34,7 +35,7 @@ def histogram_svg(
     histogram: Mapping[str, Any],
     threshold: float | None = None,
     *,
-    drops_below: bool = False,
+    lost: Literal["none", "below", "all"] = "none",
     whole: bool = False,
 ) -> str:
     """A histogram as an `<svg>` element, the same bytes for the same values.
@@ -43,7 +44,7 @@ def histogram_svg(
         name: a word that is unique on the page; it begins the ids inside.
         histogram: what `statistics.histogram` returned.
         threshold: where to draw a line, in the edges' unit.
-        drops_below: colour what is below the threshold as lost.
+        lost: which values did not survive: they have another colour.
         whole: values are whole numbers.
     """
     edges = histogram["edges"]
@@ -53,7 +54,7 @@ def histogram_svg(
         axes = figure.add_subplot()
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
-        lost_below = threshold if drops_below and threshold is not None else float("-inf")
+        lost_below = {"none": -math.inf, "all": math.inf, "below": threshold or -math.inf}[lost]
         axes.bar(
             [low for low, _ in bins],
             histogram["counts"],

@@ -131,7 +131,7 @@ def _plots(metadata: Mapping[str, Any]) -> list[dict[str, str]]:
     plots = []
     for name, entry in metadata["funnel"]["filters"].items():
         if entry["histogram"] is not None:
-            svg = histogram_svg(f"filter-{name}", entry["histogram"], entry["limit"])
+            svg = histogram_svg(f"filter-{name}", entry["histogram"], entry["limit"], lost="all")
             note = f"what the filter turned away; its limit is {value_text(entry['limit'])}"
             plots.append({"title": name, "note": note, "svg": svg})
     threshold = metadata["funnel"]["thresholds"]["motion"]
@@ -144,7 +144,7 @@ def _plots(metadata: Mapping[str, Any]) -> list[dict[str, str]]:
         if line is not None:
             note += f"; below {line:g} a frame is dropped"
         svg = histogram_svg(
-            name, histograms[name], line, drops_below=True, whole=name in _WHOLE_NUMBERS
+            name, histograms[name], line, lost="below", whole=name in _WHOLE_NUMBERS
         )
         plots.append({"title": title, "note": note, "svg": svg})
     return plots

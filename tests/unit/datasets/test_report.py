@@ -181,7 +181,7 @@ def test_spread_includes_both_ends() -> None:
 
 def test_histogram_takes_its_colours_from_the_page() -> None:
     values = histogram([0.1, 0.2, 0.8], 0.0, 1.0)
-    svg = histogram_svg("motion", values, 0.3, drops_below=True)
+    svg = histogram_svg("motion", values, 0.3, lost="below")
     assert not re.search(r"#0[1-9a-f]{5}", svg.replace("#motion-", ""))
     assert "var(--lost)" in svg
     assert "stroke: var(--ink)" in svg
