@@ -11,7 +11,10 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     """Path of a tiny random checkpoint by its family, made when it is first asked for."""
     # Imported here: torch, transformers and whisper take seconds that most tests need not wait.
     import tiny_checkpoints
+    import torch
 
+    # More threads than one only wait for each other over networks as small as these.
+    torch.set_num_threads(1)
     made: dict[str, Path] = {}
 
     def make(family: str) -> Path:

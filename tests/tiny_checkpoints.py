@@ -38,7 +38,6 @@ from transformers import (
     WhisperForConditionalGeneration,
     WhisperTokenizer,
 )
-from whisper.tokenizer import LANGUAGES
 
 WORDS = [
     f"{adjective}{noun}"
@@ -181,6 +180,7 @@ def qwen2_vl(folder: Path) -> Path:
             "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]},
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
             "initializer_range": 0.3,
         },
         vision_config={
@@ -200,8 +200,7 @@ def qwen2_vl(folder: Path) -> Path:
     Qwen2VLImageProcessorPil(
         patch_size=4, size={"shortest_edge": 8 * 8, "longest_edge": 32 * 32}
     ).save_pretrained(folder)
-    _save(Qwen2VLForConditionalGeneration, config, folder, pad_token_id=ids["<|endoftext|>"])
-    return folder
+    return _save(Qwen2VLForConditionalGeneration, config, folder)
 
 
 def openai_whisper(file: Path) -> Path:
@@ -218,43 +217,42 @@ def openai_whisper(file: Path) -> Path:
         n_text_head=2,
         n_text_layer=2,
     )
-    torch.manual_seed(0)
     model = whisper.model.Whisper(dims)
+    # Other seeds make it stutter through a clip in many small steps, which takes a minute.
+    torch.manual_seed(2)
     with torch.no_grad():
-        for weight in model.parameters():
+        for name, weight in model.named_parameters():
             if weight.dim() > 1:
-                weight.normal_(std=2 * weight.shape[-1] ** -0.5)
+                gain = 8 if "cross_attn" in name else 2
+                weight.normal_(std=gain * weight.shape[-1] ** -0.5)
     torch.save({"dims": vars(dims), "model_state_dict": model.state_dict()}, file)
     return file
 
 
 def hf_whisper(folder: Path) -> Path:
-    """The same layout in `transformers`, which CTranslate2's converter reads."""
+    """An English Whisper in `transformers`, which CTranslate2's converter reads."""
     special = [
         "<|endoftext|>",
         "<|startoftranscript|>",
-        *(f"<|{code}|>" for code in list(LANGUAGES)[:99]),
         "<|translate|>",
         "<|transcribe|>",
         "<|startoflm|>",
         "<|startofprev|>",
         "<|nospeech|>",
         "<|notimestamps|>",
+        *(f"<|{step * 0.02:.2f}|>" for step in range(1501)),
     ]
-    timestamps = [f"<|{step * 0.02:.2f}|>" for step in range(1501)]
-    size = 51865
     text = [*sorted(ByteLevel.alphabet()), *(f"Ġ{word}" for word in WORDS)]
-    text += [f"Ġw{number}" for number in range(size - len(text) - len(special) - len(timestamps))]
-    ids = {token: number for number, token in enumerate([*text, *special, *timestamps])}
+    ids = {token: number for number, token in enumerate([*text, *special])}
     tokenizer = WhisperTokenizer(
-        vocab={token: ids[token] for token in text + special[:1]},
+        vocab={token: ids[token] for token in [*text, special[0]]},
         merges=[],
-        extra_special_tokens=special[1:] + timestamps,
+        extra_special_tokens=special[1:],
     )
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor().save_pretrained(folder)
     config = WhisperConfig(
-        vocab_size=size,
+        vocab_size=len(ids),
         d_model=16,
         encoder_layers=1,
         decoder_layers=2,
@@ -266,17 +264,11 @@ def hf_whisper(folder: Path) -> Path:
         eos_token_id=ids["<|endoftext|>"],
         pad_token_id=ids["<|endoftext|>"],
         decoder_start_token_id=ids["<|startoftranscript|>"],
-        init_std=1.0,
-    )
-    codes = {f"<|{code}|>": ids[f"<|{code}|>"] for code in list(LANGUAGES)[:99]}
-    return _save(
-        WhisperForConditionalGeneration,
-        config,
-        folder,
         suppress_tokens=[],
         begin_suppress_tokens=[],
-        lang_to_id=codes,
+        init_std=1.0,
     )
+    return _save(WhisperForConditionalGeneration, config, folder)
 
 
 def ctranslate2_whisper(folder: Path, source: Path) -> Path:
@@ -298,11 +290,7 @@ def _squares(image_processor: type, **settings: object) -> object:
     return image_processor(size={"height": 32, "width": 32}, **settings)
 
 
-def _save(
-    model_class: type[PreTrainedModel], config: object, folder: Path, **generation: object
-) -> Path:
+def _save(model_class: type[PreTrainedModel], config: object, folder: Path) -> Path:
     torch.manual_seed(0)
-    model = model_class(config).eval()
-    model.generation_config.update(**generation)
-    model.save_pretrained(folder)
+    model_class(config).save_pretrained(folder)
     return folder

@@ -104,11 +104,16 @@ def _overlap(shown: list[str], lines: list[str]) -> int:
 
 
 def _cue_blocks(vtt: str) -> str:
-    """A WebVTT file without its notes, styles and cue names, which pysubs2 takes for text."""
+    """A WebVTT file without its header, notes, styles and cue names, which pysubs2 takes for text.
+
+    Only an empty line ends a cue: one of blanks is a line of the cue, and YouTube writes such.
+    """
     blocks = []
-    for block in re.split(r"\n[ \t]*\n", vtt):
+    for block in re.split(r"\n{2,}", vtt):
         lines = block.split("\n")
         times = next((number for number, line in enumerate(lines) if "-->" in line), None)
         if times is not None:
             blocks.append("\n".join(lines[times:]))
+        elif not block.startswith(("WEBVTT", "NOTE", "STYLE", "REGION")):
+            blocks.append(block)
     return "\n\n".join(blocks)

@@ -140,7 +140,7 @@ def test_offline_names_the_setting_and_the_way_out(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_model_that_the_hub_does_not_have_is_an_error(hub: None) -> None:
-    with pytest.raises(ModelError, match="caption_model: org/other can't be fetched .* or use a"):
+    with pytest.raises(ModelError, match=r"org/other can't be fetched .* or use a"):
         resolve("org/other")
 
 
