@@ -187,8 +187,15 @@ class Folder:
         with storage_errors(location, "write"):
             if is_remote(location):
                 fs, path = filesystem(location)
-                with fs.transaction, fs.open(path, "wb") as file:
+                # A file of its own commits by itself; a transaction is shared by the file system.
+                file = fs.open(path, "wb", autocommit=False)
+                try:
                     yield file
+                    file.close()
+                except BaseException:
+                    file.discard()
+                    raise
+                file.commit()
             else:
                 with _replacing(local_path(location)) as file:
                     yield file
