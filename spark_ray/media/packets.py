@@ -5,6 +5,7 @@ All push packets in file order and hand back frames in presentation order.
 
 from __future__ import annotations  # PyAV's packets are generic for type checkers alone
 
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -80,9 +81,8 @@ class SparseDecoder:
         self._codec = source.video.codec_context
         self._grid = grid
         self._held: list[av.Packet[VideoStream]] = []
-        self._target_found_s: float | None = None
-        self._target_s = grid.next_s
-        self._needs_keyframe = True
+        self._origin_s = grid.origin_s
+        self._first_in_cell: dict[int, float] = {}
         self.packets = 0
         self.errors = 0
 
@@ -122,17 +122,22 @@ class SparseDecoder:
         yield from self._decode(packet)
 
     def _may_be_target(self, packet: av.Packet[VideoStream]) -> bool:
-        """Whether this frame could be the first at or after the next target time."""
+        """Whether the grid may choose this frame: no known frame of its cell comes before it.
+
+        The decoder hands frames out some packets late, so the grid's own state is of no use here.
+        """
         if packet.pts is None:
             return True
-        if self._target_s != self._grid.next_s:
-            self._target_s, self._target_found_s = self._grid.next_s, None
-        time_s = self._source.seconds(packet.pts)
-        if time_s < self._target_s - _EPSILON_S:
+        time_s, next_s = self._source.seconds(packet.pts), self._grid.next_s - _EPSILON_S
+        if time_s < next_s:
             return False
-        if self._target_found_s is not None and time_s >= self._target_found_s:
+        if self._grid.origin_s != self._origin_s:
+            self._origin_s, self._first_in_cell = self._grid.origin_s, {}
+        cell = self._grid.cell(time_s)
+        if time_s >= self._first_in_cell.get(cell, math.inf):
             return False
-        self._target_found_s = time_s
+        self._first_in_cell = {c: t for c, t in self._first_in_cell.items() if t >= next_s}
+        self._first_in_cell[cell] = time_s
         return True
 
     def _decode(self, packet: av.Packet[VideoStream] | None) -> list[av.VideoFrame]:

@@ -62,8 +62,11 @@ class SamplingGrid:
 
     def take(self, time_s: float) -> None:
         """Move on to the first target after a frame that was taken."""
-        passed = math.floor((time_s - self.origin_s) * self.fps + _EPSILON_S)
-        self.next_s = self.origin_s + (passed + 1) / self.fps
+        self.next_s = self.origin_s + (self.cell(time_s) + 1) / self.fps
+
+    def cell(self, time_s: float) -> int:
+        """Number of the last target at or before this time; of its frames the first is taken."""
+        return math.floor((time_s + _EPSILON_S - self.origin_s) * self.fps)
 
     def restart(self, time_s: float) -> None:
         """Begin a new clip: its first frame is its first target."""
