@@ -54,6 +54,9 @@ def main(arguments: Sequence[str]) -> int:
             input=[f"{config.folder}/clips"],
             output=f"{config.folder}/datasets/shapes",
             fps=4.0,
+            # The shapes that move are small: a fiftieth of the picture is much here.
+            motion_threshold=0.02,
+            perceptual_hashing=False,
             label_from_folder=True,
             caption_backend="sidecar",
             transcription_backend="subtitles",

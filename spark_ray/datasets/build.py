@@ -50,7 +50,7 @@ from spark_ray.datasets.plan import (
     store_plan,
     units_of,
 )
-from spark_ray.datasets.publish import Publication, publish
+from spark_ray.datasets.publish import Publication, clear_scaffold, publish
 from spark_ray.datasets.stages import (
     CommitStage,
     DecodeStage,
@@ -92,6 +92,7 @@ def build_dataset(config: BuildConfig) -> BuildResult:
         if recipe is None:
             records = plan_inputs(files, config)
             begin(version, config, records)
+            log.info("planned", version=version.location, files=len(records))
         else:
             records = load_plan(version)
         run_units(config, version, records, stages)
@@ -114,6 +115,7 @@ def choose_version(config: BuildConfig) -> Folder:
         if is_unfinished(dataset.sub(name)):
             return dataset.sub(name)
         if is_published(dataset.sub(name)):
+            clear_scaffold(dataset.sub(name))  # a kill may have come between publishing and that
             break
     return dataset.sub(next_version(dataset))
 
@@ -311,4 +313,5 @@ def finish(config: BuildConfig, version: Folder, records: list[SourceRecord]) ->
     recipe = check_recipe(version, config)
     assert recipe is not None
     publication = publish(config, version, recipe, records)
+    log.info("published", version=version.location, **done.statuses)
     return BuildResult(version, publication, done.statuses["rejected"])

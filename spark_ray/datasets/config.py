@@ -46,7 +46,7 @@ class ClusterOptions(BaseModel):
         False, description="also start the Ray dashboard, when the job starts a local cluster"
     )
     decode_workers: int | None = Field(
-        None, ge=1, description="decoding tasks at a time; unset: as many as the cluster has CPUs for"
+        None, ge=1, description="decoding tasks at a time; unset: one for each CPU"
     )
     caption_workers: int = Field(1, ge=1, description="actors that caption")
     transcription_workers: int = Field(1, ge=1, description="actors that transcribe")

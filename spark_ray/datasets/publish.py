@@ -69,10 +69,8 @@ def publish(
         return None
     metadata = _metadata(config, version, recipe, records, found)
     write_report(version, metadata)
-    if config.format == "parquet":
-        version.remove("data")
     version.write(METADATA, dump_json(metadata))
-    version.remove(PARTS)
+    clear_scaffold(version)
     return Publication(
         clips=found.statistics.clips,
         rejects=sum(found.rejects.values()),
@@ -80,6 +78,15 @@ def publish(
         hours=found.statistics.duration_s / 3600,
         manifest_sha256=found.manifest.hexdigest(),
     )
+
+
+def clear_scaffold(version: Folder) -> None:
+    """Remove what only the build of a published version needed; may be done again at any time."""
+    if not version.exists(PARTS):
+        return
+    if json.loads(version.read(METADATA))["format"] == "parquet":
+        version.remove("data")
+    version.remove(PARTS)
 
 
 def _compact(config: BuildConfig, version: Folder) -> _Compaction:

@@ -1,7 +1,11 @@
 """What a dataset holds, counted while its lines pass by once."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from __future__ import annotations  # `array[float]` is for type checkers alone
+
+import math
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +18,21 @@ _BINS = 20
 _EXAMPLES = 12
 
 
-def histogram(values: Iterable[float], low: float | None = None, high: float | None = None) -> Any:
-    """`{"counts": [...], "edges": [...]}` with 20 bins, or None for no values."""
-    array = np.fromiter(values, float)
-    if not array.size:
+def histogram(values: Sequence[float], low: float | None = None, high: float | None = None) -> Any:
+    """`{"counts": [...], "edges": [...]}`: 20 bins, or one a number for few whole numbers.
+
+    None for no values. The range is `[low, high]`, or that of the values.
+    """
+    if not len(values):
         return None
-    span = (array.min() if low is None else low, array.max() if high is None else high)
-    counts, edges = np.histogram(array, bins=_BINS, range=span)
+    numbers = np.asarray(values, np.float32)
+    least = float(numbers.min()) if low is None else low
+    most = float(numbers.max()) if high is None else high
+    if high is None and most - least < _BINS and np.all(numbers == np.round(numbers)):
+        whole = np.arange(math.floor(least), math.floor(most) + 2) - 0.5
+        counts, edges = np.histogram(numbers, whole)
+    else:
+        counts, edges = np.histogram(numbers, _BINS, (least, most))
     return {"counts": counts.tolist(), "edges": [round(float(edge), 6) for edge in edges]}
 
 
@@ -46,7 +58,9 @@ class ClipStatistics:
     models: Counter[str] = field(default_factory=Counter)
     step_s: Counter[str] = field(default_factory=Counter)
     _videos: set[str] = field(default_factory=set)
-    _values: dict[str, list[float]] = field(default_factory=dict)
+    _values: defaultdict[str, array[float]] = field(
+        default_factory=lambda: defaultdict(lambda: array("f"))
+    )
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Count one manifest line.
@@ -95,7 +109,7 @@ class ClipStatistics:
             "motion": [motion for motion in moved if motion is not None],
         }
         for name, new in values.items():
-            self._values.setdefault(name, []).extend(new)
+            self._values[name].extend(new)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -117,7 +131,7 @@ class ClipStatistics:
             "models": dict(sorted(self.models.items())),
             "step_seconds": {name: round(s, 3) for name, s in sorted(self.step_s.items())},
             "histograms": {
-                name: histogram(values, 0.0, 1.0 if name == "motion" else None)
+                name: histogram(values, *((0.0, 1.0) if name == "motion" else ()))
                 for name, values in sorted(self._values.items())
             },
         }
@@ -128,7 +142,7 @@ class FilteredOut:
     """What one filter turned away: how many, the values that it saw, and some examples."""
 
     limit: float
-    values: list[float] = field(default_factory=list)
+    values: array[float] = field(default_factory=lambda: array("f"))
     examples: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, source_path: str, value: float) -> None:

@@ -22,7 +22,13 @@ from spark_ray.core.schema import FrameSample, Scene, Segment, VideoInfo
 from spark_ray.media.audio_codec import AudioCodec, encode_audio
 from spark_ray.media.audio_track import AudioTrack
 from spark_ray.media.geometry import PictureOptions, PictureRenderer, encode_jpeg
-from spark_ray.media.packets import FastDecoder, FullDecoder, SparseDecoder, VideoDecoder
+from spark_ray.media.packets import (
+    FastDecoder,
+    FullDecoder,
+    SparseDecoder,
+    UntimedDecoder,
+    VideoDecoder,
+)
 from spark_ray.media.sampling import (
     SamplingGrid,
     SamplingOptions,
@@ -138,7 +144,7 @@ class _Pass:
         self._first_s: float | None = None
         self._last_end_s = span.start_s
         self._past_end = False
-        self._restart_grid = False
+        self._waits_for_keyframe = False
 
     def run(self) -> Iterator[DecodedClip]:
         self._seek_to_start()
@@ -175,24 +181,49 @@ class _Pass:
                 # A demuxer stops for good at damage that it can't step over.
                 self._decoder.errors += 1
                 return
+            if packet.stream is self._source.video and packet.is_keyframe:
+                self._waits_for_keyframe = False
+            elif packet.stream is self._source.video and self._waits_for_keyframe:
+                continue
             if packet.size:
                 yield packet
 
     def _seek_to_start(self) -> None:
-        """Go to the last keyframe before the span; formats that can't are read from the start."""
-        if self._span.start_s <= 0:
-            return
-        source = self._source
-        start_pts = source.zero_pts + int(self._span.start_s / source.time_base)
+        """Go to a keyframe before the span. Where none can be found, read from the start.
+
+        MP4 and Matroska have an index and land on the keyframe itself. MPEG-TS is searched by
+        timestamps and may land after it, so the search begins further and further ahead.
+        """
+        start_s = self._span.start_s
+        for lead_s in (0.0, 10.0, 60.0) if start_s > 0 else ():
+            target = self._source.zero_pts + int((start_s - lead_s) / self._source.time_base)
+            if target > self._source.zero_pts and self._keyframe_follows(target):
+                self._seek(target)
+                self._waits_for_keyframe = True
+                return
+        if start_s > 0:
+            # Not to the first frame's own time: MPEG-TS would land after it. Zero is before it.
+            self._source.container.seek(0)
+
+    def _seek(self, pts: int) -> None:
+        self._source.container.seek(pts, stream=self._source.video)
+
+    def _keyframe_follows(self, target: int) -> bool:
+        """Whether reading on from `target` meets a keyframe at or before the span's start."""
         try:
-            source.container.seek(start_pts, stream=source.video)
-            landed = next(p for p in source.container.demux(source.video) if p.pts is not None)
-            reached = landed.pts is not None and landed.pts <= start_pts
-            source.container.seek(start_pts if reached else source.zero_pts, stream=source.video)
-        except (FFmpegError, StopIteration):
-            source.container.seek(source.zero_pts, stream=source.video)
+            self._seek(target)
+            for packet in self._source.container.demux(self._source.video):
+                if packet.pts is None or self._source.seconds(packet.pts) > self._span.start_s:
+                    return False
+                if packet.is_keyframe:
+                    return True
+        except FFmpegError:
+            return False
+        return False
 
     def _choose_decoder(self) -> VideoDecoder:
+        if self._source.container.format.name == "avi":
+            return UntimedDecoder(self._source.video)
         if self._options.decode == "fast":
             return FastDecoder(self._source.video)
         if self._detector is not None:
@@ -376,7 +407,12 @@ class _Pass:
             )
         expected_s = self._span.end_s or self._source.info.duration
         span_s = expected_s - self._span.start_s
-        missing_s = expected_s - self._last_end_s
+        reached_s = self._last_end_s
+        if self._source.duration_is_rough:
+            # Another stream may last longer, and some containers count from zero.
+            sound_s = self._sound.end_s if self._sound else 0.0
+            reached_s = max(reached_s, sound_s) + max(0.0, self._source.zero_s)
+        missing_s = expected_s - reached_s
         if not self._past_end and missing_s > max(limit * span_s, _SPAN_TOLERANCE_S):
             raise CorruptMedia(
                 f"it ends after {self._last_end_s:.1f} s of the announced {expected_s:.1f} s"

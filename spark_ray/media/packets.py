@@ -5,6 +5,7 @@ All push packets in file order and hand back frames in presentation order.
 
 from __future__ import annotations  # PyAV's packets are generic for type checkers alone
 
+import heapq
 import math
 from collections.abc import Iterator
 from typing import Protocol
@@ -64,6 +65,33 @@ class FastDecoder(FullDecoder):
         super().__init__(stream)
         self._codec.skip_frame = "NONREF"
         self._codec.options = {**self._codec.options, "skip_loop_filter": "all"}
+
+
+class UntimedDecoder(FullDecoder):
+    """For AVI, which stores no presentation times: with B-frames those of the packets are wrong.
+
+    Frames come out in the right order, and every packet has one time in storage order. So each
+    frame takes the smallest time that no frame before it took.
+    """
+
+    def __init__(self, stream: av.VideoStream) -> None:
+        super().__init__(stream)
+        self._times: list[int] = []
+
+    def push(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]:
+        if packet.dts is not None:
+            heapq.heappush(self._times, packet.dts)
+        return super().push(packet)
+
+    def _decode(self, packet: av.Packet[VideoStream] | None) -> list[av.VideoFrame]:
+        errors = self.errors
+        frames = super()._decode(packet)
+        if self.errors > errors and self._times:
+            heapq.heappop(self._times)
+        for frame in frames:
+            if self._times:
+                frame.pts = heapq.heappop(self._times)
+        return frames
 
 
 class SparseDecoder:

@@ -1,5 +1,6 @@
 """Opening a video: which streams of the file we use, and what they say about themselves."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,7 @@ VIDEO_EXTENSIONS = frozenset(
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
 _TEXT_SUBTITLES = frozenset(("mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"))
 _READ_BYTES = 1 << 18
+_TIME_TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _PQ, _HLG = 16, 18  # ITU-T H.273 transfer characteristics
 
 
@@ -73,6 +75,8 @@ class MediaSource:
     """The video's first timestamp: the zero of all our times."""
     time_base: Fraction
     """Of the video stream, in seconds."""
+    duration_is_rough: bool
+    """Whether the announced duration is the container's, which may be that of another stream."""
 
     def seconds(self, pts: int, time_base: Fraction | None = None) -> float:
         """A timestamp of the video stream, or of one with another time base, from the start."""
@@ -153,6 +157,7 @@ def _choose_streams(container: InputContainer, limits: MediaLimits) -> MediaSour
         audio=audio,
         subtitles=subtitles,
         info=_describe(container, video, audio, rate),
+        duration_is_rough=_stream_duration_s(video) is None,
         rate=rate,
         zero_pts=video.start_time or 0,
         time_base=_fraction(video.time_base),
@@ -211,11 +216,23 @@ def _describe(
 
 def _duration_s(container: InputContainer, video: av.VideoStream) -> float:
     """Announced duration in seconds, 0.0 where the container announces none."""
-    if video.duration:
-        return float(video.duration * _fraction(video.time_base))
+    of_stream = _stream_duration_s(video)
+    if of_stream is not None:
+        return of_stream
     if container.duration:
         return container.duration / av.time_base
     return 0.0
+
+
+def _stream_duration_s(video: av.VideoStream) -> float | None:
+    if video.duration:
+        return float(video.duration * _fraction(video.time_base))
+    # Matroska has no field for it; FFmpeg and mkvmerge write a tag, as the time of its end.
+    tag = _TIME_TAG.fullmatch(video.metadata.get("DURATION", ""))
+    if tag is None:
+        return None
+    end_s = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    return max(0.0, end_s - float((video.start_time or 0) * _fraction(video.time_base))) or None
 
 
 def square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
