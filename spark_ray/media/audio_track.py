@@ -14,15 +14,17 @@ class AudioTrack:
     """Collects 16-bit mono samples whose index is their time from the video's start.
 
     Sound that begins after the picture is preceded by silence, sound before it is cut, and a hole
-    of more than 0.1 s between packets is filled, so speech stays where it was spoken.
+    of more than 0.1 s between packets is silence too, so speech stays where it was spoken. Pieces
+    are laid out only when a clip takes them: a packet with a wild timestamp costs its own bytes.
     """
 
     def __init__(self) -> None:
         self._resampler = self._new_resampler()
-        self._chunks: list[NDArray[np.int16]] = []
-        self._first: int | None = None  # index of the first collected sample
+        self._format: tuple[str, str, int] | None = None  # what the resampler was fed
+        self._chunks: list[tuple[int, NDArray[np.int16]]] = []  # samples from an index on
+        self._first: int | None = None  # index of the first sample that is not yet taken
         self._next = 0  # index after the last collected sample
-        self._expected_s: float | None = None
+        self._expected_s = 0.0
         self.errors = 0
 
     @staticmethod
@@ -36,18 +38,22 @@ class AudioTrack:
 
     def push(self, frame: av.AudioFrame, time_s: float) -> None:
         """Add a decoded frame that begins `time_s` seconds after the video's start."""
-        if self._expected_s is None or abs(time_s - self._expected_s) > _GAP_S:
+        if self._first is None or abs(time_s - self._expected_s) > _GAP_S:
             self._drain()
             self._move_to(round(time_s * SAMPLE_RATE))
-        self._expected_s = time_s + frame.samples / frame.sample_rate
-        try:
-            resampled = self._resampler.resample(frame)
-        except (ValueError, FFmpegError):
-            # The stream changed its layout or rate midway, which a resampler refuses.
+            self._expected_s = time_s
+        # Counted in samples, so that many small holes add up to a gap.
+        self._expected_s += frame.samples / frame.sample_rate
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != self._format:
+            # A resampler that was fed 16 kHz mono first passes anything on as it is.
             self._drain()
+            self._format = form
+        try:
+            self._append(self._resampler.resample(frame))
+        except (ValueError, FFmpegError):
+            self.errors += 1
             self._resampler = self._new_resampler()
-            resampled = self._resampler.resample(frame)
-        self._append(resampled)
 
     def finish(self) -> None:
         """Take what the resampler still holds; no frame may follow."""
@@ -59,30 +65,33 @@ class AudioTrack:
             return None
         start = round(start_s * SAMPLE_RATE)
         end = self._next if end_s is None else min(self._next, round(end_s * SAMPLE_RATE))
-        known = np.concatenate(self._chunks) if self._chunks else np.empty(0, np.int16)
         if end <= max(start, self._first):
             return None
-        silence = np.zeros(max(0, self._first - start), np.int16)
-        sound = known[max(0, start - self._first) : end - self._first]
-        self._chunks, self._first = [known[end - self._first :].copy()], end
-        return np.concatenate([silence, sound])
+        sound = np.zeros(end - start, np.int16)
+        for index, chunk in self._chunks:
+            part = chunk[max(0, start - index) : max(0, end - index)]
+            at = max(0, index - start)
+            sound[at : at + len(part)] = part
+        self._chunks = [(index, c) for index, c in self._chunks if index + len(c) > end]
+        self._first = end
+        return sound
 
     def _drain(self) -> None:
-        if self._expected_s is not None:
+        if self._format is not None:
             self._append(self._resampler.resample(None))
             self._resampler = self._new_resampler()
 
     def _move_to(self, index: int) -> None:
         if self._first is None:
-            self._first = self._next = index
-        elif index > self._next:
-            self._chunks.append(np.zeros(index - self._next, np.int16))
-            self._next = index
-        # Sound that repeats what is already known (index < _next) is appended as it comes: packets
-        # with broken timestamps are far more common than true overlaps.
+            self._first = index
+        elif index <= self._next:
+            # Sound that repeats what is already known is appended as it comes: packets with broken
+            # timestamps are far more common than true overlaps.
+            return
+        self._next = index
 
     def _append(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
             samples = frame.to_ndarray().reshape(-1).astype(np.int16, copy=False)
-            self._chunks.append(samples)
+            self._chunks.append((self._next, samples))
             self._next += len(samples)
