@@ -1,5 +1,6 @@
 """What Ray adds: wall time of the dataset job over a plain pool that decodes the same clips."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,10 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
 @contextmanager
 def _running_ray() -> Iterator[str]:
     """A local Ray with a CPU for each worker; its address. No job has run on it."""
-    ray.init("local", num_cpus=WORKERS, log_to_driver=False, include_dashboard=False)
+    ray.init(
+        "local", num_cpus=WORKERS, log_to_driver=False, logging_level=logging.ERROR,
+        include_dashboard=False,
+    )  # fmt: skip
     try:
         yield ray.get_runtime_context().gcs_address
     finally:
