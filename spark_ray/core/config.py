@@ -11,6 +11,7 @@ import argparse
 import difflib
 import inspect
 import os
+import re
 import sys
 import types
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 from spark_ray.core.errors import ConfigError
 
 ENV_PREFIX = "SPARK_RAY_"
+
+# As in PATH, but `s3://bucket` stays whole.
+_LIST_SEPARATOR = re.compile(re.escape(os.pathsep) + r"(?!//)")
 
 
 class JobConfig(BaseModel):
@@ -141,7 +145,7 @@ def _read_environment(cls: type[JobConfig]) -> dict[str, Any]:
         text = os.environ.get(ENV_PREFIX + name.upper())
         if text is not None:
             is_list = get_origin(_plain_type(field.annotation)) is list
-            values[name] = text.split(os.pathsep) if is_list else text
+            values[name] = _LIST_SEPARATOR.split(text) if is_list else text
     return values
 
 

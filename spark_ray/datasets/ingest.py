@@ -15,6 +15,7 @@ from spark_ray.core.storage import filesystem, is_remote, local_path, location_o
 LIST_SUFFIXES = frozenset((".txt", ".list", ".lst"))
 SIDECAR_SUFFIXES = frozenset((".json", ".txt", ".srt", ".vtt"))
 _GLOB = frozenset("*?[")
+_LEAVES = "it is a symbolic link that leaves the input folder"
 
 
 class IngestOptions(BaseModel):
@@ -72,17 +73,27 @@ def _expand(given: str) -> Iterator[InputFile]:
     elif path.exists() or path.is_symlink():
         yield from _from_list(path) if _is_list(path) else [_beside(path)]
     elif _GLOB & set(given):
-        matches = sorted(p for p in _glob(path) if p.is_file())
-        if not matches:
-            raise ConfigError(f"input: the pattern {given!r} matches no file")
-        yield from map(_beside, matches)
+        yield from _from_pattern(path)
     else:
         raise ConfigError(f"input: {given!r} does not exist")
 
 
-def _glob(pattern: Path) -> Iterator[Path]:
-    fixed = Path(*_leading_parts(pattern))
-    return fixed.glob(str(pattern.relative_to(fixed)))
+def _from_pattern(pattern: Path) -> Iterator[InputFile]:
+    root = Path(*_leading_parts(pattern))
+    inside = root.resolve()
+    matches = [
+        path
+        for path in sorted(root.glob(str(pattern.relative_to(root))))
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
+    ]
+    if not matches:
+        raise ConfigError(f"input: the pattern {location_of(pattern)!r} matches no file")
+    for path in matches:
+        yield _beside(path, None if _stays_in(path, inside) else OutsideInput(_LEAVES))
+
+
+def _stays_in(path: Path, root: Path) -> bool:
+    return not path.is_symlink() or path.resolve().is_relative_to(root)
 
 
 def _leading_parts(pattern: Path) -> Iterator[str]:
@@ -102,21 +113,24 @@ def _walk(root: Path) -> Iterator[InputFile]:
     for folder, folders, names in os.walk(root, onerror=failed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         visible = [name for name in names if not name.startswith(".")]
-        texts = _texts_by_stem(visible)
+        texts = _texts_by_stem(name for name in visible if _stays_in(Path(folder, name), inside))
         for name in sorted(visible):
             path = Path(folder, name)
-            problem: SparkRayError | None = None
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                problem = OutsideInput("it is a symbolic link that leaves the input folder")
+            problem = None if _stays_in(path, inside) else OutsideInput(_LEAVES)
             sidecars = tuple(location_of(path.with_name(text)) for text in texts[path.stem])
             yield InputFile(location_of(path), _without(name, sidecars), problem)
 
 
-def _beside(path: Path) -> InputFile:
-    """A file that was named by itself, with its sidecars."""
+def _beside(path: Path, problem: SparkRayError | None = None) -> InputFile:
+    """A file that was named by itself, with its sidecars; those may not be links elsewhere."""
+    folder = path.parent.resolve()
     candidates = (path.with_suffix(suffix) for suffix in sorted(SIDECAR_SUFFIXES))
-    sidecars = tuple(location_of(text) for text in candidates if text.is_file() and text != path)
-    return InputFile(location_of(path), sidecars)
+    sidecars = tuple(
+        location_of(text)
+        for text in candidates
+        if text != path and text.is_file() and _stays_in(text, folder)
+    )
+    return InputFile(location_of(path), sidecars, problem)
 
 
 def _is_list(path: Path) -> bool:

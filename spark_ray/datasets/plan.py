@@ -20,7 +20,14 @@ from spark_ray.core.errors import (
 )
 from spark_ray.core.provenance import VIDEO_ID_CHARS, content_hash, text_hash
 from spark_ray.core.schema import Clip, FilterDecision, Record, Reject, VideoInfo
-from spark_ray.core.storage import Folder, filesystem, is_remote, local_path, open_read
+from spark_ray.core.storage import (
+    Folder,
+    filesystem,
+    is_remote,
+    local_path,
+    open_read,
+    storage_errors,
+)
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile
 from spark_ray.datasets.layout import SOURCES
@@ -109,6 +116,11 @@ def scan_file(file: InputFile, config: BuildConfig) -> SourceRecord:
 
 
 def _look_inside(location: str, config: BuildConfig) -> tuple[VideoInfo, str]:
+    with storage_errors(location, "read"):
+        return _probe_and_hash(location, config)
+
+
+def _probe_and_hash(location: str, config: BuildConfig) -> tuple[VideoInfo, str]:
     size_bytes = _size_bytes(location)
     if size_bytes > config.max_file_bytes:
         raise MediaLimitExceeded(

@@ -9,6 +9,7 @@ ends as soon as its read returns.
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 from spark_ray.core.errors import MediaTimeout
@@ -57,6 +58,8 @@ def iterate_with_deadline(
             yield item  # type: ignore[misc]
     finally:
         abandoned.set()
+        with suppress(queue.Empty):
+            items.get_nowait()  # frees a producer that waits to hand over its next item
 
 
 class _Failure:

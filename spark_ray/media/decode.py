@@ -41,6 +41,7 @@ from spark_ray.media.source import MediaLimits, MediaSource, deadline, open_sour
 from spark_ray.media.subtitles import SubtitleTrack
 
 _SPAN_TOLERANCE_S = 0.5
+_SOUND_LAG_S = 10.0
 
 
 class DecodeOptions(PictureOptions, SamplingOptions, SceneOptions, MediaLimits):
@@ -123,6 +124,9 @@ class _Pass:
         self._span = span
         self._options = options
         self._time_base_s = float(source.time_base)
+        self._limit_s = options.clip_max_s
+        if options.split != "scenes":
+            self._limit_s += _SPAN_TOLERANCE_S  # no second clip for the last few frames
         self._frame_s = 1 / source.info.fps if source.info.fps else 0.0
         self._grid = SamplingGrid(options.fps, span.start_s)
         self._renderer = PictureRenderer(options, source.video.sample_aspect_ratio)
@@ -142,7 +146,7 @@ class _Pass:
         self._frames_seen = 0
         self._corrupt_frames = 0
         self._first_s: float | None = None
-        self._last_end_s = span.start_s
+        self._extent_s = span.start_s
         self._past_end = False
         self._waits_for_keyframe = False
 
@@ -151,7 +155,8 @@ class _Pass:
         for packet in self._packets():
             self._check_deadline()
             if packet.stream is self._source.video:
-                for frame in self._decoder.push(packet):
+                self._note_extent(packet)
+                for frame in self._decoder.push(packet) if not self._past_end else ():
                     self._on_frame(frame)
             elif packet.stream is self._source.audio:
                 self._on_audio(packet)
@@ -222,13 +227,21 @@ class _Pass:
         return False
 
     def _choose_decoder(self) -> VideoDecoder:
-        if self._source.container.format.name == "avi":
-            return UntimedDecoder(self._source.video)
+        source = self._source
+        if source.container.format.name == "avi":
+            return UntimedDecoder(source.video)
         if self._options.decode == "fast":
-            return FastDecoder(self._source.video)
-        if self._detector is not None:
-            return FullDecoder(self._source.video)
-        return SparseDecoder(self._source, self._grid)
+            return FastDecoder(source.video)
+        if self._detector is not None or self._may_be_cut():
+            return FullDecoder(source.video)
+        return SparseDecoder(source, self._grid)
+
+    def _may_be_cut(self) -> bool:
+        """Whether clips may have to end within this span, at any frame: then all must be seen."""
+        duration_s = self._source.info.duration
+        return self._span.end_s is None and (
+            not duration_s or duration_s - self._span.start_s > self._limit_s
+        )
 
     def _new_deadline(self) -> Callable[[], None]:
         return deadline(self._options.decode_timeout_s, "decoding one clip")
@@ -249,7 +262,8 @@ class _Pass:
             self._open.append(_OpenClip(span.start_s))
         self._frames_seen += 1
         self._corrupt_frames += frame.is_corrupt
-        self._last_end_s = max(self._last_end_s, time_s + self._frame_duration(frame))
+        if frame.pts is None:
+            self._extent_s = max(self._extent_s, time_s + self._frame_s)
         self._find_cuts(frame, time_s)
         self._split_if_too_long(time_s)
         if self._grid.wants(time_s):
@@ -262,10 +276,11 @@ class _Pass:
         # Timestamps may be missing altogether; then the stated rate has to serve.
         return self._frames_seen * self._frame_s
 
-    def _frame_duration(self, frame: av.VideoFrame) -> float:
-        if frame.duration:
-            return frame.duration * self._time_base_s
-        return self._frame_s
+    def _note_extent(self, packet: av.Packet[Any]) -> None:
+        """Remember how far the video goes; packets tell, also those that need no decoding."""
+        if packet.pts is not None:
+            duration_s = (packet.duration or 0) * self._time_base_s or self._frame_s
+            self._extent_s = max(self._extent_s, self._source.seconds(packet.pts) + duration_s)
 
     def _describe_picture(self, frame: av.VideoFrame) -> None:
         rotation = -frame.rotation % 360
@@ -288,10 +303,7 @@ class _Pass:
             self._grid.restart(time_s)
 
     def _split_if_too_long(self, time_s: float) -> None:
-        limit_s = self._options.clip_max_s + (
-            0 if self._options.split == "scenes" else _SPAN_TOLERANCE_S
-        )
-        if self._span.end_s is None and time_s - self._open[-1].start_s >= limit_s:
+        if self._span.end_s is None and time_s - self._open[-1].start_s >= self._limit_s:
             if self._options.split == "none":
                 raise MediaLimitExceeded(
                     f"it lasts longer than clip_max_s={self._options.clip_max_s:g}; "
@@ -334,8 +346,13 @@ class _Pass:
                 self._sound.push(frame, time_s)
 
     def _sound_reached(self, end_s: float | None) -> bool:
-        """Whether the sound up to `end_s` is in; a stream may lag the picture by a second."""
-        return self._sound is None or end_s is None or self._sound.end_s >= end_s
+        """Whether the sound up to `end_s` is in, or so late that there can't be any.
+
+        Containers store sound a second or so apart from its picture; it may also just be shorter.
+        """
+        if self._sound is None or end_s is None:
+            return True
+        return self._sound.end_s >= end_s or self._extent_s >= end_s + _SOUND_LAG_S
 
     # Clips ----------------------------------------------------------------------------------------
 
@@ -347,7 +364,7 @@ class _Pass:
     def _remaining_clips(self) -> Iterator[DecodedClip]:
         if self._open:
             growing = self._open[-1]
-            growing.end_s = self._span.end_s if self._past_end else self._last_end_s
+            growing.end_s = self._span.end_s if self._past_end else self._extent_s
         while self._open:
             clip = self._open.pop(0)
             yield self._close(clip, last=not self._open and not self._past_end)
@@ -407,7 +424,7 @@ class _Pass:
             )
         expected_s = self._span.end_s or self._source.info.duration
         span_s = expected_s - self._span.start_s
-        reached_s = self._last_end_s
+        reached_s = self._extent_s
         if self._source.duration_is_rough:
             # Another stream may last longer, and some containers count from zero.
             sound_s = self._sound.end_s if self._sound else 0.0
@@ -415,5 +432,5 @@ class _Pass:
         missing_s = expected_s - reached_s
         if not self._past_end and missing_s > max(limit * span_s, _SPAN_TOLERANCE_S):
             raise CorruptMedia(
-                f"it ends after {self._last_end_s:.1f} s of the announced {expected_s:.1f} s"
+                f"it ends after {self._extent_s:.1f} s of the announced {expected_s:.1f} s"
             )
