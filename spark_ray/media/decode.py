@@ -151,7 +151,7 @@ class _Pass:
         self._waits_for_keyframe = False
 
     def run(self) -> Iterator[DecodedClip]:
-        self._seek_to_start()
+        self._waits_for_keyframe = self._source.seek_before(self._span.start_s)
         for packet in self._packets():
             self._check_deadline()
             if packet.stream is self._source.video:
@@ -192,39 +192,6 @@ class _Pass:
                 continue
             if packet.size:
                 yield packet
-
-    def _seek_to_start(self) -> None:
-        """Go to a keyframe before the span. Where none can be found, read from the start.
-
-        MP4 and Matroska have an index and land on the keyframe itself. MPEG-TS is searched by
-        timestamps and may land after it, so the search begins further and further ahead.
-        """
-        start_s = self._span.start_s
-        for lead_s in (0.0, 10.0, 60.0) if start_s > 0 else ():
-            target = self._source.zero_pts + int((start_s - lead_s) / self._source.time_base)
-            if target > self._source.zero_pts and self._keyframe_follows(target):
-                self._seek(target)
-                self._waits_for_keyframe = True
-                return
-        if start_s > 0:
-            # Not to the first frame's own time: MPEG-TS would land after it. Zero is before it.
-            self._source.container.seek(0)
-
-    def _seek(self, pts: int) -> None:
-        self._source.container.seek(pts, stream=self._source.video)
-
-    def _keyframe_follows(self, target: int) -> bool:
-        """Whether reading on from `target` meets a keyframe at or before the span's start."""
-        try:
-            self._seek(target)
-            for packet in self._source.container.demux(self._source.video):
-                if packet.pts is None or self._source.seconds(packet.pts) > self._span.start_s:
-                    return False
-                if packet.is_keyframe:
-                    return True
-        except FFmpegError:
-            return False
-        return False
 
     def _choose_decoder(self) -> VideoDecoder:
         source = self._source

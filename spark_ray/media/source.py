@@ -34,6 +34,7 @@ VIDEO_EXTENSIONS = frozenset(
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
 _TEXT_SUBTITLES = frozenset(("mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"))
 _READ_BYTES = 1 << 18
+_SEEK_LEADS_S = (0.0, 10.0, 60.0)
 _TIME_TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _PQ, _HLG = 16, 18  # ITU-T H.273 transfer characteristics
 
@@ -87,6 +88,37 @@ class MediaSource:
     @cached_property
     def zero_s(self) -> float:
         return float(self.zero_pts * self.time_base)
+
+    def seek_before(self, time_s: float) -> bool:
+        """Go to a keyframe at or before a time; where none can be found, to the start.
+
+        MP4 and Matroska have an index and land on the keyframe itself. MPEG-TS is searched by
+        timestamps and may land after it, so the search begins further and further ahead. Returns
+        whether packets before the first keyframe have to be skipped.
+        """
+        if time_s <= 0:
+            return False
+        for lead_s in _SEEK_LEADS_S:
+            target = self.zero_pts + int((time_s - lead_s) / self.time_base)
+            if target > self.zero_pts and self._keyframe_follows(target, time_s):
+                self.container.seek(target, stream=self.video)
+                return True
+        # Not to the first frame's own time: MPEG-TS would land after it. Zero is before it.
+        self.container.seek(0)
+        return False
+
+    def _keyframe_follows(self, target: int, time_s: float) -> bool:
+        """Whether reading on from `target` meets a keyframe at or before `time_s`."""
+        try:
+            self.container.seek(target, stream=self.video)
+            for packet in self.container.demux(self.video):
+                if packet.pts is None or self.seconds(packet.pts) > time_s:
+                    return False
+                if packet.is_keyframe:
+                    return True
+        except FFmpegError:
+            return False
+        return False
 
 
 @contextmanager

@@ -73,13 +73,18 @@ def keys_of(clip: Clip) -> Iterator[str]:
 
 
 def parse_json_captions(text: str, uri: str) -> list[TextAt]:
-    """The texts of a JSON file beside a video.
+    """The texts of a JSON file beside a video; none if it is an object about something else.
+
+    Downloaders leave a JSON file of metadata with each video, and most say nothing to caption.
 
     Raises:
         SidecarError: it is no JSON, or holds no text where one is expected.
     """
     try:
-        return list(_texts(json.loads(text)))
+        value = json.loads(text)
+        if isinstance(value, dict) and not value.keys() & {*_TEXT_FIELDS, *_LIST_FIELDS}:
+            return []
+        return list(_texts(value))
     except (ValueError, RecursionError) as error:
         raise SidecarError(f"{uri} can't be understood: {error}; mend or remove it") from error
 

@@ -106,14 +106,16 @@ def test_json_comes_before_text_and_text_before_subtitles(tmp_path: Path) -> Non
 
 def test_a_clip_without_a_sidecar_is_left_out(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.txt", "\n")
-    assert captions_of([make_clip(), make_clip(1.0, sidecars=(empty,))]) == {}
+    metadata = write(tmp_path / "metadata.json", '{"views": 3}')
+    clips = [make_clip(), make_clip(1.0, sidecars=(empty,)), make_clip(2.0, sidecars=(metadata,))]
+    assert captions_of(clips) == {}
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.json", "{caption: broken", "can't be understood: Expecting property name"),
-        ("a.json", '{"views": 3}', "no caption in it; expected one of: caption, text"),
+        ("a.json", '[{"views": 3}]', "no caption in it; expected one of: caption, text"),
         ("a.json", '{"caption": "a", "start": "soon"}', "expected a time in seconds"),
         ("a.json", "[" * 100_000, "can't be understood"),
         ("a.srt", "just some prose", "holds no cue with times"),
