@@ -21,7 +21,12 @@ from spark_ray.core.errors import CorruptMedia, MediaLimitExceeded
 from spark_ray.core.schema import FrameSample, Scene, Segment, VideoInfo
 from spark_ray.media.audio_codec import AudioCodec, encode_audio
 from spark_ray.media.audio_track import AudioTrack
-from spark_ray.media.geometry import PictureOptions, PictureRenderer, encode_jpeg
+from spark_ray.media.geometry import (
+    PictureOptions,
+    PictureRenderer,
+    encode_jpeg,
+    quarter_turn,
+)
 from spark_ray.media.packets import (
     FastDecoder,
     FullDecoder,
@@ -250,7 +255,7 @@ class _Pass:
             self._extent_s = max(self._extent_s, self._source.seconds(packet.pts) + duration_s)
 
     def _describe_picture(self, frame: av.VideoFrame) -> None:
-        rotation = -frame.rotation % 360
+        rotation = -quarter_turn(frame.rotation) % 360
         info = self._source.info
         info.rotation = rotation
         if rotation % 180:

@@ -60,13 +60,13 @@ class PictureRenderer:
         self._scaler = VideoReformatter()
 
     def render(self, frame: av.VideoFrame) -> Picture:
-        return self._fit(bgr_pixels(frame, self._scaler), frame.rotation)
+        return self._fit(bgr_pixels(frame, self._scaler), quarter_turn(frame.rotation))
 
     def _fit(self, pixels: NDArray[np.uint8], rotation: int) -> Picture:
         height, width = pixels.shape[:2]
         shown = square_pixel_size(width, height, self._aspect)
-        quarter_turn = rotation % 180 != 0
-        if quarter_turn:
+        sideways = rotation % 180 != 0
+        if sideways:
             shown = shown[::-1]
         target = self._options.resolution
         if self._options.fit == "stretch":
@@ -77,7 +77,7 @@ class PictureRenderer:
             )
             inner = (max(1, round(shown[0] * scale)), max(1, round(shown[1] * scale)))
 
-        stored = inner[::-1] if quarter_turn else inner
+        stored = inner[::-1] if sideways else inner
         content = upright(_resize(pixels, stored), rotation)
         if self._options.fit == "crop":
             left, top = (inner[0] - target[0]) // 2, (inner[1] - target[1]) // 2
@@ -111,10 +111,15 @@ def bgr_pixels(frame: av.VideoFrame, scaler: VideoReformatter) -> NDArray[np.uin
     return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
 
 
+def quarter_turn(degrees: float) -> int:
+    """The quarter turn nearest to an angle: 0, 90, 180 or 270. A display matrix may hold any."""
+    return round(degrees / 90) * 90 % 360
+
+
 def upright(image: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
     """Turn by `rotation` degrees counter-clockwise, as FFmpeg reports a display matrix."""
     turns = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
-    code = turns.get(round(rotation / 90) * 90 % 360)
+    code = turns.get(quarter_turn(rotation))
     return image if code is None else cv2.rotate(image, code)
 
 

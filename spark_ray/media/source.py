@@ -125,7 +125,7 @@ class MediaSource:
 def open_source(file: BinaryIO, limits: MediaLimits) -> Iterator[MediaSource]:
     """Open the container in `file` and choose its streams.
 
-    The best video stream by FFmpeg's rule (disposition, then resolution), the audio track in the
+    The best video stream (the file's default, then the largest), the audio track in the
     preferred language or else the best, and the text subtitles of the same language. `file` stays
     the caller's to close.
 
@@ -201,8 +201,14 @@ def _best_video(container: InputContainer) -> av.VideoStream:
     candidates = [s for s in container.streams.video if not s.disposition & pictures]
     if not candidates:
         raise NotAVideo("it has no video stream")
-    best = container.streams.best("video")
-    return best if best in candidates else candidates[0]
+    return max(candidates, key=_picture_rank)
+
+
+def _picture_rank(stream: av.VideoStream) -> tuple[bool, bool, int]:
+    """Decodable first, then what the file calls its default, then the largest picture."""
+    codec = stream.codec_context
+    pixels = codec.width * codec.height if codec is not None else 0
+    return codec is not None, bool(stream.disposition & Disposition.default), pixels
 
 
 def _best_audio(container: InputContainer, language: str | None) -> av.AudioStream | None:

@@ -1,0 +1,143 @@
+"""Which of a file's streams are used."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from media_factory import clip_of, pictures, tone
+
+from spark_ray.core.errors import NotAVideo
+from spark_ray.core.schema import Segment
+from spark_ray.media.audio_codec import decode_audio
+from spark_ray.media.encode import AudioTrack, SubtitleTrack, VideoTrack, write_tracks
+from spark_ray.media.source import MediaLimits, open_source
+
+
+@pytest.fixture(scope="module")
+def many_streams(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small picture before a large one, German sound before English, and subtitles of both."""
+    path = tmp_path_factory.mktemp("streams") / "a.mkv"
+    rate = Fraction(25)
+    cue = {"start": 0.1, "end": 0.9}
+    write_tracks(
+        path,
+        [
+            VideoTrack(frames=pictures(25, (64, 64)), rate=rate),
+            VideoTrack(frames=pictures(25, (128, 96)), rate=rate),
+            AudioTrack(pcm=tone(1.0, hertz=300), sample_rate=16_000, language="ger", codec="flac"),
+            AudioTrack(pcm=tone(1.0, hertz=900), sample_rate=16_000, language="eng", codec="flac"),
+            SubtitleTrack(cues=[Segment(text="Guten Tag", **cue)], language="ger"),
+            SubtitleTrack(cues=[Segment(text="Good day", **cue)], language="eng"),
+        ],
+    )
+    return path
+
+
+def pitch(audio: bytes | None) -> float:
+    assert audio is not None
+    pcm = decode_audio(audio)
+    return float(np.argmax(np.abs(np.fft.rfft(pcm))) * 16_000 / len(pcm))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "first_is_default", "width"),
+    [("mp4", False, 128), ("ts", False, 128), ("mkv", False, 128), ("mkv", True, 64)],
+)
+def test_the_default_picture_is_chosen_or_else_the_largest(
+    tmp_path: Path, suffix: str, first_is_default: bool, width: int
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    small = VideoTrack(frames=pictures(10, (64, 64)), rate=Fraction(25), default=first_is_default)
+    large = VideoTrack(
+        frames=pictures(10, (128, 96)), rate=Fraction(25), default=not first_is_default
+    )
+    write_tracks(path, [small, large])
+    assert clip_of(path).info.width == width
+
+
+@pytest.mark.parametrize(
+    ("language", "hertz", "text"), [("eng", 900, "Good day"), ("ger", 300, "Guten Tag")]
+)
+def test_sound_and_subtitles_come_in_the_preferred_language(
+    many_streams: Path, language: str, hertz: int, text: str
+) -> None:
+    clip = clip_of(many_streams, audio_language=language)
+    assert pitch(clip.audio) == pytest.approx(hertz, abs=2)
+    assert clip.info.audio_language == language
+    assert [cue.text for cue in clip.subtitles] == [text]
+    assert clip.subtitle_language == language
+
+
+def test_a_language_that_is_not_there_falls_back_to_the_usual_sound(many_streams: Path) -> None:
+    clip = clip_of(many_streams, audio_language="fra")
+    assert pitch(clip.audio) == pytest.approx(300, abs=2)
+    assert [cue.text for cue in clip.subtitles] == ["Guten Tag"]
+
+
+def test_the_sound_that_the_file_calls_default_is_the_usual_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    sounds = [
+        AudioTrack(pcm=tone(1.0, hertz=h), sample_rate=16_000, default=h == 900, codec="flac")
+        for h in (300, 900)
+    ]
+    write_tracks(path, [VideoTrack(frames=pictures(25), rate=Fraction(25)), *sounds])
+    clip = clip_of(path)
+    assert pitch(clip.audio) == pytest.approx(900, abs=2)
+    assert clip.info.audio_language is None
+
+
+def with_cover(path: Path, *, video: bool) -> Path:
+    """A file with cover art, which FFmpeg reports as a video stream."""
+    cover = cv2.imencode(".jpg", np.full((600, 600, 3), 200, np.uint8))[1].tobytes()
+    with av.open(str(path), "w") as container:
+        streams = []
+        if video:
+            picture = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+            picture.width, picture.height = 96, 64
+            streams.append(picture)
+        sound = container.add_stream("aac", rate=16_000)
+        sound.layout = "mono"
+        art = container.add_stream("mjpeg", rate=1)
+        art.width = art.height = 600
+        art.pix_fmt = "yuvj420p"
+        art.disposition = av.stream.Disposition.attached_pic
+        for number, pixels in enumerate(pictures(25) if video else ()):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(streams[0].encode(frame))
+        if video:
+            container.mux(streams[0].encode(None))
+        frame = av.AudioFrame.from_ndarray(tone(1.0)[np.newaxis], format="s16", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+        packet = av.Packet(cover)
+        packet.stream, packet.pts, packet.dts, packet.is_keyframe = art, 0, 0, True
+        container.mux(packet)
+    return path
+
+
+def test_cover_art_is_no_video(tmp_path: Path) -> None:
+    info = clip_of(with_cover(tmp_path / "a.mp4", video=True)).info
+    assert (info.width, info.height, info.codec) == (96, 64, "h264")
+
+
+def test_music_with_cover_art_is_no_video(tmp_path: Path) -> None:
+    song = with_cover(tmp_path / "a.mp4", video=False)
+    with (
+        pytest.raises(NotAVideo, match="no video stream"),
+        open_source(io.BytesIO(song.read_bytes()), MediaLimits()),
+    ):
+        pass
+
+
+def test_the_source_says_what_it_is(many_streams: Path) -> None:
+    info = clip_of(many_streams).info
+    assert (info.codec, info.audio_codec, info.pixel_format) == ("h264", "flac", "yuv420p")
+    assert info.fps == 25
+    assert info.duration == pytest.approx(1.0, abs=0.05)
+    assert (info.rotation, info.hdr, info.decode_errors) == (0, False, 0)
