@@ -135,9 +135,14 @@ def read_bytes(location: str, max_bytes: int) -> bytes:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder on any storage; every name given to it stays inside."""
+    """A folder on any storage; every name given to it stays inside.
+
+    Local files are written under another name first. With `scratch`, a folder in this one, those
+    lie there, and what a killed process leaves behind goes when that is removed.
+    """
 
     location: str
+    scratch: str | None = None
 
     def __truediv__(self, name: str) -> str:
         """Location of a file in the folder, given its relative POSIX path.
@@ -177,7 +182,7 @@ class Folder:
                 fs, path = filesystem(location)
                 fs.pipe_file(path, data)  # one PUT: an object store shows whole objects only
             else:
-                with _replacing(local_path(location)) as file:
+                with _replacing(local_path(location), self._scratch_path()) as file:
                     file.write(data)
 
     @contextmanager
@@ -197,8 +202,11 @@ class Folder:
                     raise
                 file.commit()
             else:
-                with _replacing(local_path(location)) as file:
+                with _replacing(local_path(location), self._scratch_path()) as file:
                     yield file
+
+    def _scratch_path(self) -> Path | None:
+        return local_path(self / self.scratch) if self.scratch else None
 
     def names(self, prefix: str = "") -> list[str]:
         """Relative paths of all files below `prefix`, sorted; empty if there is no such folder."""
@@ -254,9 +262,11 @@ class Folder:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+def _replacing(path: Path, scratch: Path | None) -> Iterator[BinaryIO]:
+    folder = scratch or path.parent
+    for needed in (path.parent, folder):
+        needed.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         with temporary.open("wb") as file:
             yield file

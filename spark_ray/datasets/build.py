@@ -34,6 +34,7 @@ from spark_ray.datasets.layout import (
     is_unfinished,
     next_version,
     numbered_versions,
+    writable,
 )
 from spark_ray.datasets.ledger import (
     Progress,
@@ -80,7 +81,7 @@ def build_dataset(config: BuildConfig) -> BuildResult:
         DatasetError: the version is published already, or was begun with other settings.
         StorageError: the output can't be written; everything committed so far is kept.
     """
-    version = choose_version(config)
+    version = writable(choose_version(config))
     recipe = check_recipe(version, config)
     stages = [
         caption_stage(config),

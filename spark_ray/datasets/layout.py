@@ -17,6 +17,7 @@ REJECTS = "rejects.jsonl"
 REPORT = "report.html"
 PARTS = "parts"
 RECIPE = f"{PARTS}/recipe.json"
+_WRITING = f"{PARTS}/writing"
 SOURCES = "sources.jsonl"
 SHARDS = "shards"
 
@@ -36,6 +37,11 @@ def dataset_name(output: str) -> str:
             f"output: {name!r} can't be a dataset's name; use letters, digits, '.', '_' and '-'"
         )
     return name
+
+
+def writable(version: Folder) -> Folder:
+    """The version as a build uses it: half-written files lie among the parts, and go with them."""
+    return Folder(version.location, scratch=_WRITING)
 
 
 def is_published(version: Folder) -> bool:

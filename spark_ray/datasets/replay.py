@@ -37,6 +37,7 @@ from spark_ray.datasets.layout import (
     next_version,
     numbered_versions,
     resolve_published,
+    writable,
 )
 from spark_ray.datasets.ledger import Outcome, Recipe, commit_part, read_parts
 from spark_ray.datasets.plan import SourceRecord, load_plan, mark_duplicates
@@ -61,7 +62,7 @@ def replay_rejects(reference: str, ray_address: str | None = None) -> BuildResul
         return None
     dataset = Folder(parent.location.rpartition("/")[0])
     origin = {"version": metadata["version"], "manifest_sha256": metadata["manifest_sha256"]}
-    version = _unfinished_replay(dataset, origin) or dataset.sub(next_version(dataset))
+    version = writable(_unfinished_replay(dataset, origin) or dataset.sub(next_version(dataset)))
     config = BuildConfig.from_values(
         **metadata["config"],
         output=dataset.location,
