@@ -1,0 +1,228 @@
+"""Versions: what is unfinished is resumed, what is published never changes, the next is vN+1."""
+
+import csv
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import builds
+import pandas as pd
+import pytest
+
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.assets import published_clips
+from spark_ray.datasets.build import begin
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.ingest import list_inputs
+from spark_ray.datasets.plan import make_plan
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Three good videos and a broken one."""
+    folder = builds.write_numbers(tmp_path / "in", (1, 2, 3))
+    (folder / "clip_004.mp4").write_bytes(b"broken")
+    (folder / "clip_004.txt").write_text(builds.caption_of_number(4))
+    return folder
+
+
+def mend(folder: Path) -> None:
+    builds.write_number(folder / "clip_004.mp4", 4)
+
+
+def captions(version: Path) -> list[str]:
+    return sorted(line["meta"]["caption"] for line in builds.manifest(version))
+
+
+def begun(source: Path, output: Path, **settings: Any) -> Path:
+    """A version as a build leaves it that was killed after planning."""
+    config = BuildConfig.from_values(input=[str(source)], output=str(output), **settings)
+    version = Folder(str(output)).sub("v1")
+    begin(version, config, make_plan(list_inputs(config.input), config, lambda _: None))
+    return Path(version.location)
+
+
+def test_an_unfinished_build_goes_on_under_its_own_settings_only(
+    cluster: str, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "set"
+    version = output / "v1"
+
+    driver = builds.start(builds.build_command(few, output, fps=2))
+    builds.wait_until(lambda: builds.parts(version), "a part", driver=driver)
+    builds.kill(driver)
+
+    assert builds.main_here(*builds.build_command(few, output, fps=3, jpeg_quality=50)[3:]) == 2
+    said = capsys.readouterr().err
+    assert "fps (was 2.0, now 3.0)" in said
+    assert "jpeg_quality" in said
+    assert not (version / "metadata.json").exists()
+
+    assert builds.main_here(*builds.build_command(few, output, fps=2, decode_workers=1)[3:]) == 0
+    assert "Resuming" in capsys.readouterr().err, "how work is spread is no other setting"
+    assert captions(version) == [builds.caption_of_number(number) for number in (1, 2, 3)]
+
+
+def test_a_build_that_has_done_nothing_yet_may_begin_anew(
+    cluster: str, few: Path, tmp_path: Path
+) -> None:
+    """Under other settings, since there is nothing with which they could be mixed."""
+    version = begun(few, tmp_path / "set", fps=2)
+    assert builds.build(few, tmp_path / "set", fps=3) == version
+    assert json.loads((version / "metadata.json").read_text())["config"]["fps"] == 3
+
+
+def test_a_resumed_build_does_what_was_planned(cluster: str, few: Path, tmp_path: Path) -> None:
+    """Files that came since wait for the next version; one that went becomes a reject."""
+    version = begun(few, tmp_path / "set")
+    builds.write_number(few / "clip_009.mp4", 9)
+    (few / "clip_002.mp4").unlink()
+
+    assert builds.build(few, tmp_path / "set") == version
+
+    assert captions(version) == [builds.caption_of_number(number) for number in (1, 3)]
+    gone = {Path(line["source_path"]).name: line["error"] for line in builds.rejects(version)}
+    assert gone == {"clip_002.mp4": "StorageError", "clip_004.mp4": "NotAVideo"}
+
+
+def test_a_published_version_is_left_alone(
+    cluster: str, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "set"
+    first = builds.build(few, output)
+    before = builds.contents(first)
+
+    assert builds.main_here(*builds.build_command(few, output, version="v1")[3:]) == 2
+    assert "published already" in capsys.readouterr().err
+    assert builds.build(few, output, fps=2) == output / "v2"
+    assert builds.build(few, output, version="nightly") == output / "nightly"
+    assert builds.build(few, output) == output / "v3"
+    assert builds.contents(first) == before
+
+
+@pytest.mark.parametrize("form", ["files", "parquet", "both"])
+def test_replay_adds_what_was_mended(cluster: str, few: Path, tmp_path: Path, form: str) -> None:
+    """v2 is v1 with the mended clip; v1 is as it was, to the byte."""
+    first = builds.build(few, tmp_path / "set", format=form)
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+
+    assert builds.main_here("data", "replay", tmp_path / "set") == 0
+    assert not (tmp_path / "set" / "v2").exists(), "nothing was mended, so nothing is published"
+
+    mend(few)
+    assert builds.main_here("data", "replay", tmp_path / "set") == 0
+
+    second = tmp_path / "set" / "v2"
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    assert captions(second) == [builds.caption_of_number(number) for number in (1, 2, 3, 4)]
+    assert builds.rejects(second) == []
+    old = {clip.line["id"]: clip for clip in published_clips(Folder(str(first)))}
+    new = {clip.line["id"]: clip for clip in published_clips(Folder(str(second)))}
+    assert len(new) == 4
+    for identity, clip in old.items():
+        for line in (clip.line, new[identity].line):
+            line["meta"].pop("shard", None)
+        assert new[identity] == clip
+    metadata = json.loads((second / "metadata.json").read_text())
+    assert metadata["parent"]["version"] == "v1"
+    assert metadata["statistics"]["clips"] == 4
+
+
+def test_a_replay_that_is_killed_goes_on(cluster: str, few: Path, tmp_path: Path) -> None:
+    builds.build(few, tmp_path / "set")
+    mend(few)
+    command = [sys.executable, str(builds.HERE / "killed_driver.py")]
+    killed = builds.run([*command, "9", "data", "replay", str(tmp_path / "set")])
+    assert killed.returncode == -9, killed.stderr
+    assert not (tmp_path / "set" / "v2" / "metadata.json").exists()
+
+    assert builds.main_here("data", "replay", tmp_path / "set") == 0
+
+    assert captions(tmp_path / "set" / "v2") == [
+        builds.caption_of_number(number) for number in (1, 2, 3, 4)
+    ]
+
+
+@pytest.fixture(scope="module")
+def spoken(cluster: str, world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with sound, transcripts and labels."""
+    return builds.build(
+        world[0] / "clips",
+        tmp_path_factory.mktemp("spoken") / "set",
+        fps=1,
+        label_from_folder=True,
+        transcription_backend="subtitles",
+    )
+
+
+def test_export_as_webdataset(spoken: Path, tmp_path: Path) -> None:
+    assert builds.main_here("data", "export", spoken, "--to", tmp_path / "tars") == 0
+    with tarfile.open(tmp_path / "tars" / "00000.tar") as tar:
+        held = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    expected = {}
+    for clip in published_clips(Folder(str(spoken))):
+        identity = clip.line["id"]
+        expected[f"{identity}.json"] = json.dumps(clip.line, ensure_ascii=False).encode()
+        expected[f"{identity}.txt"] = clip.line["meta"]["caption"].encode()
+        for number, jpeg in enumerate(clip.frames, 1):
+            expected[f"{identity}.{number:06d}.jpg"] = jpeg
+        if clip.audio is not None:
+            expected[f"{identity}.{Path(clip.line['audio']).suffix[1:]}"] = clip.audio
+    assert list(held) == list(expected), "a clip's files stand together, in the manifest's order"
+    assert held == expected
+
+
+def test_export_as_parquet(spoken: Path, tmp_path: Path) -> None:
+    export = ("data", "export", spoken, "--to", tmp_path / "shards", "--format", "parquet")
+    assert builds.main_here(*export) == 0
+    rows = pd.read_parquet(tmp_path / "shards" / "00000.parquet").to_dict("records")
+    for row, clip in zip(rows, published_clips(Folder(str(spoken))), strict=True):
+        assert (row["id"], row["caption"]) == (clip.line["id"], clip.line["meta"]["caption"])
+        assert list(row["frames"]) == clip.frames
+        assert row["audio"] == clip.audio
+
+
+def test_export_as_csv(spoken: Path, tmp_path: Path) -> None:
+    export = ("data", "export", spoken, "--to", tmp_path / "csv", "--format", "csv")
+    assert builds.main_here(*export) == 0
+    text = (tmp_path / "csv" / "clips.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    lines = builds.manifest(spoken)
+    for name in ("caption", "transcript", "label", "source_path"):
+        found = [row[name] for row in rows]
+        assert found == [line["meta"][name] or "" for line in lines], name
+
+
+def test_export_goes_to_an_empty_folder_only(
+    spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.txt").write_text("keep me")
+    assert builds.main_here("data", "export", spoken, "--to", tmp_path) == 2
+    assert "holds files already" in capsys.readouterr().err
+    assert builds.main_here("data", "export", spoken, "--to", tmp_path / "x", "--format", "z") == 2
+    assert "choose one of: csv, parquet, webdataset" in capsys.readouterr().err
+
+
+def test_stats_count_what_is_there(spoken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert builds.main_here("data", "stats", spoken, "--json") == 0
+    counted = json.loads(capsys.readouterr().out)
+    published = json.loads((spoken / "metadata.json").read_text())["statistics"]
+    shared = set(counted) & set(published)
+    assert {"clips", "frames"} <= shared | set(counted.get("statistics", {}))
+    assert str(published["clips"]) in json.dumps(counted)
+
+
+def test_inspect_shows_versions_and_a_clip(
+    spoken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (first, *_) = builds.manifest(spoken)
+    assert builds.main_here("data", "inspect", spoken.parent) == 0
+    assert "v1" in capsys.readouterr().out
+    assert builds.main_here("data", "inspect", spoken, "--clip", first["id"]) == 0
+    shown = capsys.readouterr().out
+    assert first["id"] in shown
+    assert first["meta"]["caption"] in shown
+    assert builds.main_here("data", "inspect", spoken, "--clip", "no-such-clip") == 2
