@@ -1,0 +1,51 @@
+"""What people see of long work when nobody watches a terminal."""
+
+import pytest
+
+from spark_ray.core import progress
+from spark_ray.core.progress import ProgressReport
+
+
+def test_the_end_is_one_line_with_count_rate_and_note(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with ProgressReport("Building", 3, "units") as report:
+        report.advance(1)
+        report.advance(2, "1 reject")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Building: 3/3 units, ")
+    assert err.endswith(" units/s, 1 reject\n")
+    assert err.count("\n") == 1
+
+
+def test_lines_come_now_and_then_with_the_time_that_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with ProgressReport("Looking", 40, "files") as report:
+        for _ in range(4):
+            now[0] += 6.0
+            report.advance(5)
+    assert capsys.readouterr().err.splitlines() == [
+        "Looking: 10/40 files, 0.8 files/s, 36 s left",
+        "Looking: 20/40 files, 0.8 files/s, 24 s left",
+        "Looking: 20/40 files, 0.8 files/s, 24 s left",
+    ]
+
+
+def test_an_unknown_total_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressReport("Counting", None, "lines") as report:
+        report.advance(7)
+    assert capsys.readouterr().err.startswith("Counting: 7 lines, ")
+
+
+def test_nothing_done_and_failed_work_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressReport("Building", 3, "units"):
+        pass
+    report = ProgressReport("Building", 3, "units")
+    report.__enter__()
+    report.advance(1)
+    report.__exit__(KeyError, KeyError(), None)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,189 @@
+"""Files under folders: they appear whole or not at all, and names stay inside."""
+
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from spark_ray.core.errors import StorageError
+from spark_ray.core.storage import (
+    Folder,
+    filesystem,
+    is_remote,
+    local_path,
+    location_of,
+    open_read,
+    read_bytes,
+    storage_errors,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(str(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a/.."])
+def test_no_name_leaves_the_folder(folder: Folder, name: str) -> None:
+    for use in (folder.read, folder.exists, folder.size, folder.remove, folder.sub):
+        with pytest.raises(StorageError, match="would leave the folder"):
+            use(name)
+
+
+def test_what_is_written_is_read(folder: Folder) -> None:
+    folder.write("a/b/one.txt", b"1")
+    folder.write("a/two.txt", b"22")
+    with folder.writer("three.txt") as file:
+        file.write(b"3\n")
+        file.write(b"33\n")
+    assert folder.read("a/b/one.txt") == b"1"
+    assert list(folder.lines("three.txt")) == [b"3\n", b"33\n"]
+    assert folder.names() == ["a/b/one.txt", "a/two.txt", "three.txt"]
+    assert folder.names("a") == ["a/b/one.txt", "a/two.txt"]
+    assert folder.children() == ["a"]
+    assert folder.size("a/two.txt") == 2
+    assert folder.exists("three.txt")
+
+
+def test_writing_again_replaces(folder: Folder) -> None:
+    folder.write("x", b"long old content")
+    folder.write("x", b"new")
+    assert folder.read("x") == b"new"
+
+
+def test_removing_is_for_files_and_folders_and_for_nothing(folder: Folder) -> None:
+    folder.write("a/x", b"")
+    folder.write("a/y", b"")
+    folder.remove("a/x")
+    assert folder.names() == ["a/y"]
+    folder.remove("a")
+    folder.remove("a")
+    assert folder.names() == []
+    assert folder.children() == []
+
+
+def test_a_writer_that_fails_leaves_what_was_there(folder: Folder) -> None:
+    folder.write("x", b"old")
+
+    def fail_midway() -> None:
+        with folder.writer("x") as file:
+            file.write(b"half of the new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_midway()
+    assert folder.read("x") == b"old"
+    assert folder.names() == ["x"]
+
+
+def test_a_writer_shows_nothing_before_its_end(folder: Folder) -> None:
+    with folder.writer("x") as file:
+        file.write(b"not yet")
+        assert not folder.exists("x")
+    assert folder.exists("x")
+
+
+def test_a_write_that_fails_leaves_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    target.mkdir()
+    (target / "in the way").touch()
+    with pytest.raises(StorageError):
+        Folder(str(tmp_path)).write("x", b"data")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_file_taken_over_from_another_folder_is_the_same(folder: Folder) -> None:
+    source = folder.sub("source")
+    source.write("a/x", b"data")
+    folder.sub("target").copy_from(source, "a/x")
+    assert folder.sub("target").read("a/x") == b"data"
+
+
+def test_taking_over_goes_between_kinds_of_storage(tmp_path: Path) -> None:
+    local, remote = Folder(str(tmp_path)), Folder(f"memory://{tmp_path.name}-copy")
+    local.write("x", b"data")
+    remote.copy_from(local, "x")
+    assert remote.read("x") == b"data"
+
+
+def test_writing_to_a_linked_file_does_not_change_its_twin(tmp_path: Path) -> None:
+    one, two = Folder(str(tmp_path / "one")), Folder(str(tmp_path / "two"))
+    one.write("x", b"old")
+    two.copy_from(one, "x")
+    two.write("x", b"new")
+    assert one.read("x") == b"old"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"plain.mp4", b"sp ace.mp4", "ünïcode.mp4".encode(), b"latin-\xe9\xff.mp4", b"new\nline.mp4",
+     b"100%41.mp4", b"quote'\".mp4"],
+)  # fmt: skip
+def test_any_file_name_survives_as_text(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name)
+    path.write_bytes(b"data")
+    location = location_of(path)
+    location.encode("utf-8")
+    assert local_path(location) == path
+    assert not is_remote(location)
+    assert read_bytes(location, 10) == b"data"
+    fs, inside = filesystem(location)
+    assert fs.exists(inside)
+
+
+def test_a_missing_file_is_named(folder: Folder) -> None:
+    for use in (folder.read, folder.size, lambda name: list(folder.lines(name))):
+        with pytest.raises(StorageError, match=r"gone\.txt: can't .* it does not exist"):
+            use("gone.txt")
+    with pytest.raises(StorageError, match="does not exist"):
+        open_read(folder / "gone.txt")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_forbidden_file_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "x").touch(mode=0)
+    with pytest.raises(StorageError, match="access denied"):
+        open_read(str(tmp_path / "x"))
+
+
+def test_a_refusal_of_the_storage_is_told_as_one(tmp_path: Path) -> None:
+    class Forbidden(fsspec.AbstractFileSystem):
+        protocol = "forbidden"
+
+        def _open(self, *_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    fsspec.register_implementation("forbidden", Forbidden, clobber=True)
+    with pytest.raises(StorageError, match="access denied; check permissions or credentials"):
+        open_read("forbidden://bucket/x")
+
+
+def test_a_folder_a_pipe_and_a_device_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(StorageError, match="not a regular file"):
+            open_read(str(place))
+
+
+def test_an_unknown_protocol_is_told_by_name() -> None:
+    with pytest.raises(StorageError, match="unknown protocol nosuch://"):
+        open_read("nosuch://bucket/x")
+
+
+def test_a_file_too_large_to_hold_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"12345")
+    assert read_bytes(str(tmp_path / "x"), 5) == b"12345"
+    with pytest.raises(StorageError, match="larger than the 4 bytes"):
+        read_bytes(str(tmp_path / "x"), 4)
+
+
+def test_a_full_disk_says_how_to_go_on() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with (
+        pytest.raises(StorageError, match="disk is full; free some space"),
+        storage_errors("x", "write"),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"data")
