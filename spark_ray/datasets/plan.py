@@ -6,17 +6,21 @@ files may have come or gone since.
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import ray
 from pydantic import Field
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from spark_ray.core.errors import (
     MediaLimitExceeded,
     NotAVideo,
     SparkRayError,
+    WorkerCrashed,
 )
 from spark_ray.core.provenance import VIDEO_ID_CHARS, content_hash, text_hash
 from spark_ray.core.schema import Clip, FilterDecision, Record, Reject, VideoInfo
@@ -70,17 +74,26 @@ def make_plan(
     ]
     scan = ray.remote(scan_files).options(num_cpus=1, max_retries=3)
     settings = ray.put(config)
-    waiting = iter(chunks)
-    running: list[Any] = []
+    waiting = deque(chunks)
+    running: dict[Any, list[InputFile]] = {}
     records: list[SourceRecord] = []
     window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     while True:
-        while len(running) < window and (chunk := next(waiting, None)) is not None:
-            running.append(scan.remote(chunk, settings))
+        while len(running) < window and waiting:
+            chunk = waiting.popleft()
+            running[scan.remote(chunk, settings)] = chunk
         if not running:
             return mark_duplicates(records)
-        (ready, *_), running = ray.wait(running, num_returns=1)
-        found = ray.get(ready)
+        (ready, *_), _ = ray.wait(list(running), num_returns=1)
+        chunk = running.pop(ready)
+        try:
+            found = ray.get(ready)
+        except (WorkerCrashedError, OutOfMemoryError):
+            if len(chunk) > 1:  # One of them kills whoever looks at it: find out which.
+                waiting.extend([file] for file in chunk)
+                continue
+            crash = WorkerCrashed("looking at it killed its worker process again and again")
+            found = scan_files([replace(chunk[0], problem=crash)], config)
         records += found
         advance(len(found))
 
