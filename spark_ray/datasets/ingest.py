@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -165,10 +166,12 @@ def _expand_remote(given: str) -> Iterator[InputFile]:
     fs, path = filesystem(given)
     with storage_errors(given, "list"):
         fs.invalidate_cache()
+        keys: list[str] = []
         if _GLOB & set(path) and not fs.exists(path):
             keys = [key for key in fs.glob(path) if not fs.isdir(key)]
         else:
-            keys = fs.find(path)
+            with suppress(FileNotFoundError):  # what s3fs says of a bucket that is not there
+                keys = fs.find(path)
         if not keys:
             raise ConfigError(f"input: {given!r} does not exist or holds no file")
     yield from _remote_files(
