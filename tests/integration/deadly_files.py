@@ -5,9 +5,9 @@
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
-import ray
 from fsspec.implementations.local import LocalFileSystem
 
 
@@ -32,4 +32,5 @@ class DeadlyFileSystem(LocalFileSystem):
     def _kills(path: str) -> bool:
         if "kills_everyone" in path:
             return True
-        return "kills_decoders" in path and "StagePool" in ray.get_runtime_context().get_task_name()
+        title = Path("/proc/self/cmdline").read_text()  # Ray writes there what a worker is doing
+        return "kills_decoders" in path and "StagePool" in title

@@ -111,19 +111,16 @@ def test_rejects_are_replayed_on_s3(s3: str, raw: str, numbers: Path, tmp_path: 
 
     assert builds.contents(download("replayed/set/v1", tmp_path / "after")) == before
     second = download("replayed/set/v2", tmp_path / "v2")
-    assert [Path(line["meta"]["source_path"]).name for line in builds.manifest(second)] == sorted(
-        ["good.mp4", "mended.mp4"],
-        key=lambda name: {
-            Path(line["meta"]["source_path"]).name: line["id"] for line in builds.manifest(second)
-        }[name],
-    )
+    sources = {Path(line["meta"]["source_path"]).name for line in builds.manifest(second)}
+    assert sources == {"good.mp4", "mended.mp4"}
     for line in builds.manifest(second):
         assert len(list((second / line["frames_dir"]).iterdir())) == line["meta"]["num_frames"]
 
 
 def test_what_others_wrote_into_an_exported_bucket(s3: str, raw: str, tmp_path: Path) -> None:
     """Export reads from S3 and writes to S3, and won't write among files that are there."""
-    builds.main_here(*builds.build_command("s3://raw/few", "s3://sets/exported/set")[3:])
+    source = "s3://raw/videos/deep"
+    assert builds.main_here(*builds.build_command(source, "s3://sets/exported/set")[3:]) == 0
     export = ("data", "export", "s3://sets/exported/set", "--to", "s3://sets/tars")
     assert builds.main_here(*export) == 0
     assert keys("tars") == ["tars/00000.tar", "tars/metadata.json"]
@@ -167,9 +164,10 @@ def test_no_such_bucket(s3: str, numbers: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def strict(s3: str) -> Iterator[None]:
     """The server checks keys, as it otherwise does not."""
+    reset = f"{s3}/moto-api/reset-auth"
     for after in ("0", "inf"):
         with urlopen(
-            Request(f"{s3}/moto-api/reset-auth", data=after.encode(), method="POST")
+            Request(reset, data=after.encode(), headers={"Content-Type": "text/plain"})
         ) as answer:
             assert answer.status == 200
         if after == "0":
