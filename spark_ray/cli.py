@@ -1,6 +1,8 @@
 """The command line: `spark-ray data build`, `spark-ray demo`, and what else the house can do."""
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NamedTuple
@@ -16,7 +18,7 @@ from spark_ray.core.errors import (
 )
 from spark_ray.core.logging import configure_logging
 
-FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 class Command(NamedTuple):
@@ -72,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(function: str, arguments: Sequence[str]) -> int:
     """Call `module:function` and turn its errors into one sentence and an exit status."""
     configure_logging()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does later
     module, _, name = function.partition(":")
     try:
         call: Callable[[Sequence[str]], int] = getattr(import_module(module), name)
@@ -81,10 +85,18 @@ def run(function: str, arguments: Sequence[str]) -> int:
     except SparkRayError as error:
         return exit_with(error, FAILED)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted(INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code != signal.SIGTERM:
+            raise
+        return _interrupted(TERMINATED)
     except BrokenPipeError:
         return 0  # the reader, e.g. `head`, has seen enough
+
+
+def _interrupted(status: int) -> int:
+    print("interrupted; run the same command again to go on", file=sys.stderr)
+    return status
 
 
 def _no_command(words: Sequence[str]) -> int:
