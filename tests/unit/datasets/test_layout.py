@@ -1,0 +1,112 @@
+"""Names of datasets, versions and assets."""
+
+from pathlib import Path
+
+import pytest
+
+from spark_ray.core.errors import ConfigError, DatasetError
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.build import choose_version
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.layout import (
+    METADATA,
+    RECIPE,
+    audio_name,
+    dataset_name,
+    frame_name,
+    next_version,
+    resolve_published,
+)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Folder:
+    return Folder(str(tmp_path / "street"))
+
+
+def make(
+    dataset: Folder, published: tuple[str, ...] = (), unfinished: tuple[str, ...] = ()
+) -> None:
+    for name in published:
+        dataset.sub(name).write(METADATA, b"{}")
+    for name in unfinished:
+        dataset.sub(name).write(RECIPE, b"{}")
+
+
+def chosen(dataset: Folder, version: str | None = None) -> str:
+    config = BuildConfig.from_values(input=["x"], output=dataset.location, version=version)
+    return choose_version(config).location.rpartition("/")[2]
+
+
+@pytest.mark.parametrize("output", ["sets/street", "s3://bucket/street/", "/x/y/street"])
+def test_the_last_part_of_the_output_is_the_name(output: str) -> None:
+    assert dataset_name(output) == "street"
+
+
+@pytest.mark.parametrize("output", ["", "/", "a b", "ünicode", ".hidden", "x/-y", "a;b"])
+def test_a_name_that_needs_quoting_is_refused(output: str) -> None:
+    with pytest.raises(ConfigError, match="can't be a dataset's name"):
+        dataset_name(output)
+
+
+def test_versions_count_from_one_above_the_highest(dataset: Folder) -> None:
+    assert next_version(dataset) == "v1"
+    make(dataset, published=("v1", "v9", "v10", "special"))
+    assert next_version(dataset) == "v11"
+
+
+def test_an_abandoned_folder_is_no_version(dataset: Folder) -> None:
+    dataset.sub("v3").write("litter", b"")
+    assert next_version(dataset) == "v1"
+
+
+def test_a_build_takes_up_the_unfinished_version(dataset: Folder) -> None:
+    assert chosen(dataset) == "v1"
+    make(dataset, published=("v1",), unfinished=("v2",))
+    assert chosen(dataset) == "v2"
+
+
+def test_an_unfinished_version_below_a_published_one_is_left_alone(dataset: Folder) -> None:
+    make(dataset, published=("v2",), unfinished=("v1",))
+    assert chosen(dataset) == "v3"
+
+
+def test_a_published_version_never_changes(dataset: Folder) -> None:
+    make(dataset, published=("v1",))
+    with pytest.raises(DatasetError, match="published already and never changes"):
+        chosen(dataset, "v1")
+    assert chosen(dataset, "mine") == "mine"
+
+
+def test_a_dataset_is_found_by_path_by_version_and_by_being_newest(dataset: Folder) -> None:
+    make(dataset, published=("v1", "v9", "v10"), unfinished=("v11",))
+    place = dataset.location
+    for reference, version in (
+        (place, "v10"),
+        (f"{place}/", "v10"),
+        (f"{place}@v9", "v9"),
+        (f"{place}/v1", "v1"),
+        (f"{place}/v1/", "v1"),
+    ):
+        assert resolve_published(reference).location.rstrip("/") == f"{place}/{version}"
+
+
+def test_an_at_sign_in_a_folder_is_no_version(tmp_path: Path) -> None:
+    dataset = Folder(str(tmp_path / "me@home" / "street"))
+    make(dataset, published=("v1",))
+    assert resolve_published(dataset.location).location.endswith("street/v1")
+
+
+def test_a_version_that_is_not_there_is_answered_with_those_that_are(dataset: Folder) -> None:
+    make(dataset, published=("v1", "v10", "v9"), unfinished=("v11",))
+    with pytest.raises(DatasetError, match="published versions: v1, v9, v10"):
+        resolve_published(f"{dataset.location}@v7")
+    with pytest.raises(DatasetError, match="not finished; run its build command again"):
+        resolve_published(f"{dataset.location}@v11")
+    with pytest.raises(DatasetError, match="none is published there"):
+        resolve_published(f"{dataset.location}-else")
+
+
+def test_assets_are_named_after_their_clip() -> None:
+    assert frame_name("abcd-0-1", 1) == "data/ab/abcd-0-1/frames/frame_000001.jpg"
+    assert audio_name("abcd-0-1", "flac") == "data/ab/abcd-0-1/audio.flac"

@@ -1,0 +1,195 @@
+"""One bad file costs a bounded time and its own row."""
+
+import io
+import os
+import threading
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from media_factory import pictures
+
+from spark_ray.core.errors import MediaError, MediaTimeout
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.ingest import InputFile
+from spark_ray.datasets.plan import SourceRecord, scan_file
+from spark_ray.media import deadline
+from spark_ray.media.deadline import call_with_deadline, iterate_with_deadline
+from spark_ray.media.encode import write_video
+
+
+def config(**settings: object) -> BuildConfig:
+    return BuildConfig.from_values(**{"input": ["in"], "output": "out", **settings})
+
+
+def scan(location: str, **settings: object) -> SourceRecord:
+    return scan_file(InputFile(location), config(**settings))
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """Set at the end of the test, so that hanging threads end with it."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class OddStorage(fsspec.AbstractFileSystem):
+    """A file system on which opening is easy and reading does what the test says."""
+
+    protocol = "odd"
+    cachable = False
+    read: Any = None
+
+    def info(self, path: str, **_: object) -> dict[str, object]:
+        return {"name": path, "size": 1000, "type": "file"}
+
+    def open(self, path: str, *_: object, **__: object) -> Any:
+        class Odd(io.RawIOBase):
+            def readable(self) -> bool:
+                return True
+
+            def seekable(self) -> bool:
+                return True
+
+            def seek(self, offset: int, whence: int = 0) -> int:
+                return offset
+
+            def tell(self) -> int:
+                return 0
+
+            def read(self, size: int = -1) -> bytes:
+                return OddStorage.read()
+
+        return Odd()
+
+
+@pytest.fixture
+def odd_storage(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    fsspec.register_implementation("odd", OddStorage, clobber=True)
+    monkeypatch.setattr(deadline, "_GRACE_S", 0.2)
+    return monkeypatch
+
+
+def test_a_read_that_never_returns_ends_in_a_reject(
+    odd_storage: pytest.MonkeyPatch, released: threading.Event
+) -> None:
+    odd_storage.setattr(OddStorage, "read", staticmethod(lambda: released.wait(60) and b""))
+    started = time.monotonic()
+    record = scan("odd://share/a.mp4", decode_timeout_s=0.3)
+    assert time.monotonic() - started < 3
+    assert record.reject is not None
+    assert (record.verdict, record.reject.error) == ("rejected", "MediaTimeout")
+    assert "decode_timeout_s" in record.reject.message
+
+
+def test_a_read_that_fails_ends_in_a_reject(odd_storage: pytest.MonkeyPatch) -> None:
+    def fail() -> bytes:
+        raise OSError(5, "Input/output error")
+
+    odd_storage.setattr(OddStorage, "read", staticmethod(fail))
+    record = scan("odd://share/a.mp4")
+    assert record.verdict == "rejected"
+    assert record.reject is not None
+    assert record.reject.error in ("StorageError", "NotAVideo", "CorruptMedia")
+
+
+def test_items_come_through_in_order_and_then_the_error() -> None:
+    def produce() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise MediaError("broken")
+
+    items = iterate_with_deadline(produce, 5.0, "counting")
+    assert [next(items), next(items)] == [1, 2]
+    with pytest.raises(MediaError, match="broken"):
+        next(items)
+
+
+def test_each_item_has_its_own_time(
+    monkeypatch: pytest.MonkeyPatch, released: threading.Event
+) -> None:
+    monkeypatch.setattr(deadline, "_GRACE_S", 0.0)
+
+    def produce() -> Iterator[int]:
+        yield 1
+        released.wait(60)
+        yield 2
+
+    items = iterate_with_deadline(produce, 0.2, "counting")
+    assert next(items) == 1
+    with pytest.raises(MediaTimeout, match=r"counting made no progress for 0\.2 s"):
+        next(items)
+
+
+def test_whoever_stops_listening_leaves_no_thread_behind() -> None:
+    closed = threading.Event()
+
+    def produce() -> Iterator[int]:
+        try:
+            yield from range(100)
+        finally:
+            closed.set()
+
+    items = iterate_with_deadline(produce, 5.0, "counting")
+    assert next(items) == 0
+    items.close()  # type: ignore[attr-defined]
+    assert closed.wait(5)
+
+
+def test_a_call_within_its_time_gives_its_value() -> None:
+    assert call_with_deadline(lambda: 7, 5.0, "thinking") == 7
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    started = time.monotonic()
+    record = scan(str(tmp_path / "a.mp4"))
+    assert time.monotonic() - started < 1
+    assert record.reject is not None
+    assert "not a regular file" in record.reject.message
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "error"),
+    [
+        ("empty.mp4", "rejected", "NotAVideo"),
+        ("text.mp4", "rejected", "NotAVideo"),
+        ("text.txt", "ignored", None),
+        ("noise.jpg", "ignored", None),
+        ("gone.mp4", "rejected", "StorageError"),
+    ],
+)
+def test_only_what_is_called_a_video_is_rejected_for_being_none(
+    tmp_path: Path, name: str, verdict: str, error: str | None
+) -> None:
+    data = {"empty": b"", "text": b"hello\n", "noise": os.urandom(1000)}
+    if name != "gone.mp4":
+        (tmp_path / name).write_bytes(data[name.partition(".")[0]])
+    record = scan(str(tmp_path / name))
+    assert record.verdict == verdict
+    assert (record.reject.error if record.reject else None) == error
+
+
+def test_a_video_is_known_by_its_content(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", pictures(10), Fraction(25))
+    (tmp_path / "b.dat").write_bytes((tmp_path / "a.mp4").read_bytes())
+    records = [scan(str(tmp_path / name)) for name in ("a.mp4", "b.dat")]
+    assert [r.verdict for r in records] == ["video", "video"]
+    assert records[0].video_id == records[1].video_id
+    assert records[0].info is not None
+    assert records[0].info.duration == pytest.approx(0.4)
+
+
+def test_a_file_above_the_size_limit_is_refused(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", pictures(10), Fraction(25))
+    size = (tmp_path / "a.mp4").stat().st_size
+    assert scan(str(tmp_path / "a.mp4"), max_file_bytes=size).verdict == "video"
+    record = scan(str(tmp_path / "a.mp4"), max_file_bytes=size - 1)
+    assert record.reject is not None
+    assert record.reject.error == "MediaLimitExceeded"
+    assert f"max_file_bytes={size - 1}" in record.reject.message
