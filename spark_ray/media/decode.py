@@ -151,7 +151,7 @@ class _Pass:
         self._frames_seen = 0
         self._corrupt_frames = 0
         self._first_s: float | None = None
-        self._extent_s = span.start_s
+        self._extent_s = self._shown_until_s = span.start_s
         self._past_end = False
         self._waits_for_keyframe = False
 
@@ -233,6 +233,9 @@ class _Pass:
             self._describe_picture(frame)
             self._open.append(_OpenClip(span.start_s))
         self._frames_seen += 1
+        if time_s < self._open[-1].start_s - 1e-6:
+            self._corrupt_frames += 1  # time ran back across a clip's start
+            return
         self._corrupt_frames += frame.is_corrupt
         if frame.pts is None:
             self._extent_s = max(self._extent_s, time_s + self._frame_s)
@@ -241,6 +244,7 @@ class _Pass:
         if self._grid.wants(time_s):
             self._grid.take(time_s)
             self._open[-1].candidates.append(self._render(frame, time_s))
+        self._shown_until_s = time_s + self._frame_s
 
     def _frame_time(self, frame: av.VideoFrame) -> float:
         if frame.pts is not None:
@@ -289,7 +293,9 @@ class _Pass:
         ending = self._open[-1]
         if at_s <= ending.start_s:
             return
-        ending.end_s = at_s
+        # A damaged timestamp may leap by hours; the clip ends with the picture before it.
+        leaps = at_s - self._shown_until_s > self._limit_s
+        ending.end_s = self._shown_until_s if leaps else at_s
         later = [c for c in ending.candidates if c.time_s >= at_s]
         ending.candidates = [c for c in ending.candidates if c.time_s < at_s]
         self._open.append(_OpenClip(at_s, candidates=later))
@@ -336,7 +342,9 @@ class _Pass:
     def _remaining_clips(self) -> Iterator[DecodedClip]:
         if self._open:
             growing = self._open[-1]
-            growing.end_s = self._span.end_s if self._past_end else self._extent_s
+            longest_s = growing.start_s + 2 * self._limit_s
+            end_s = self._span.end_s if self._past_end else self._extent_s
+            growing.end_s = min(end_s or self._extent_s, longest_s)
         while self._open:
             clip = self._open.pop(0)
             yield self._close(clip, last=not self._open and not self._past_end)

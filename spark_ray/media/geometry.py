@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Annotated, Literal
 
 import av
@@ -97,7 +98,7 @@ def bgr_pixels(frame: av.VideoFrame, scaler: VideoReformatter) -> NDArray[np.uin
     frames only change their pixel format, by the matrix and range that the frame is tagged with.
     """
     if frame.color_trc in _HDR_TRANSFERS:
-        frame = scaler.reformat(
+        frame = _hdr_scaler().reformat(
             frame,
             format="bgr24",
             dst_color_trc=ColorTrc.BT709,
@@ -109,6 +110,12 @@ def bgr_pixels(frame: av.VideoFrame, scaler: VideoReformatter) -> NDArray[np.uin
     plane = frame.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
     return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
+
+
+@cache
+def _hdr_scaler() -> VideoReformatter:
+    # Its table of colours takes seconds of CPU to compute, and is the same for most videos.
+    return VideoReformatter()
 
 
 def quarter_turn(degrees: float) -> int:

@@ -23,7 +23,7 @@ from scenedetect.scene_manager import compute_downscale_factor
 
 from spark_ray.core.schema import Scene
 
-_PAIRWISE_FORMATS = frozenset(("yuv420p", "yuvj420p"))
+_BLOCK_FORMATS = frozenset(("yuv420p", "yuvj420p"))
 
 
 class SceneOptions(BaseModel):
@@ -101,40 +101,65 @@ def scenes_between(cuts: list[float], start_s: float, end_s: float) -> list[Scen
 class Downscaler:
     """A frame as PySceneDetect sees it: BGR at most 256 pixels wide or high, bilinear.
 
-    OpenCV's bilinear shrink by a factor `s` reads two source rows for each row of the result, at
-    `(j + ½)·s - ½`, so most rows of a large picture are converted to BGR only to be ignored. A
-    shrink by `s - d` has the same weights for the same row `j`, `d·(j + ½)` rows earlier.
-    libswscale converts each pair of rows of a 4:2:0 frame on its own. So the pairs that matter are
-    moved together into a frame of fewer rows, converted, and shrunk by the smaller factor: at 1080p
-    less than half of the work, at 4K a quarter, and the same to the bit. Where rounding could
-    differ, a comparison on noise at the start tells, and the plain way is taken.
+    OpenCV's bilinear shrink by a factor `s` reads the source at `(j + ½)·s - ½`, so most pixels of
+    a large picture are converted to BGR only to be ignored. Here those that matter are moved into a
+    smaller 4:2:0 frame first, and the result is the same to the bit:
+
+    - An odd whole factor (720p, 2160p) reads one pixel, the centre. Each gets a 2×2 block of its
+      own, since a block shares its colour.
+    - For others (1080p) two rows are read for each row of the result. A shrink by `s - d` has the
+      same weights for the same row `j`, `d·(j + ½)` rows earlier; so the rows that matter are
+      closed up, in pairs, since a pair shares its colour, and shrunk by the smaller factor. Where
+      rounding could differ, a comparison on noise tells, and the plain way is taken.
     """
 
     def __init__(self, width: int, height: int) -> None:
         self.size = (width, height)
         self._small = small_size(width, height)
         self._scaler = VideoReformatter()
-        self._pairs = _compact_row_pairs(width, height)
+        self._centres = _centre_pixels(width, height)
+        self._pairs = None if self._centres else _compact_row_pairs(width, height)
         self._gathered: av.VideoFrame | None = None
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         """(h, w, 3) BGR picture of the frame, which must have the size given at the start."""
-        if self._pairs is not None and frame.format.name in _PAIRWISE_FORMATS:
+        if frame.format.name not in _BLOCK_FORMATS:
+            return shrink(_bgr(frame, self._scaler), self._small)
+        if self._centres is not None:
+            blocks = self._gather_pixels(frame, *self._centres)
+            return np.ascontiguousarray(_bgr(blocks, self._scaler)[::2, ::2])
+        if self._pairs is not None:
             frame = self._gather_rows(frame, self._pairs)
         return shrink(_bgr(frame, self._scaler), self._small)
 
-    def _gather_rows(self, frame: av.VideoFrame, pairs: NDArray[np.intp]) -> av.VideoFrame:
-        if self._gathered is None or self._gathered.format.name != frame.format.name:
-            self._gathered = av.VideoFrame(frame.width, 2 * len(pairs), frame.format.name)
-        gathered = self._gathered
-        for target, source, rows in zip(gathered.planes, frame.planes, (2, 1, 1), strict=True):
-            lines = _lines(source).reshape(-1, rows * source.line_size).take(pairs, axis=0)
-            _lines(target)[:, : source.width] = lines.reshape(-1, source.line_size)[
-                :, : source.width
-            ]
-        gathered.colorspace = frame.colorspace
-        gathered.color_range = frame.color_range
+    def _gather_pixels(
+        self, frame: av.VideoFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]
+    ) -> av.VideoFrame:
+        gathered = self._smaller_frame(frame, 2 * len(columns), 2 * len(rows))
+        luma, *chroma = zip(gathered.planes, frame.planes, strict=True)
+        _lines(luma[0])[::2, : 2 * len(columns) : 2] = _pick(luma[1], rows, columns)
+        for target, source in chroma:
+            _lines(target)[:, : len(columns)] = _pick(source, rows // 2, columns // 2)
         return gathered
+
+    def _gather_rows(self, frame: av.VideoFrame, pairs: NDArray[np.intp]) -> av.VideoFrame:
+        gathered = self._smaller_frame(frame, frame.width, 2 * len(pairs))
+        for target, source, rows in zip(gathered.planes, frame.planes, (2, 1, 1), strict=True):
+            lines = _lines(source).reshape(-1, rows * source.line_size)
+            if target.line_size == source.line_size:
+                into = _lines(target).reshape(-1, rows * target.line_size)
+                lines.take(pairs, axis=0, out=into, mode="clip")
+            else:
+                taken = lines.take(pairs, axis=0).reshape(-1, source.line_size)
+                _lines(target)[:, : source.width] = taken[:, : source.width]
+        return gathered
+
+    def _smaller_frame(self, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+        if self._gathered is None or self._gathered.format.name != frame.format.name:
+            self._gathered = av.VideoFrame(width, height, frame.format.name)
+        self._gathered.colorspace = frame.colorspace
+        self._gathered.color_range = frame.color_range
+        return self._gathered
 
 
 def small_size(width: int, height: int) -> tuple[int, int]:
@@ -148,6 +173,19 @@ def shrink(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
     if (image.shape[1], image.shape[0]) == size:
         return np.ascontiguousarray(image)
     return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+
+
+def _centre_pixels(width: int, height: int) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """Rows and columns that a shrink by an odd whole factor picks; None for other factors."""
+    small = small_size(width, height)
+    factor = width // small[0]
+    if factor < 3 or factor % 2 == 0 or (small[0] * factor, small[1] * factor) != (width, height):
+        return None
+    return np.arange(small[1]) * factor + factor // 2, np.arange(small[0]) * factor + factor // 2
+
+
+def _pick(plane: Any, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.uint8]:
+    return _lines(plane).take(rows, axis=0).take(columns, axis=1)
 
 
 @lru_cache(maxsize=64)
