@@ -110,6 +110,12 @@ def build(source: object, output: object, **settings: Any) -> Path:
     return Path(result.version.location)
 
 
+def killed_command(first: int, stop_file: Path, *arguments: object) -> list[str]:
+    """`spark-ray …`, killed again and again; see `killed_driver`."""
+    driver = HERE / "killed_driver.py"
+    return [sys.executable, str(driver), str(first), str(stop_file), *map(str, arguments)]
+
+
 def main_here(*arguments: object) -> int:
     """`spark-ray …` in this process, on the shared cluster; its exit status."""
     return main([str(argument) for argument in arguments])
