@@ -106,7 +106,13 @@ def _no_command(words: Sequence[str]) -> int:
     chosen = [c for c in COMMANDS if not group or group[0] not in known or c.words[0] == group[0]]
     lines = [f"  spark-ray {' '.join(c.words):<13} {c.help}" for c in chosen]
     text = "\n".join(
-        ["usage: spark-ray COMMAND [settings]", "", *lines, "", "Each command has its own --help."]
+        [
+            "usage: spark-ray COMMAND [settings]",
+            "",
+            *lines,
+            "",
+            "Each command has its own --help; spark-ray --version prints the version.",
+        ]
     )
     if asked_for_help:
         print(text)

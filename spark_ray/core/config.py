@@ -84,12 +84,15 @@ def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
         description=(cls.__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=f"{program} [--config FILE] [settings]",
+        epilog=f"Every setting can also come from the environment, e.g. {ENV_PREFIX}FPS=2, or from "
+        "the YAML file of --config (fps: 2). Flags go before the environment, that before the file.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings")
     for owner, fields in _fields_by_owner(cls).items():
-        group = parser.add_argument_group((owner.__doc__ or owner.__name__).strip().split("\n")[0])
+        title = (owner.__doc__ or owner.__name__).strip().split("\n")[0].rstrip(".")
+        group = parser.add_argument_group(title)
         for name in fields:
             _add_flag(group, name, cls.model_fields[name])
     return parser

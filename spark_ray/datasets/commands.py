@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from spark_ray.datasets.build import BuildResult
 
 _DATASET = "a dataset's folder or s3:// address; add @vN for a version other than the newest"
+_DATASET_OR_MANIFEST = f"{_DATASET}; or a manifest.jsonl"
 
 
 def build(arguments: Sequence[str]) -> int:
@@ -58,7 +59,11 @@ def inspect(arguments: Sequence[str]) -> int:
 
 def stats(arguments: Sequence[str]) -> int:
     """`spark-ray data stats`."""
-    parser = _parser("stats", "Count a manifest anew; empty and broken lines are counted too.")
+    parser = _parser(
+        "stats",
+        "Count a manifest anew; empty and broken lines are counted too.",
+        _DATASET_OR_MANIFEST,
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     from spark_ray.datasets.views import dataset_stats
@@ -86,11 +91,11 @@ def export(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser(command: str, description: str) -> argparse.ArgumentParser:
+def _parser(command: str, description: str, dataset: str = _DATASET) -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog=f"spark-ray data {command}", description=description, allow_abbrev=False
     )
-    parser.add_argument("dataset", metavar="DATASET", help=_DATASET)
+    parser.add_argument("dataset", metavar="DATASET", help=dataset)
     return parser
 
 

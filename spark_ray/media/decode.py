@@ -50,7 +50,7 @@ _SOUND_LAG_S = 10.0
 
 
 class DecodeOptions(PictureOptions, SamplingOptions, SceneOptions, MediaLimits):
-    """Everything that decides what one pass yields."""
+    """How a video is cut into clips, and decoded."""
 
     decode: Literal["exact", "fast"] = Field(
         "exact",

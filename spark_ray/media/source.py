@@ -40,7 +40,7 @@ _PQ, _HLG = 16, 18  # ITU-T H.273 transfer characteristics
 
 
 class MediaLimits(BaseModel):
-    """What one file may ask of a worker before it is rejected."""
+    """What a file may ask of a worker before it is rejected."""
 
     max_pixels: int = Field(
         8192 * 4320, gt=0, description="largest frame, in pixels (width × height)"

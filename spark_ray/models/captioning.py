@@ -16,7 +16,7 @@ DType = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 class CaptionOptions(BaseModel):
-    """Settings of every captioner; the dataset job's configuration inherits these fields."""
+    """Who captions, and how."""
 
     caption_backend: str = Field(
         "sidecar",

@@ -12,7 +12,7 @@ from spark_ray.models.registry import BackendModule, Registry
 
 
 class TranscriptionOptions(BaseModel):
-    """Settings of every transcriber; the dataset job's configuration inherits these fields."""
+    """Who transcribes, and how."""
 
     transcription_backend: str = Field(
         "none",
