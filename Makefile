@@ -35,7 +35,7 @@ install: $(INSTALLED)
 
 # torch comes first and pinned, or a later package would pull its newest CUDA build.
 $(INSTALLED): pyproject.toml requirements/no-deps.txt $(CONSTRAINTS)
-	@echo "Installing into $(VENV): 2 to 5 minutes and about 3 GB, once."
+	@echo "Installing into $(VENV): 2 to 5 minutes and about 4 GB, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'

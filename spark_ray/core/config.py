@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, Union, get_args, get_origin
 
@@ -46,8 +46,16 @@ class JobConfig(BaseModel):
         """
         flags = vars(_parser(cls, program).parse_args(arguments))
         file = flags.pop("config", None)
-        values = _read_yaml(Path(file), cls) if file else {}
-        return cls.from_values(**{**values, **_read_environment(cls), **flags})
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for origin, found in (
+            (f"in {file}, {{name}}", _read_yaml(Path(file), cls) if file else {}),
+            (ENV_PREFIX + "{NAME}", _read_environment(cls)),
+            ("{name}", flags),
+        ):
+            values |= found
+            origins |= {n: origin.format(name=n, NAME=n.upper()) for n in found}
+        return cls._validated(values, origins)
 
     @classmethod
     def from_values(cls, **values: Any) -> Self:
@@ -56,10 +64,15 @@ class JobConfig(BaseModel):
         Raises:
             ConfigError: as `from_command_line`.
         """
+        return cls._validated(values, {})
+
+    @classmethod
+    def _validated(cls, values: dict[str, Any], origins: Mapping[str, str]) -> Self:
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError("; ".join(map(_explain, error.errors()))) from error
+            reasons = [_explain(detail, origins) for detail in error.errors()]
+            raise ConfigError("; ".join(reasons)) from error
 
     def as_yaml(self) -> str:
         """The whole configuration as a file that `--config` reads back."""
@@ -84,8 +97,8 @@ def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
         description=(cls.__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=f"{program} [--config FILE] [settings]",
-        epilog=f"Every setting can also come from the environment, e.g. {ENV_PREFIX}FPS=2, or from "
-        "the YAML file of --config (fps: 2). Flags go before the environment, that before the file.",
+        epilog=f"Settings also come from the environment ({ENV_PREFIX}FPS=2) and the YAML file "
+        "of --config (fps: 2). Flags go before the environment, that before the file.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -174,16 +187,17 @@ def _read_yaml(file: Path, cls: type[JobConfig]) -> dict[str, Any]:
     return values
 
 
-def _explain(detail: ErrorDetails) -> str:
+def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     path = [str(part) for part in detail["loc"] if not isinstance(part, int)]
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = message.replace("a valid boolean, unable to interpret input", "true or false")
     if not path:
         return message
     name = path[0]
     if detail["type"] == "missing":
         return f"{name} is required: give --{name.replace('_', '-')} or set it in the YAML file"
     given = "" if detail["type"] == "value_error" else f", not {detail['input']!r}"
-    return f"{name}: {message}{given}"
+    return f"{origins.get(name, name)}: {message}{given}"
 
 
 def exit_with(error: Exception, status: int) -> int:

@@ -102,11 +102,10 @@ def _parser(command: str, description: str, dataset: str = _DATASET) -> argparse
 def _say_result(result: "BuildResult", elapsed_s: float) -> int:
     where = result.version.location
     if result.publication is None:
-        print(
-            f"nothing published: none of the inputs gave a clip, {_rejects(result.rejects)}; "
-            f"reasons in {where}/{REJECTS}",
-            file=sys.stderr,
-        )
+        reason = "no file among the inputs holds a video, or all were filtered out"
+        if result.rejects:
+            reason = f"every video was rejected; the reasons are in {where}/{REJECTS}"
+        print(f"nothing published: {reason} ({_rejects(result.rejects)})", file=sys.stderr)
         return 1
     done = result.publication
     print(f"  report       {where}/{REPORT}")

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from spark_ray.core.errors import ConfigError, OutsideInput, SparkRayError, StorageError
 from spark_ray.core.storage import filesystem, is_remote, local_path, location_of, storage_errors
@@ -19,10 +19,14 @@ _GLOB = frozenset("*?[")
 _LEAVES = "it is a symbolic link that leaves the input folder"
 
 
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 class IngestOptions(BaseModel):
     """What goes in."""
 
-    input: list[str] = Field(
+    input: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         min_length=1,
         description="video files, folders (recursive), globs, list files (.txt, one path a line), "
         "or s3:// addresses of any of these",
