@@ -106,6 +106,7 @@ class VideoInfo(Record):
     height: int
     fps: float
     codec: str
+    container: str | None = None
     pixel_format: str | None = None
     rotation: int = 0
     hdr: bool = False
@@ -217,6 +218,7 @@ CLIP_SCHEMA = pa.schema(
                 "height": pa.int32(),
                 "fps": pa.float64(),
                 "codec": pa.string(),
+                "container": pa.string(),
                 "pixel_format": pa.string(),
                 "rotation": pa.int32(),
                 "hdr": pa.bool_(),
@@ -265,6 +267,14 @@ CLIP_SCHEMA = pa.schema(
 def clips_to_table(clips: list[Clip]) -> pa.Table:
     """Rows of `CLIP_SCHEMA`, in the order given."""
     return pa.Table.from_pylist([clip.model_dump() for clip in clips], schema=CLIP_SCHEMA)
+
+
+def check_storable(clip: Clip) -> None:
+    """Raise what storing this row would raise, while its stage can still make it a reject.
+
+    A sidecar may hold half a surrogate pair, a container a width of 37 digits.
+    """
+    clips_to_table([clip.model_copy(update={"frames": [], "audio": None})])
 
 
 def table_to_clips(table: pa.Table) -> list[Clip]:

@@ -36,6 +36,13 @@ def local_path(location: str) -> Path:
     return Path(location)
 
 
+def absolute(location: str) -> str:
+    """The location as it means the same in every process: workers have other working folders."""
+    if is_remote(location):
+        return location
+    return location_of(local_path(location).expanduser().absolute())
+
+
 def location_of(path: Path) -> str:
     """A local path as text that survives UTF-8, Arrow and JSON."""
     text = str(path)
@@ -175,7 +182,7 @@ class Folder:
             yield from file
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file so that readers see all of it or none, now and after a crash."""
+        """Write a file so that readers see all of it or none, also if the process is killed."""
         location = self / name
         with storage_errors(location, "write"):
             if is_remote(location):

@@ -1,6 +1,7 @@
 """The dataset job: plan, decode, caption, transcribe, commit, publish. Killed, it goes on later."""
 
 import logging
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -37,11 +38,13 @@ from spark_ray.datasets.layout import (
     writable,
 )
 from spark_ray.datasets.ledger import (
+    CrashGuard,
     Progress,
     Recipe,
     check_recipe,
     dump_json,
     read_parts,
+    read_recipe,
 )
 from spark_ray.datasets.plan import (
     SourceRecord,
@@ -55,6 +58,7 @@ from spark_ray.datasets.publish import Publication, clear_scaffold, publish
 from spark_ray.datasets.stages import (
     CommitStage,
     DecodeStage,
+    ModelStage,
     Stage,
     StagePool,
     caption_stage,
@@ -71,6 +75,7 @@ class BuildResult:
     version: Folder
     publication: Publication | None
     rejects: int
+    copies: int
 
 
 def build_dataset(config: BuildConfig) -> BuildResult:
@@ -81,12 +86,11 @@ def build_dataset(config: BuildConfig) -> BuildResult:
         DatasetError: the version is published already, or was begun with other settings.
         StorageError: the output can't be written; everything committed so far is kept.
     """
+    config = config.located()
     version = writable(choose_version(config))
     recipe = check_recipe(version, config)
-    stages = [
-        caption_stage(config),
-        transcribe_stage(config),
-    ]  # bad settings show before Ray starts
+    # Made first, so that bad settings show before Ray starts.
+    stages = [caption_stage(config), transcribe_stage(config)]
     files = list_inputs(config.input) if recipe is None else []
     announce(config, version, resumed=recipe is not None)
     with ray_session(config):
@@ -113,7 +117,7 @@ def choose_version(config: BuildConfig) -> Folder:
             )
         return version
     for name in reversed(numbered_versions(dataset)):
-        if is_unfinished(dataset.sub(name)):
+        if is_unfinished(dataset.sub(name)) and not read_recipe(dataset.sub(name)).parent:
             return dataset.sub(name)
         if is_published(dataset.sub(name)):
             clear_scaffold(dataset.sub(name))  # a kill may have come between publishing and that
@@ -184,7 +188,10 @@ def plan_inputs(files: list[InputFile], config: BuildConfig) -> list[SourceRecor
 
 
 def run_units(
-    config: BuildConfig, version: Folder, records: list[SourceRecord], models: Sequence[Stage]
+    config: BuildConfig,
+    version: Folder,
+    records: list[SourceRecord],
+    models: Sequence[ModelStage],
 ) -> None:
     """Run every unit of the plan that the parts don't show as done.
 
@@ -210,14 +217,15 @@ def _pipeline(
     version: Folder,
     units: list[Clip],
     durations_s: dict[str, float],
-    models: Sequence[Stage],
+    models: Sequence[ModelStage],
     committed: Mapping[str, Set[str]],
 ) -> Dataset:
-    stages: list[Stage] = [
-        DecodeStage(config, version, uuid4().hex[:12], committed),
-        *models,
-        CommitStage(config, version),
-    ]
+    run_id = uuid4().hex[:12]
+    for model in models:
+        if model.holds_weights:
+            model.guard = CrashGuard(version, f"{run_id}/{model.name}")
+    decode = DecodeStage(config, version, run_id, committed)
+    stages: list[Stage] = [decode, *models, CommitStage(config, version)]
     pools = _pools(stages)
     placement = _placement(config, pools, ray.cluster_resources())
     decoders = config.decode_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -260,6 +268,9 @@ def _placement(
     on_gpu = bool(gpus) and config.model_gpus > 0
     actors = sum(workers[pool.stages[0].name] for pool in pools if pool.holds_weights)
     on_cpu = 0 if on_gpu else actors
+    # A GPU each if there are enough, or else a part of one; whole ones can't be divided.
+    part = gpus / actors if actors else 0.0
+    gpu_share = min(config.model_gpus, part if part < 1 else math.floor(part))
     # A CPU each, unless the models leave less than one for decoding.
     share = min(1.0, (cpus - 0.2) / (1 + on_cpu)) if actors else 1.0
     placement: list[dict[str, Any]] = []
@@ -267,7 +278,7 @@ def _placement(
         name = pool.stages[0].name
         if pool.holds_weights:
             actors_of = ActorPoolStrategy(size=workers[name], max_tasks_in_flight_per_actor=2)
-            gpu = {"num_gpus": config.model_gpus, "num_cpus": 0} if on_gpu else {"num_cpus": share}
+            gpu = {"num_gpus": gpu_share, "num_cpus": 0} if on_gpu else {"num_cpus": share}
             placement.append({"compute": actors_of, **gpu})
         elif name == "decode":
             tasks = TaskPoolStrategy(size=config.decode_workers)
@@ -313,6 +324,9 @@ def finish(config: BuildConfig, version: Folder, records: list[SourceRecord]) ->
         )
     recipe = check_recipe(version, config)
     assert recipe is not None
+    if is_published(version):
+        raise DatasetError(f"{version.location} was published meanwhile, by another build of it")
     publication = publish(config, version, recipe, records)
     log.info("published", version=version.location, **done.statuses)
-    return BuildResult(version, publication, done.statuses["rejected"])
+    copies = sum(record.verdict == "duplicate" for record in records)
+    return BuildResult(version, publication, done.statuses["rejected"], copies)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spark_ray.core.config import ArgumentParser
-from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.config import OPERATIONAL, BuildConfig
 from spark_ray.datasets.layout import REJECTS, REPORT
 
 if TYPE_CHECKING:
@@ -32,16 +32,17 @@ def build(arguments: Sequence[str]) -> int:
 def replay(arguments: Sequence[str]) -> int:
     """`spark-ray data replay`."""
     parser = _parser("replay", "Try only the rejects again; publish the result as a new version.")
-    parser.add_argument(
-        "--ray-address", metavar="ADDRESS", help="Ray cluster to use; unset: a local one"
-    )
-    options = parser.parse_args(arguments)
+    for name in sorted(OPERATIONAL - {"output", "version"}):
+        help_ = BuildConfig.model_fields[name].description
+        parser.add_argument("--" + name.replace("_", "-"), default=argparse.SUPPRESS, help=help_)
+    options = vars(parser.parse_args(arguments))
+    dataset = options.pop("dataset")
     from spark_ray.datasets.replay import replay_rejects
 
     started = time.monotonic()
-    result = replay_rejects(options.dataset, options.ray_address)
+    result = replay_rejects(dataset, **options)
     if result is None:
-        print(f"nothing changed: every reject of {options.dataset} failed again, or it has none")
+        print(f"nothing changed: every reject of {dataset} failed again, or it has none")
         return 0
     return _say_result(result, time.monotonic() - started)
 
@@ -114,9 +115,13 @@ def _say_result(result: "BuildResult", elapsed_s: float) -> int:
         print(f"  try rejects  spark-ray data replay {where}")
     print(
         f"published {where}: {done.clips} clips, {done.frames} frames, {done.hours * 60:.1f} min "
-        f"of video in {elapsed_s:.0f} s, {_rejects(result.rejects)}"
+        f"of video in {elapsed_s:.0f} s, {_copies(result.copies)}{_rejects(result.rejects)}"
     )
     return 0
+
+
+def _copies(count: int) -> str:
+    return f"{count} cop{'y' if count == 1 else 'ies'} left out, " if count else ""
 
 
 def _rejects(count: int) -> str:

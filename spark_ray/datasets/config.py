@@ -1,15 +1,21 @@
 """The dataset job's configuration: the settings of every room that it uses, in one class."""
 
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, model_validator
 
 from spark_ray.core.config import JobConfig
+from spark_ray.core.errors import ConfigError
 from spark_ray.core.provenance import fingerprint
+from spark_ray.core.storage import absolute, is_remote, local_path
 from spark_ray.datasets.ingest import IngestOptions
 from spark_ray.media.decode import DecodeOptions
 from spark_ray.models.captioning import CaptionOptions
 from spark_ray.models.transcription import TranscriptionOptions
+
+_JOB_FILES = "runtime_resources/working_dir_files"
 
 
 class PublishOptions(BaseModel):
@@ -84,19 +90,50 @@ class BuildConfig(
             )
         return self
 
+    def located(self) -> "BuildConfig":
+        """With local paths made absolute, since workers have other working folders than the driver.
+
+        Raises:
+            ConfigError: the output would lie in the folder that Ray unpacks a job's files into and
+                later deletes.
+        """
+        if _JOB_FILES in str(Path.cwd()) and absolute(self.output) != self.output:
+            raise ConfigError(
+                f"output: {self.output!r} is relative to the job's own files, which Ray deletes "
+                "after the job; give an absolute path or s3://"
+            )
+        for location in (*self.input, self.output):
+            if not is_remote(location):
+                continue
+            address = urlsplit(location)
+            if ("@" in address.netloc) or "signature" in address.query.lower():
+                raise ConfigError(
+                    f"{address.scheme}://{address.hostname or ''}…: holds a secret, which would go "
+                    "into every manifest line; give credentials by the environment"
+                )
+        settings = {"output": absolute(self.output)}
+        captions = self.captions_file
+        if captions and not is_remote(captions) and not local_path(captions).is_file():
+            raise ConfigError(f"captions_file: {captions!r} does not exist")
+        for name in ("captions_file", "caption_model", "transcription_model"):
+            value = getattr(self, name)
+            if value is not None and not is_remote(value) and local_path(value).exists():
+                settings[name] = absolute(value)
+        return self.model_copy(update=settings)
+
     def content_settings(self) -> dict[str, Any]:
         """The settings that decide what the dataset holds: its recipe.
 
         Where it goes and how the work is spread are not among them, so a build may be resumed on
         another cluster, or with smaller batches after memory ran out.
         """
-        return self.model_dump(mode="json", exclude=_OPERATIONAL)
+        return self.model_dump(mode="json", exclude=OPERATIONAL)
 
     def fingerprint(self) -> str:
         return fingerprint(self.content_settings())
 
 
-_OPERATIONAL = {
+OPERATIONAL = {
     *ClusterOptions.model_fields,
     "output",
     "version",

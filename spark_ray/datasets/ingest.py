@@ -11,11 +11,19 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 
 from spark_ray.core.errors import ConfigError, OutsideInput, SparkRayError, StorageError
-from spark_ray.core.storage import filesystem, is_remote, local_path, location_of, storage_errors
+from spark_ray.core.storage import (
+    filesystem,
+    is_remote,
+    local_path,
+    location_of,
+    read_bytes,
+    storage_errors,
+)
 
 LIST_SUFFIXES = frozenset((".txt", ".list", ".lst"))
 SIDECAR_SUFFIXES = frozenset((".json", ".txt", ".srt", ".vtt"))
 _GLOB = frozenset("*?[")
+_MAX_LIST_BYTES = 64 << 20
 _LEAVES = "it is a symbolic link that leaves the input folder"
 
 
@@ -110,20 +118,26 @@ def _leading_parts(pattern: Path) -> Iterator[str]:
 
 def _walk(root: Path) -> Iterator[InputFile]:
     """Files below a folder. Links to folders are not followed, links to files only inside."""
-    inside = root.resolve()
+    root, inside = root.absolute(), root.resolve()
 
     def failed(error: OSError) -> None:
         raise StorageError(f"{location_of(root)}: can't list {error.filename}: {error.strerror}")
 
     for folder, folders, names in os.walk(root, onerror=failed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if Path(folder, name).is_symlink():
+                link = OutsideInput("it is a symbolic link to a folder; name that folder as input")
+                yield InputFile(location_of(Path(folder, name)), problem=link)
         visible = [name for name in names if not name.startswith(".")]
         texts = _texts_by_stem(name for name in visible if _stays_in(Path(folder, name), inside))
         for name in sorted(visible):
             path = Path(folder, name)
             problem = None if _stays_in(path, inside) else OutsideInput(_LEAVES)
-            sidecars = tuple(location_of(path.with_name(text)) for text in texts[path.stem])
-            yield InputFile(location_of(path), _without(name, sidecars), problem)
+            sidecars = tuple(
+                location_of(path.absolute().with_name(text)) for text in texts[path.stem]
+            )
+            yield InputFile(location_of(path.absolute()), _without(name, sidecars), problem)
 
 
 def _beside(path: Path, problem: SparkRayError | None = None) -> InputFile:
@@ -131,11 +145,11 @@ def _beside(path: Path, problem: SparkRayError | None = None) -> InputFile:
     folder = path.parent.resolve()
     candidates = (path.with_suffix(suffix) for suffix in sorted(SIDECAR_SUFFIXES))
     sidecars = tuple(
-        location_of(text)
+        location_of(text.absolute())
         for text in candidates
         if text != path and text.is_file() and _stays_in(text, folder)
     )
-    return InputFile(location_of(path), sidecars, problem)
+    return InputFile(location_of(path.absolute()), sidecars, problem)
 
 
 def _is_list(path: Path) -> bool:
@@ -163,7 +177,9 @@ def _from_list(path: Path) -> Iterator[InputFile]:
         elif named.exists():
             yield _beside(named)
         else:
-            yield InputFile(location_of(named), problem=StorageError("it does not exist"))
+            yield InputFile(
+                location_of(named.absolute()), problem=StorageError("it does not exist")
+            )
 
 
 def _expand_remote(given: str) -> Iterator[InputFile]:
@@ -178,9 +194,21 @@ def _expand_remote(given: str) -> Iterator[InputFile]:
                 keys = fs.find(path)
         if not keys:
             raise ConfigError(f"input: {given!r} does not exist or holds no file")
+    if keys == [path] and PurePosixPath(path).suffix.lower() in LIST_SUFFIXES:
+        yield from _from_remote_list(given)
+        return
     yield from _remote_files(
         fs, [key for key in keys if not PurePosixPath(key).name.startswith(".")]
     )
+
+
+def _from_remote_list(location: str) -> Iterator[InputFile]:
+    """As `_from_list`; entries are addresses, or keys relative to the list's own folder."""
+    folder = location.rpartition("/")[0]
+    for line in read_bytes(location, _MAX_LIST_BYTES).decode("utf-8", "replace").splitlines():
+        entry = line.strip()
+        if entry and not entry.startswith("#"):
+            yield from _expand_remote(entry if is_remote(entry) else f"{folder}/{entry}")
 
 
 def _remote_files(fs: Any, keys: list[str]) -> Iterator[InputFile]:

@@ -11,11 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from spark_ray.core.errors import DatasetError
-from spark_ray.core.provenance import text_hash
+from spark_ray.core.logging import get_logger
+from spark_ray.core.provenance import code_version, text_hash
 from spark_ray.core.schema import Clip, Record
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import PARTS, RECIPE
+
+log = get_logger(__name__)
 
 _COMMITTED = f"{PARTS}/committed"
 _ATTEMPTS = f"{PARTS}/attempts"
@@ -50,8 +53,15 @@ def check_recipe(version: Folder, config: BuildConfig) -> Recipe | None:
     """
     if not version.exists(RECIPE):
         return None
-    recipe = Recipe.model_validate_json(version.read(RECIPE))
+    recipe = read_recipe(version)
     if recipe.fingerprint == config.fingerprint():
+        if recipe.code_version != code_version():
+            log.warning(
+                "this build was begun by other code, and its clips may differ: "
+                "pass --version for a new one if that matters",
+                begun_by=recipe.code_version,
+                now=code_version(),
+            )
         return recipe
     if not part_names(version):
         return None  # Nothing has been done under the old settings, so nothing can be mixed.
@@ -66,6 +76,10 @@ def check_recipe(version: Folder, config: BuildConfig) -> Recipe | None:
         f"{', '.join(different[:5])}; give the old settings to resume it, "
         "or another --version to begin a new one"
     )
+
+
+def read_recipe(version: Folder) -> Recipe:
+    return Recipe.model_validate_json(version.read(RECIPE))
 
 
 def commit_part(version: Folder, outcomes: list[Outcome]) -> None:
@@ -117,12 +131,12 @@ class CrashGuard:
     while it is being decoded; a unit that finds two marks of its own is given up.
     """
 
-    def __init__(self, version: Folder, run_id: str) -> None:
-        self._marks = version.sub(f"{_ATTEMPTS}/{run_id}")
+    def __init__(self, version: Folder, run_and_stage: str) -> None:
+        self._marks = version.sub(f"{_ATTEMPTS}/{run_and_stage}")
 
     def begin_block(self, units: list[Clip]) -> bool:
         """Whether this block was begun before in this run, that is, whether a worker died on it."""
-        mark = "block-" + text_hash("\n".join(unit.unit_id for unit in units))[:24]
+        mark = "block-" + text_hash("\n".join(unit.clip_id for unit in units))[:24]
         if self._marks.exists(mark):
             return True
         self._marks.write(mark, b"")
@@ -142,7 +156,7 @@ class CrashGuard:
 
     @staticmethod
     def _mark(unit: Clip, attempt: int) -> str:
-        return f"unit-{text_hash(unit.unit_id)[:24]}-{attempt}"
+        return f"unit-{text_hash(unit.clip_id)[:24]}-{attempt}"
 
 
 def dump_json(value: Mapping[str, Any]) -> bytes:

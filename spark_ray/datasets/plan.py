@@ -19,7 +19,6 @@ from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 from spark_ray.core.errors import (
     MediaLimitExceeded,
     NotAVideo,
-    SparkRayError,
     WorkerCrashed,
 )
 from spark_ray.core.provenance import VIDEO_ID_CHARS, content_hash, text_hash
@@ -121,7 +120,7 @@ def scan_file(file: InputFile, config: BuildConfig) -> SourceRecord:
             record.verdict = "ignored"
         else:
             _reject(record, error)
-    except SparkRayError as error:
+    except Exception as error:  # noqa: BLE001 - no file, however odd, may stop the build
         _reject(record, error)
     else:
         _apply_limits(record, config)
@@ -185,14 +184,16 @@ def _apply_limits(record: SourceRecord, config: BuildConfig) -> None:
 
 
 def mark_duplicates(records: list[SourceRecord]) -> list[SourceRecord]:
-    """Of files with the same bytes the first by location stays; the result is sorted by it."""
-    first: dict[str, str] = {}
+    """Of files with the same bytes the first by location stays, with the texts beside each."""
+    first: dict[tuple[str, str], str] = {}
     ordered = sorted(records, key=lambda record: record.location)
+    by_location = {record.location: record for record in ordered}
     for record in ordered:
-        if record.verdict == "video" and record.source_hash is not None:
-            original = first.setdefault(record.source_hash, record.location)
+        if record.verdict in ("video", "rejected") and record.source_hash is not None:
+            original = first.setdefault((record.source_hash, record.verdict), record.location)
             if original != record.location:
                 record.verdict, record.duplicate_of = "duplicate", original
+                by_location[original].sidecars += record.sidecars
     return ordered
 
 
@@ -234,6 +235,8 @@ def units_of(record: SourceRecord, config: BuildConfig) -> Iterator[Clip]:
 def _spans(info: VideoInfo | None, config: BuildConfig) -> list[tuple[float, float | None]]:
     """Equal spans of at most `clip_max_s`; the last is open: announced durations are rough."""
     duration_s = info.duration if info else 0.0
+    if info is not None and info.container == "avi":
+        return [(0.0, None)]  # can't be entered in the middle; its one unit yields all its clips
     if config.split != "fixed" or duration_s <= config.clip_max_s + _SPAN_TOLERANCE_S:
         return [(0.0, None)]
     count = math.ceil((duration_s - _SPAN_TOLERANCE_S) / config.clip_max_s)

@@ -39,7 +39,7 @@ from spark_ray.datasets.layout import (
     resolve_published,
     writable,
 )
-from spark_ray.datasets.ledger import Outcome, Recipe, commit_part, read_parts
+from spark_ray.datasets.ledger import Outcome, commit_part, read_parts, read_recipe
 from spark_ray.datasets.plan import SourceRecord, load_plan, mark_duplicates
 from spark_ray.datasets.stages import caption_stage, transcribe_stage
 
@@ -47,10 +47,11 @@ _PARENT_UNIT = "parent"
 _LINES_PER_PART = 1000
 
 
-def replay_rejects(reference: str, ray_address: str | None = None) -> BuildResult | None:
+def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
     """Try the rejects of a published version again; publish what came of it as the next version.
 
-    Returns None, and publishes nothing, when no reject became a clip.
+    Returns None, and publishes nothing, when no reject became a clip. `operational` are settings
+    that don't decide the content, such as `decode_timeout_s` or `caption_batch_size`.
 
     Raises:
         DatasetError: there is no such dataset.
@@ -65,9 +66,9 @@ def replay_rejects(reference: str, ray_address: str | None = None) -> BuildResul
     version = writable(_unfinished_replay(dataset, origin) or dataset.sub(next_version(dataset)))
     config = BuildConfig.from_values(
         **metadata["config"],
+        **operational,
         output=dataset.location,
         version=version.location.rpartition("/")[2],
-        ray_address=ray_address,
     )
     print(f"Replaying {len(rejects)} rejects of {parent.location} into {version.location}",
           file=sys.stderr)  # fmt: skip
@@ -86,10 +87,8 @@ def replay_rejects(reference: str, ray_address: str | None = None) -> BuildResul
 def _unfinished_replay(dataset: Folder, origin: dict[str, Any]) -> Folder | None:
     for name in numbered_versions(dataset):
         version = dataset.sub(name)
-        if is_unfinished(version):
-            recipe = Recipe.model_validate_json(version.read(RECIPE))
-            if recipe.parent == origin:
-                return version
+        if is_unfinished(version) and read_recipe(version).parent == origin:
+            return version
     return None
 
 

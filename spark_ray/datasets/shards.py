@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from ray.exceptions import RayTaskError
 
 from spark_ray.core.schema import CLIP_SCHEMA
 from spark_ray.core.storage import Folder
@@ -75,7 +76,15 @@ class ShardWriter:
         """Write the last shard and wait for all."""
         if self._lines:
             self._flush()
-        ray.get(self._running)
+        self._finish(self._running)
+
+    @staticmethod
+    def _finish(tasks: list[Any]) -> None:
+        try:
+            ray.get(tasks)
+        except RayTaskError as error:
+            # As an error of ours, e.g. of a full disk, it is one sentence; Ray's has two pages.
+            raise error.cause from None
 
     @property
     def _name(self) -> str:
@@ -84,7 +93,7 @@ class ShardWriter:
     def _flush(self) -> None:
         if len(self._running) >= _MAX_RUNNING:
             (done, *_), self._running = ray.wait(self._running, num_returns=1)
-            ray.get(done)
+            self._finish([done])
         self._running.append(self._write.remote(self._version, self._name, self._lines))
         self._lines, self._bytes, self._count = [], 0, self._count + 1
 

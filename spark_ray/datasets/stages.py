@@ -15,7 +15,7 @@ from uuid import uuid4
 import cv2
 import pyarrow as pa
 
-from spark_ray.core.errors import CorruptMedia, SparkRayError, WorkerCrashed
+from spark_ray.core.errors import CorruptMedia, ModelError, SparkRayError, WorkerCrashed
 from spark_ray.core.provenance import code_version
 from spark_ray.core.schema import (
     Clip,
@@ -23,6 +23,7 @@ from spark_ray.core.schema import (
     ModelInfo,
     Reject,
     Step,
+    check_storable,
     clip_id,
     clips_to_table,
     table_to_clips,
@@ -44,6 +45,8 @@ from spark_ray.models.transcription import build_transcriber
 
 _CLIPS_PER_CALL = 16
 _UPLOAD_THREADS = 16
+_TABLE_BYTES = 32 << 20
+_MAX_FAILURES_IN_A_ROW = 16
 
 _pools_here: dict[str, "StagePool"] = {}
 
@@ -86,7 +89,7 @@ class StagePool:
             clips: Iterable[Clip] = table_to_clips(table)
             for stage in self.stages:
                 clips = stage.process(clips)
-            yield clips_to_table(list(clips))
+            yield from _tables(clips)
         except SparkRayError as error:
             # Raised, it would reach the user inside two pages of Ray's own traceback.
             yield clips_to_table([aborted(error)])
@@ -98,6 +101,19 @@ class StagePool:
             for stage in self.stages:
                 stage.setup()
             self._ready = True
+
+
+def _tables(clips: Iterable[Clip]) -> Iterator[pa.Table]:
+    """The rows in tables of bounded size, so that a film that is cut at its scenes is not held."""
+    held: list[Clip] = []
+    size = 0
+    for clip in clips:
+        held.append(clip)
+        size += sum(map(len, clip.frames)) + len(clip.audio or b"")
+        if size >= _TABLE_BYTES:
+            yield clips_to_table(held)
+            held, size = [], 0
+    yield clips_to_table(held)
 
 
 class DecodeStage:
@@ -114,7 +130,7 @@ class DecodeStage:
         committed: Mapping[str, Set[str]],
     ) -> None:
         self._config = config
-        self._guard = CrashGuard(version, run_id)
+        self._guard = CrashGuard(version, f"{run_id}/{self.name}")
         self._committed = committed
 
     def setup(self) -> None:
@@ -152,7 +168,9 @@ class DecodeStage:
         try:
             for decoded in self._decode(unit):
                 count += 1
-                yield self._filter(_decoded_row(unit, decoded))
+                row = self._filter(_decoded_row(unit, decoded))
+                check_storable(row)
+                yield row
             if count == 0:
                 raise CorruptMedia("no frame lies in this span of it")
         except Exception as error:  # noqa: BLE001 - no file, however odd, may stop the build
@@ -233,6 +251,8 @@ class ModelStage:
     ) -> None:
         self.name = name
         self.holds_weights = holds_weights
+        self.guard: CrashGuard | None = None
+        self._failures_in_a_row = 0
         self._column = column
         self._make = make
         self._call = call
@@ -247,28 +267,58 @@ class ModelStage:
         stream = iter(clips)
         while batch := list(islice(stream, _CLIPS_PER_CALL)):
             sound = [clip for clip in batch if clip.status == "ok"]
-            done = {clip.clip_id: clip for clip in self._ask(sound)} if sound else {}
+            done = {clip.clip_id: clip for clip in self._ask_guarded(sound)}
             for clip in batch:
                 yield done.get(clip.clip_id, clip)
+
+    def _ask_guarded(self, clips: list[Clip]) -> list[Clip]:
+        if not clips:
+            return []
+        if self.guard is None or not self.guard.begin_block(clips):
+            return self._ask(clips)
+        done: list[Clip] = []
+        for clip in clips:
+            if self.guard.begin_unit(clip):
+                done += self._ask([clip])
+                self.guard.end_unit(clip)
+            else:
+                crash = WorkerCrashed(f"the {self.name} model's process died on it twice")
+                done.append(rejected(clip, self.name, crash))
+        return done
 
     def _ask(self, clips: list[Clip]) -> list[Clip]:
         started = time.perf_counter()
         try:
             answers = self._call(self._backend, clips)
+            unknown = set(answers) - {clip.clip_id for clip in clips}
+            assert not unknown, f"{self.name} answered about clips that it was not given: {unknown}"
+            seconds = round((time.perf_counter() - started) / len(clips), 6)
+            done = [self._answered(clip, answers.get(clip.clip_id), seconds) for clip in clips]
         except Exception as error:  # noqa: BLE001 - any clip may break a model; the others go on
-            if len(clips) == 1:
-                return [rejected(clips[0], self.name, error)]
-            return [done for clip in clips for done in self._ask([clip])]
-        unknown = set(answers) - {clip.clip_id for clip in clips}
-        assert not unknown, f"{self.name} answered for clips that it was not asked about: {unknown}"
-        seconds = round((time.perf_counter() - started) / len(clips), 6)
+            if len(clips) > 1:
+                return [done for clip in clips for done in self._ask([clip])]
+            self._count_failure(error)
+            return [rejected(clips[0], self.name, error)]
+        self._failures_in_a_row = 0
+        return done
+
+    def _answered(self, clip: Clip, answer: Any, seconds: float) -> Clip:
         step = Step(name=self.name, duration_s=seconds, model=self._model)
-        return [
-            clip.model_copy(
-                update={self._column: answers.get(clip.clip_id), "steps": [*clip.steps, step]}
-            )
-            for clip in clips
-        ]
+        done = clip.model_copy(update={self._column: answer, "steps": [*clip.steps, step]})
+        check_storable(done)
+        return done
+
+    def _count_failure(self, error: Exception) -> None:
+        """A clip may break a model; a model that fails on clip after clip is broken itself.
+
+        After a CUDA error, say, every further call fails; those clips would all become rejects.
+        """
+        self._failures_in_a_row += 1
+        if self.holds_weights and self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW:
+            raise ModelError(
+                f"{self.name}: the model failed on {_MAX_FAILURES_IN_A_ROW} clips in a row, last "
+                f"with {type(error).__name__}: {error}; mend that and run the same command again"
+            ) from error
 
 
 def caption_stage(config: BuildConfig) -> ModelStage:

@@ -47,6 +47,7 @@ from spark_ray.media.subtitles import SubtitleTrack
 
 _SPAN_TOLERANCE_S = 0.5
 _SOUND_LAG_S = 10.0
+_SOUND_LEAD_S = 0.5  # a codec's first packets after a seek are silent or wrong
 
 
 class DecodeOptions(PictureOptions, SamplingOptions, SceneOptions, MediaLimits):
@@ -156,7 +157,7 @@ class _Pass:
         self._waits_for_keyframe = False
 
     def run(self) -> Iterator[DecodedClip]:
-        self._waits_for_keyframe = self._source.seek_before(self._span.start_s)
+        self._waits_for_keyframe = self._source.seek_before(self._span.start_s - _SOUND_LEAD_S)
         for packet in self._packets():
             self._check_deadline()
             if packet.stream is self._source.video:
@@ -200,7 +201,7 @@ class _Pass:
 
     def _choose_decoder(self) -> VideoDecoder:
         source = self._source
-        if source.container.format.name == "avi":
+        if source.info.container == "avi":
             return UntimedDecoder(source.video)
         if self._options.decode == "fast":
             return FastDecoder(source.video)

@@ -96,8 +96,8 @@ class MediaSource:
         timestamps and may land after it, so the search begins further and further ahead. Returns
         whether packets before the first keyframe have to be skipped.
         """
-        if time_s <= 0:
-            return False
+        if time_s <= 0 or self.info.container == "avi":
+            return False  # AVI has no presentation times; they are counted from the start
         for lead_s in _SEEK_LEADS_S:
             target = self.zero_pts + int((time_s - lead_s) / self.time_base)
             if target > self.zero_pts and self._keyframe_follows(target, time_s):
@@ -165,6 +165,11 @@ def _choose_streams(container: InputContainer, limits: MediaLimits) -> MediaSour
     if codec.width * codec.height > limits.max_pixels:
         raise MediaLimitExceeded(
             f"{codec.width}×{codec.height} is more than max_pixels={limits.max_pixels}"
+        )
+    shown = square_pixel_size(codec.width, codec.height, video.sample_aspect_ratio)
+    if shown[0] * shown[1] > limits.max_pixels:
+        raise MediaLimitExceeded(
+            f"{shown[0]}×{shown[1]} with square pixels is more than max_pixels={limits.max_pixels}"
         )
     rate = _fraction(video.guessed_rate or video.average_rate or Fraction(0))
     if rate > limits.max_frame_rate:
@@ -245,6 +250,7 @@ def _describe(
         height=height,
         fps=round(float(rate), 6),
         codec=codec.codec.canonical_name,
+        container=container.format.name.partition(",")[0],
         pixel_format=codec.pix_fmt,
         hdr=codec.color_trc in (_PQ, _HLG),
         audio_codec=audio.codec_context.codec.canonical_name if audio else None,

@@ -43,7 +43,7 @@ def caption_of(texts: list[TextAt], clip: Clip) -> Caption | None:
     Timed texts that overlap the clip are joined in order of time. Only a video without any gets its
     untimed ones: the first is the caption.
     """
-    said = [TextAt(" ".join(text.text.split()), text.start, text.end) for text in texts]
+    said = [TextAt(_clean(text.text), text.start, text.end) for text in texts]
     timed = sorted(
         (text.start, text.end if text.end is not None else float("inf"), text.text)
         for text in said
@@ -55,6 +55,11 @@ def caption_of(texts: list[TextAt], clip: Clip) -> Caption | None:
         return Caption(text=" ".join(here), all_captions=here) if here else None
     untimed = [text.text for text in said if text.text]
     return Caption(text=untimed[0], all_captions=untimed) if untimed else None
+
+
+def _clean(text: str) -> str:
+    """One line of valid text; JSON may escape half a surrogate pair."""
+    return " ".join(text.split()).encode("utf-8", "replace").decode()
 
 
 def keys_of(clip: Clip) -> Iterator[str]:

@@ -92,8 +92,9 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(tmp_path
     (tmp_path / "in" / "good.mp4").symlink_to("a.mp4")
     (tmp_path / "in" / "folder").symlink_to(tmp_path / "out")
     found = {Path(f.location).name: f.problem for f in list_inputs([str(tmp_path / "in")])}
-    assert set(found) == {"a.mp4", "bad.mp4", "good.mp4"}
+    assert set(found) == {"a.mp4", "bad.mp4", "good.mp4", "folder"}
     assert type(found["bad.mp4"]).__name__ == "OutsideInput"
+    assert type(found["folder"]).__name__ == "OutsideInput"
     assert found["a.mp4"] is found["good.mp4"] is None
 
 

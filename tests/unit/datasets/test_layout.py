@@ -17,6 +17,7 @@ from spark_ray.datasets.layout import (
     next_version,
     resolve_published,
 )
+from spark_ray.datasets.ledger import Recipe
 
 
 @pytest.fixture
@@ -30,7 +31,12 @@ def make(
     for name in published:
         dataset.sub(name).write(METADATA, b"{}")
     for name in unfinished:
-        dataset.sub(name).write(RECIPE, b"{}")
+        begin(dataset.sub(name))
+
+
+def begin(version: Folder, parent: dict[str, str] | None = None) -> None:
+    recipe = Recipe(fingerprint="f", settings={}, code_version="c", started="now", parent=parent)
+    version.write(RECIPE, recipe.model_dump_json().encode())
 
 
 def chosen(dataset: Folder, version: str | None = None) -> str:
@@ -64,6 +70,12 @@ def test_a_build_takes_up_the_unfinished_version(dataset: Folder) -> None:
     assert chosen(dataset) == "v1"
     make(dataset, published=("v1",), unfinished=("v2",))
     assert chosen(dataset) == "v2"
+
+
+def test_a_build_leaves_an_unfinished_replay_alone(dataset: Folder) -> None:
+    make(dataset, published=("v1",))
+    begin(dataset.sub("v2"), parent={"version": "v1"})
+    assert chosen(dataset) == "v3"
 
 
 def test_an_unfinished_version_below_a_published_one_is_left_alone(dataset: Folder) -> None:
