@@ -290,8 +290,6 @@ class ModelStage:
         started = time.perf_counter()
         try:
             answers = self._call(self._backend, clips)
-            unknown = set(answers) - {clip.clip_id for clip in clips}
-            assert not unknown, f"{self.name} answered about clips that it was not given: {unknown}"
             seconds = round((time.perf_counter() - started) / len(clips), 6)
             done = [self._answered(clip, answers.get(clip.clip_id), seconds) for clip in clips]
         except Exception as error:  # noqa: BLE001 - any clip may break a model; the others go on
@@ -299,6 +297,8 @@ class ModelStage:
                 return [done for clip in clips for done in self._ask([clip])]
             self._count_failure(error)
             return [rejected(clips[0], self.name, error)]
+        unknown = set(answers) - {clip.clip_id for clip in clips}
+        assert not unknown, f"{self.name} answered about clips that it was not given: {unknown}"
         self._failures_in_a_row = 0
         return done
 
