@@ -94,7 +94,7 @@ class UntimedDecoder(FullDecoder):
         return frames
 
 
-class SparseDecoder:
+class SparseDecoder(FullDecoder):
     """Decodes only what the frames on the sampling grid need; those are the same to the byte.
 
     Packets are held back until the next target's time comes into reach. If a keyframe arrives
@@ -105,14 +105,12 @@ class SparseDecoder:
     """
 
     def __init__(self, source: MediaSource, grid: SamplingGrid) -> None:
+        super().__init__(source.video)
         self._source = source
-        self._codec = source.video.codec_context
         self._grid = grid
         self._held: list[av.Packet[VideoStream]] = []
         self._origin_s = grid.origin_s
         self._first_in_cell: dict[int, float] = {}
-        self.packets = 0
-        self.errors = 0
 
     def push(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]:
         self.packets += 1
@@ -167,10 +165,3 @@ class SparseDecoder:
         self._first_in_cell = {c: t for c, t in self._first_in_cell.items() if t >= next_s}
         self._first_in_cell[cell] = time_s
         return True
-
-    def _decode(self, packet: av.Packet[VideoStream] | None) -> list[av.VideoFrame]:
-        try:
-            return self._codec.decode(packet)
-        except FFmpegError:
-            self.errors += 1
-            return []
