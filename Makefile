@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := requirements/constraints.txt
-EXTRAS := models,whisper,faster-whisper,s3,demo,dev
+EXTRAS := models,train,whisper,faster-whisper,s3,demo,dev
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
 
@@ -33,11 +33,13 @@ format: $(INSTALLED)
 
 install: $(INSTALLED)
 
-# torch comes first and pinned, or a later package would pull its newest CUDA build.
+# torch comes first and pinned, or a later package would pull its newest CUDA build; DeepSpeed is
+# a source package whose build looks at the installed torch.
 $(INSTALLED): pyproject.toml requirements/no-deps.txt $(CONSTRAINTS)
 	@echo "Installing into $(VENV): 2 to 5 minutes and about 4 GB, once."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch setuptools
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation deepspeed
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/no-deps.txt
 	touch $@

@@ -55,6 +55,16 @@ COMMANDS = (
         "spark_ray.datasets.commands:export",
         "write a dataset as Parquet, WebDataset or CSV for other tools",
     ),
+    Command(
+        ("train", "apotheon"),
+        "spark_ray.training.commands:train_apotheon",
+        "train Apotheon on a published dataset; run again to resume",
+    ),
+    Command(
+        ("evaluate",),
+        "spark_ray.evaluation.commands:evaluate",
+        "measure a trained model on clips that it has not seen",
+    ),
     Command(("demo",), "spark_ray.demo:main", "the whole loop on clips that the demo draws itself"),
 )
 
@@ -104,7 +114,7 @@ def _no_command(words: Sequence[str]) -> int:
     group = [word for word in words if not word.startswith("-")][:1]
     known = {command.words[0] for command in COMMANDS}
     chosen = [c for c in COMMANDS if not group or group[0] not in known or c.words[0] == group[0]]
-    lines = [f"  spark-ray {' '.join(c.words):<13} {c.help}" for c in chosen]
+    lines = [f"  spark-ray {' '.join(c.words):<14} {c.help}" for c in chosen]
     text = "\n".join(
         [
             "usage: spark-ray COMMAND [settings]",

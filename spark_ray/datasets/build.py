@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from uuid import uuid4
 
 import pyarrow as pa
@@ -140,8 +140,13 @@ def announce(config: BuildConfig, version: Folder, *, resumed: bool) -> None:
     )
 
 
+class _HasCluster(Protocol):
+    ray_address: str | None
+    dashboard: bool
+
+
 @contextmanager
-def ray_session(config: BuildConfig) -> Iterator[None]:
+def ray_session(config: _HasCluster) -> Iterator[None]:
     """A connection to Ray: the caller's, the cluster's, or a local one that ends with the job."""
     ours = not ray.is_initialized()
     if ours:

@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 # matplotlib knows no CSS variables: it draws in these colours, which are then replaced.
-_INK, _GRID, _KEPT, _DROPPED, _LINE = "#010101", "#020202", "#030303", "#040404", "#050505"
+INK, GRID, KEPT, DROPPED, LINE = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {
-    _INK: "var(--soft)",
-    _GRID: "var(--rule)",
-    _KEPT: "var(--kept)",
-    _DROPPED: "var(--lost)",
-    _LINE: "var(--ink)",
+    INK: "var(--soft)",
+    GRID: "var(--rule)",
+    KEPT: "var(--kept)",
+    DROPPED: "var(--lost)",
+    LINE: "var(--ink)",
 }
-_STYLE = {
+STYLE = {
     "svg.hashsalt": "spark-ray",  # else ids are random and no two reports are the same
     "svg.fonttype": "none",  # text stays text, in the page's own font
     "font.size": 9.0,
@@ -49,7 +49,7 @@ def histogram_svg(
     """
     edges = histogram["edges"]
     bins = list(pairwise(edges))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.0), layout="constrained")
         axes = figure.add_subplot()
         figure.patch.set_visible(False)
@@ -60,13 +60,13 @@ def histogram_svg(
             histogram["counts"],
             width=[0.92 * (high - low) for low, high in bins],
             align="edge",
-            color=[_DROPPED if (low + high) / 2 < lost_below else _KEPT for low, high in bins],
+            color=[DROPPED if (low + high) / 2 < lost_below else KEPT for low, high in bins],
         )
         if threshold is not None:
-            axes.axvline(threshold, color=_LINE, linewidth=1.4, linestyle=(0, (4, 2)))
+            axes.axvline(threshold, color=LINE, linewidth=1.4, linestyle=(0, (4, 2)))
             _name_threshold(axes, threshold)
         _dress(axes, whole=whole)
-        return _inline(figure, name)
+        return inline_svg(figure, name)
 
 
 def _name_threshold(axes: Any, threshold: float) -> None:
@@ -80,22 +80,22 @@ def _name_threshold(axes: Any, threshold: float) -> None:
         textcoords="offset points",
         ha="right" if is_right else "left",
         va="top",
-        color=_LINE,
+        color=LINE,
     )
 
 
 def _dress(axes: Any, *, whole: bool) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
+    axes.spines["bottom"].set_color(GRID)
     axes.set_axisbelow(True)
-    axes.grid(axis="y", color=_GRID, linewidth=0.7)
-    axes.tick_params(length=0, labelcolor=_INK)
+    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    axes.tick_params(length=0, labelcolor=INK)
     axes.margins(x=0.01)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
 
 
-def _inline(figure: Figure, name: str) -> str:
+def inline_svg(figure: Figure, name: str) -> str:
     file = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(file, metadata=_NO_METADATA)
     svg = file.getvalue().decode()

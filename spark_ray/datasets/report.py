@@ -54,7 +54,7 @@ def write_report(version: Folder, metadata: dict[str, Any]) -> None:
     """
     clips = sample_clips(version, metadata["statistics"]["clips"])
     page = (
-        _environment()
+        report_environment()
         .get_template("report.html.j2")
         .render(
             metadata=metadata,
@@ -74,7 +74,7 @@ def write_report(version: Folder, metadata: dict[str, Any]) -> None:
     version.write(REPORT, page.encode("utf-8", "backslashreplace"))
 
 
-def _environment() -> Environment:
+def report_environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("spark_ray.datasets"),
         autoescape=True,

@@ -20,8 +20,8 @@ class CaptionOptions(BaseModel):
 
     caption_backend: str = Field(
         "sidecar",
-        description="Who writes the captions: blip, blip2, florence2 or qwen2_vl (models), sidecar "
-        "(text files beside the videos, or captions_file), or none.",
+        description="Who writes the captions: blip, blip2, florence2, qwen2_vl or apotheon "
+        "(models), sidecar (text files beside the videos, or captions_file), or none.",
     )
     caption_model: str | None = Field(
         None,
@@ -67,6 +67,7 @@ class CaptionOptions(BaseModel):
 captioners: Registry[CaptionOptions, Captioner] = Registry(
     "caption_backend",
     {
+        "apotheon": BackendModule("spark_ray.models.apotheon", "models"),
         "blip": BackendModule("spark_ray.models.blip", "models"),
         "blip2": BackendModule("spark_ray.models.blip2", "models"),
         "florence2": BackendModule("spark_ray.models.florence2", "models"),

@@ -16,14 +16,14 @@ class TranscriptionOptions(BaseModel):
 
     transcription_backend: str = Field(
         "none",
-        description="Who writes the transcripts: whisper, faster_whisper (models), subtitles "
-        "(embedded, or .srt and .vtt files beside the videos), or none.",
+        description="Who writes the transcripts: whisper, faster_whisper, apotheon (models), "
+        "subtitles (embedded, or .srt and .vtt files beside the videos), or none.",
     )
     transcription_model: str = Field(
         "base",
         description="Size of the Whisper model (tiny, base, small, medium, large, turbo, …; .en "
         "for English only), or a path: a .pt file for whisper, a CTranslate2 folder or hub id for "
-        "faster_whisper.",
+        "faster_whisper, and the folder or registered model for apotheon.",
     )
     transcription_language: str | None = Field(
         None,
@@ -51,6 +51,7 @@ class TranscriptionOptions(BaseModel):
 transcribers: Registry[TranscriptionOptions, Transcriber] = Registry(
     "transcription_backend",
     {
+        "apotheon": BackendModule("spark_ray.models.apotheon", "models"),
         "whisper": BackendModule("spark_ray.models.whisper", "whisper"),
         "faster_whisper": BackendModule("spark_ray.models.faster_whisper", "faster-whisper"),
         "subtitles": BackendModule("spark_ray.models.subtitles", "models"),

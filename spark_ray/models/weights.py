@@ -15,6 +15,8 @@ from typing import Any
 
 from spark_ray.core.errors import ConfigError, ModelError
 from spark_ray.core.schema import ModelInfo
+from spark_ray.models.registered import SCHEME as REGISTERED
+from spark_ray.models.registered import find_registered
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,10 @@ CTRANSLATE2 = WeightFormat(
 
 @dataclass(frozen=True)
 class Weights:
-    """A model on the local disk. `name` is what the user wrote, `revision` a hub commit."""
+    """A model on the local disk.
+
+    `name` is what the user wrote, `revision` a hub commit or the version of a registered model.
+    """
 
     name: str
     folder: Path
@@ -61,17 +66,25 @@ class Weights:
 def resolve_weights(
     reference: str, *, setting: str, revision: str | None, kind: WeightFormat, instead: str
 ) -> Weights:
-    """The local files of a model that is named by a folder or a hub id.
+    """The local files of a model that is named by a folder, as a registered model, or by a hub id.
 
     `setting` is the configuration field that held the reference, and `instead` a clause on how to
     do without a download; both go into messages.
 
     Raises:
-        ConfigError: a revision was given for a local folder.
+        ConfigError: a revision was given for a local folder or a registered model.
+        MissingDependency: a registered model was named, and MLflow is not installed.
         ModelError: nothing is there, it may not be fetched, or it holds no weights of this kind.
     """
     folder = Path(reference).expanduser()
-    if folder.is_dir():
+    if reference.startswith(REGISTERED):
+        if revision is not None:
+            raise ConfigError(
+                f"{setting}: {reference} is a registered model, whose version is in its name, as "
+                "in models:/apotheon/3; leave out the revision"
+            )
+        folder, revision = find_registered(reference, setting)
+    elif folder.is_dir():
         if revision is not None:
             raise ConfigError(f"{setting}: {reference} is a local folder and has no revisions")
     elif _HUB_ID.fullmatch(reference) and not reference.startswith("."):
@@ -80,7 +93,7 @@ def resolve_weights(
     else:
         raise ModelError(
             f"{setting}: {reference} is neither a folder on this machine nor a hub id like "
-            "'organisation/model'"
+            "'organisation/model', nor a registered model like 'models:/apotheon@champion'"
         )
     return Weights(reference, folder, revision, _weight_files(folder, setting, reference, kind))
 

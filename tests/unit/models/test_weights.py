@@ -1,15 +1,18 @@
 import hashlib
 import json
 import logging
+import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from spark_ray.core.errors import ConfigError, ModelError
+from spark_ray.core.errors import ConfigError, MissingDependency, ModelError
 from spark_ray.models.weights import SAFETENSORS, Weights, hash_weights, resolve_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -178,3 +181,132 @@ def test_the_hash_covers_all_shards_in_order_and_sees_changes(tmp_path: Path) ->
     assert hash_weights((second, first)) == hash_weights((first, second)) == expected
     second.write_bytes(b"three")
     assert hash_weights((first, second)) == hashlib.sha256(b"onethree").hexdigest()
+
+
+@pytest.fixture(scope="module")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    pytest.importorskip("mlflow")
+    from spark_ray.models.registered import open_client
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = open_client(uri)
+    client.create_registered_model("apotheon")
+    for number in (1, 2, 3):
+        model = folder / f"model {number}" / "checkpoint"
+        model.mkdir(parents=True)
+        (model / "config.json").write_text("{}")
+        (model / "model.safetensors").write_bytes(bytes([number]) * 1000)
+        (model.parent / "MLmodel").write_text("flavors: {}")
+        client.create_model_version("apotheon", model.parent.as_uri())
+    client.set_registered_model_alias("apotheon", "champion", "2")
+    return uri
+
+
+@pytest.fixture
+def registry(mlflow_store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    return mlflow_store
+
+
+@pytest.mark.parametrize(
+    ("reference", "version"), [("models:/apotheon@champion", "2"), ("models:/apotheon/3", "3")]
+)
+def test_a_registered_model_is_used_where_it_lies(
+    registry: str, reference: str, version: str
+) -> None:
+    weights = resolve(reference)
+    assert (weights.name, weights.revision) == (reference, version)
+    assert weights.folder == Path(registry.removeprefix("sqlite:///")).parent / (
+        f"model {version}/checkpoint"
+    )
+    expected = hashlib.sha256(bytes([int(version)]) * 1000).hexdigest()
+    assert weights.info().weights_hash == expected
+
+
+@pytest.mark.parametrize("name", ["apotheon@chmpion", "apotheon/4", "apothon@champion"])
+def test_what_is_not_registered_lists_what_is(registry: str, name: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        resolve(f"models:/{name}")
+    assert str(caught.value) == (
+        f"caption_model: models:/{name} is not registered at {registry}; "
+        "known there: apotheon (versions 1, 2, 3; @champion is 2)"
+    )
+
+
+@pytest.mark.parametrize("name", ["apotheon", "apotheon/Production", "apotheon@a/b", ""])
+def test_a_registered_model_needs_a_version_or_an_alias(registry: str, name: str) -> None:
+    with pytest.raises(ModelError, match="write 'models:/name@alias' or 'models:/name/version'"):
+        resolve(f"models:/{name}")
+
+
+def test_a_registered_model_takes_no_revision(registry: str) -> None:
+    with pytest.raises(ConfigError, match="leave out the revision"):
+        resolve("models:/apotheon/3", revision="main")
+
+
+def test_looking_up_a_model_makes_no_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(
+        ModelError, match=r"no model registry .*mlflow\.db; set MLFLOW_TRACKING_URI"
+    ):
+        resolve("models:/apotheon@champion")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_registry_out_of_reach_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ModelError, match="can't be fetched from http://127") as caught:
+        resolve("models:/apotheon@champion")
+    assert "secret" not in str(caught.value)
+
+
+def test_without_mlflow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'spark-ray\[train\]'"):
+        resolve("models:/apotheon@champion")
+
+
+def test_files_that_are_elsewhere_are_fetched_once_for_all_actors(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow.store.artifact import artifact_repository_registry
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    fetched = []
+
+    class Bucket(ArtifactRepository):
+        """A folder that is not to be read directly."""
+
+        def __init__(self, uri: str) -> None:
+            super().__init__(uri)
+            self.inside = LocalArtifactRepository(uri)
+
+        def list_artifacts(self, path: str | None = None) -> list[Any]:
+            return self.inside.list_artifacts(path)
+
+        def _download_file(self, remote_file_path: str, local_path: str) -> None:
+            fetched.append(remote_file_path)
+            self.inside._download_file(remote_file_path, local_path)
+
+        def log_artifact(self, *_: Any) -> None: ...
+
+        def log_artifacts(self, *_: Any) -> None: ...
+
+    monkeypatch.setattr(artifact_repository_registry, "get_artifact_repository", Bucket)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with ThreadPoolExecutor(4) as actors:
+        weights = list(actors.map(resolve, ["models:/apotheon@champion"] * 4))
+    assert len(set(weights)) == 1
+    assert weights[0].folder.is_relative_to(tmp_path)
+    assert weights[0].files[0].read_bytes() == bytes([2]) * 1000
+    assert sorted(fetched) == ["checkpoint/config.json", "checkpoint/model.safetensors"]
+    (announced,) = [r for r in caplog.records if r.name == "spark_ray.models.registered"]
+    assert "downloading 0.0 MB from the model registry" in announced.getMessage()

@@ -1,0 +1,158 @@
+"""Which parts of an Apotheon learn: starting points, freezing, and low-rank adapters."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+from transformers import CLIPVisionModel, LlamaModel, WhisperModel
+
+from spark_ray.apotheon.modeling import ApotheonModel
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "vision": ("vision",),
+    "audio": ("audio",),
+    "text": ("text",),
+    "projections": ("vision_projection", "audio_projection", "text_projection"),
+    "fusion": ("fusion", "fusion_norm", "task_embedding"),
+    "heads": ("caption_head", "transcription_head"),
+    "contrastive": ("media_embedding", "text_embedding", "log_scale"),
+}
+"""Parts that can be frozen, or given a rate of their own, and the modules that each consists of."""
+
+_LORA_TARGETS = {
+    "vision": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+    "audio": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+    "text": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
+
+LORA_PARTS = tuple(_LORA_TARGETS)
+
+
+class Lora(BaseModel):
+    """Low-rank adapters of one encoder, whose own weights then stay as they are.
+
+    (LoRA, arXiv:2106.09685.)
+    """
+
+    rank: int = Field(16, ge=1, description="inner width of the adapters")
+    alpha: int = Field(32, ge=1, description="the adapters' output is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input")
+
+
+def part_of(name: str) -> str:
+    """The part that a parameter of `ApotheonModel` belongs to, by its name."""
+    module = name.partition(".")[0]
+    return next(part for part, modules in PARTS.items() if module in modules)
+
+
+def add_lora(model: ApotheonModel, adapters: Mapping[str, Lora]) -> None:
+    """Put adapters into the linear layers of `vision`, `audio` or `text`, and freeze the rest.
+
+    Raises:
+        ValueError: another part was named.
+    """
+    for part, lora in adapters.items():
+        if part not in _LORA_TARGETS:
+            known = ", ".join(_LORA_TARGETS)
+            raise ValueError(f"lora: {part!r} takes no adapters; choose one of: {known}")
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=_LORA_TARGETS[part],
+        )
+        encoder = getattr(model, part)
+        encoder.requires_grad_(False)
+        inject_adapter_in_model(config, encoder)
+
+
+def merged_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict in which adapters are added to the weights that they adapt.
+
+    It loads into a model without adapters, so that nobody needs peft to use it.
+    """
+    merged = {
+        name.replace(".base_layer.", "."): value
+        for name, value in state.items()
+        if ".lora_" not in name
+    }
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            (adapter,) = module.lora_A
+            scale = module.scaling[adapter]
+            up, down = (state[f"{name}.lora_{side}.{adapter}.weight"] for side in "BA")
+            weight = merged[f"{name}.weight"]
+            merged[f"{name}.weight"] = weight + (scale * up.float() @ down.float()).to(weight)
+    return merged
+
+
+def set_trainable(
+    model: ApotheonModel, frozen: Collection[str], *, frames: bool, audio: bool
+) -> None:
+    """Choose what learns: not the `frozen` parts, nor what has no input in this stage.
+
+    With adapters, only these learn in their encoder; without gradient or input, nothing does.
+    """
+    adapted = {name.partition(".")[0] for name, _ in model.named_parameters() if ".lora_" in name}
+    unseen = set() if frames else {"vision", "vision_projection"}
+    unseen |= set() if audio else {"audio", "audio_projection"}
+    for name, parameter in model.named_parameters():
+        module = name.partition(".")[0]
+        base_of_adapter = module in adapted and ".lora_" not in name
+        parameter.requires_grad_(
+            not (
+                base_of_adapter
+                or module in unseen
+                or part_of(name) in frozen
+                or name.startswith(_NEVER)
+            )
+        )
+
+
+_NEVER = ("vision.post_layernorm", "audio.embed_positions")
+"""CLIP's norm of a pooled output that is not used, and Whisper's fixed sines."""
+
+
+def load_components(
+    model: ApotheonModel,
+    *,
+    vision: str | None = None,
+    audio: str | None = None,
+    text: str | None = None,
+) -> None:
+    """Take encoders' weights from local folders of CLIP, Whisper or Llama checkpoints.
+
+    Raises:
+        ValueError: a checkpoint has other widths than the configuration.
+    """
+    if vision is not None:
+        _take(model.vision, CLIPVisionModel.from_pretrained(vision, **_SAFE), "vision", vision)
+    if audio is not None:
+        whole = WhisperModel.from_pretrained(audio, **_SAFE)
+        _take(model.audio, whole.get_encoder(), "audio", audio)
+    if text is not None:
+        _take(model.text, LlamaModel.from_pretrained(text, **_SAFE), "text", text)
+
+
+_SAFE: dict[str, Any] = {
+    "use_safetensors": True,
+    "local_files_only": True,
+    "dtype": torch.float32,
+}
+
+
+def _take(target: nn.Module, source: nn.Module, part: str, reference: str) -> None:
+    found, needed = source.state_dict(), target.state_dict()
+    for name, tensor in needed.items():
+        if name not in found or found[name].shape != tensor.shape:
+            shape = tuple(found[name].shape) if name in found else "nothing"
+            raise ValueError(
+                f"{part}_checkpoint: {reference} does not fit: {name} is {shape} there, but "
+                f"{tuple(tensor.shape)} in the model; choose a checkpoint or a size that fits"
+            )
+    target.load_state_dict({name: found[name] for name in needed})

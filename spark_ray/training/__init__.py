@@ -1,0 +1,1 @@
+"""Ray Train: the loop over Apotheon, its engines, checkpoints, tracking and registry."""

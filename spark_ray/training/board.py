@@ -1,0 +1,37 @@
+"""Where rank 0 tells how training goes: the terminal shows it, MLflow keeps it.
+
+An actor of its own, so that the loop never waits for a terminal or a tracking server.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from spark_ray.training.tracking import RunStatus, Tracker, environment
+
+
+class Board:
+    """The last metrics of a run, for whoever asks, and the run's tracker."""
+
+    def __init__(self, tracking: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        self.tracker = Tracker.start(**tracking)
+        self.tracker.log_settings(settings, environment())
+        self.step = 0
+        self.metrics: dict[str, float] = {}
+
+    def run_id(self) -> str | None:
+        return self.tracker.run_id
+
+    def stepped(self, step: int, metrics: dict[str, float]) -> None:
+        self.step = step
+        self.metrics |= metrics
+        self.tracker.log_step(step, metrics)
+
+    def validated(self, step: int, losses: dict[str, float]) -> None:
+        self.metrics |= losses
+        self.tracker.log_step(step, losses)
+
+    def last(self) -> tuple[int, dict[str, float]]:
+        return self.step, self.metrics
+
+    def finish(self, status: RunStatus) -> None:
+        self.tracker.finish(status)

@@ -1,0 +1,97 @@
+"""The curriculum: stages of a run, each with what is seen, what learns, and how fast."""
+
+from itertools import accumulate
+from typing import Literal, get_args
+
+from pydantic import Field, field_validator
+
+from spark_ray.apotheon.adaptation import PARTS
+from spark_ray.core.errors import ConfigError, unknown_choice
+from spark_ray.core.schema import Record
+
+Modality = Literal["text", "image", "audio", "video"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+
+
+class Stage(Record):
+    """Some epochs with the same inputs and the same trainable parts."""
+
+    name: str = Field(description="what the logs call it")
+    epochs: int = Field(ge=1, description="how many epochs it lasts")
+    modalities: list[Modality] = Field(
+        description="what is shown: text, image (one frame of a clip), audio, video (all frames)"
+    )
+    frozen: list[str] = Field([], description="parts that don't learn: " + ", ".join(PARTS))
+    learning_rate_scale: float = Field(1.0, gt=0, description="times learning_rate")
+    part_rates: dict[str, float] = Field(
+        {}, description="for a part, a further factor of its learning rate"
+    )
+    mixture: dict[str, float] = Field(
+        {}, description="for a label, how often its clips are drawn; 1 where none is given"
+    )
+
+    @field_validator("modalities")
+    @classmethod
+    def _has_media(cls, modalities: list[Modality]) -> list[Modality]:
+        if len({"image", "video"} & set(modalities)) == 2:
+            raise ValueError("image and video exclude each other; video has all frames")
+        if not {"image", "video", "audio"} & set(modalities):
+            raise ValueError("a stage needs image, video or audio; Apotheon describes media")
+        return modalities
+
+    @field_validator("frozen", "part_rates")
+    @classmethod
+    def _knows_parts(cls, parts: list[str] | dict[str, float]) -> list[str] | dict[str, float]:
+        for part in parts:
+            if part not in PARTS:
+                raise unknown_choice("part", part, PARTS)
+        return parts
+
+    @field_validator("mixture", "part_rates")
+    @classmethod
+    def _is_positive(cls, factors: dict[str, float]) -> dict[str, float]:
+        for name, factor in factors.items():
+            if not 0 <= factor < 1e6:
+                raise ValueError(f"the factor of {name!r} must be 0 or more, not {factor}")
+        return factors
+
+
+def default_curriculum(epochs: int) -> list[Stage]:
+    """Text and a picture, then sound too, then whole clips: epochs 0-2, 2-5 and 5-10 of 10.
+
+    Other numbers of epochs are divided in the same proportions; a stage without an epoch is left
+    out, and the last one always stays.
+    """
+    first, second = round(0.2 * epochs), round(0.5 * epochs)
+    if second >= epochs:
+        first = second = epochs - 1
+    lengths = (first, second - first, epochs - second)
+    stages = (
+        ("text and image", ["text", "image"]),
+        ("audio", ["text", "image", "audio"]),
+        ("video", ["text", "audio", "video"]),
+    )
+    return [
+        Stage(name=name, epochs=length, modalities=modalities)
+        for (name, modalities), length in zip(stages, lengths, strict=True)
+        if length
+    ]
+
+
+def check_epochs(stages: list[Stage], epochs: int) -> None:
+    """
+    Raises:
+        ConfigError: the stages' epochs do not sum up to those of the run.
+    """
+    total = sum(stage.epochs for stage in stages)
+    if total != epochs:
+        raise ConfigError(
+            f"curriculum: its stages have {total} epochs together, but epochs is {epochs}; "
+            "change one of the two"
+        )
+
+
+def stage_of_epoch(stages: list[Stage], epoch: int) -> int:
+    """The position of the stage that the epoch, counted from 0, belongs to."""
+    ends = accumulate(stage.epochs for stage in stages)
+    return next(number for number, end in enumerate(ends) if epoch < end)

@@ -1,0 +1,202 @@
+"""Batches for one rank, made ready ahead of the step by Ray Data on CPU workers.
+
+Each rank streams its own share of the run's micro-batches, in order, through one or more actors
+that read, decode, augment and tokenize. What comes out depends on nothing but the plan, so a rank
+that starts anywhere in it gets exactly what it would have got there.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayTaskError
+from safetensors.numpy import save
+from safetensors.torch import load
+from torch import Tensor
+
+from spark_ray.apotheon import TASKS
+from spark_ray.apotheon.processing import PreparedClip, even_choice
+from spark_ray.core.errors import DatasetError, SparkRayError
+from spark_ray.datasets.samples import SampleIndex, read_clip
+from spark_ray.models.apotheon import prepare_clip
+from spark_ray.training.augment import augment
+from spark_ray.training.plan import RunPlan, Segment
+
+_POSITIONS_PER_BLOCK = 4
+
+
+@dataclass
+class Batch:
+    """One rank's share of a micro-batch: what the model takes, and which clips it is."""
+
+    tensors: dict[str, Tensor]
+    rows: list[int]
+
+
+class BatchMaker:
+    """Reads, decodes, augments and tokenizes one rank's share of micro-batches, by position."""
+
+    def __init__(self, plan: RunPlan, rank: int, world_size: int) -> None:
+        self.plan = plan
+        self.rank, self.world_size = rank, world_size
+        self.cache = ClipCache(plan.config.data_cache_bytes)
+        self._starts = [segment.first for segment in plan.segments]
+        self._current: tuple[Segment, np.ndarray] | None = None
+
+    def make(self, position: int) -> dict[str, np.ndarray]:
+        """The collated arrays of the micro-batch at a position, and its `rows`."""
+        segment = self.plan.segments[bisect_right(self._starts, position) - 1]
+        if self._current is None or self._current[0] != segment:
+            self._current = segment, self.plan.rows(segment)
+        rows = share_of(self._current[1][position - segment.first], self.rank, self.world_size)
+        clips = [self._clip(int(row), segment) for row in rows]
+        modalities = set(self.plan.stages[segment.stage].modalities)
+        always = {"texts"} | ({"audio"} & modalities)
+        always |= {"frames"} if {"image", "video"} & modalities else set()
+        batch = self.plan.processor.collate(clips, always)
+        return {**{name: tensor.numpy() for name, tensor in batch.items()}, "rows": rows}
+
+    def _clip(self, row: int, segment: Segment) -> PreparedClip:
+        """A clip as the stage shows it: augmented in training, with one frame for `image`."""
+        plan, processor = self.plan, self.plan.processor
+        if row < 0:
+            return processor.prepare([], [])
+        index = plan.validation if segment.validation else plan.train
+        assert index is not None
+        modalities = plan.stages[segment.stage].modalities
+        whole = self._whole(row, index, segment.validation)
+        rng = np.random.default_rng([plan.config.seed, segment.epoch, row])
+        pixels, times = whole.pixels, whole.frame_times
+        if "image" in modalities and len(pixels):
+            chosen = len(pixels) // 2 if segment.validation else int(rng.integers(len(pixels)))
+            pixels, times = pixels[chosen : chosen + 1], times[chosen : chosen + 1]
+        elif "video" not in modalities:
+            pixels, times = pixels[:0], times[:0]
+        caption, transcript = (
+            index.table[task][row].as_py() if task in plan.config.tasks else None for task in TASKS
+        )
+        if not segment.validation:
+            pixels, caption = augment(pixels, caption, plan.config, rng)
+        heard = slice(None if "audio" in modalities else 0)
+        return PreparedClip(
+            pixels,
+            times,
+            whole.mel[heard],
+            whole.audio_frames[heard],
+            processor.prepare([], [], None, caption, transcript).texts,
+        )
+
+    def _whole(self, row: int, index: SampleIndex, validation: bool) -> PreparedClip:
+        """All that any stage shows of a clip, decoded and scaled, without its texts."""
+        key = (validation, row)
+        cached = self.cache.get(key)
+        if cached is not None:
+            return cached
+        entry = index.table.slice(row, 1).to_pylist()[0]
+        used = {modality for stage in self.plan.stages for modality in stage.modalities}
+        processor = self.plan.processor
+        try:
+            found = read_clip(index.version, entry)
+            limit = processor.max_frames if {"image", "video"} & used else 0
+            chosen = even_choice(len(found.frames), limit) if limit else []
+            clip = prepare_clip(
+                processor,
+                [found.frames[number] for number in chosen],
+                [entry["frame_times"][number] for number in chosen],
+                found.audio if "audio" in used else None,
+            )
+        except SparkRayError as error:
+            raise DatasetError(f"clip {entry['id']}: {error}") from error
+        self.cache.put(key, clip)
+        return clip
+
+
+def share_of(rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+    """A rank's part of a micro-batch; -1 fills the shorter ones up where it can't be shared evenly.
+
+    The gathering of the contrastive loss needs equally many clips on every rank.
+    """
+    padded = np.full(-(-len(rows) // world_size) * world_size, -1)
+    padded[: len(rows)] = rows
+    return padded.reshape(world_size, -1)[rank]
+
+
+class ClipCache:
+    """The clips that were decoded last, up to a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._clips: OrderedDict[tuple[bool, int], PreparedClip] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[bool, int]) -> PreparedClip | None:
+        if key in self._clips:
+            self._clips.move_to_end(key)
+        return self._clips.get(key)
+
+    def put(self, key: tuple[bool, int], clip: PreparedClip) -> None:
+        self._clips[key] = clip
+        self._bytes += _size_bytes(clip)
+        while self._bytes > self.max_bytes:
+            self._bytes -= _size_bytes(self._clips.popitem(last=False)[1])
+
+
+def _size_bytes(clip: PreparedClip) -> int:
+    return clip.pixels.nbytes + clip.mel.nbytes + 1024
+
+
+class _MakeRows:
+    """The actor: positions in, the arrays of their micro-batches as safetensors out."""
+
+    def __init__(self, plan: Any, rank: int, world_size: int) -> None:
+        self.maker = BatchMaker(ray.get(plan[0]), rank, world_size)
+
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        for position in rows["item"].to_pylist():
+            data = save(self.maker.make(position))
+            yield pa.table({"batch": pa.array([data], pa.large_binary())})
+
+
+def load_batches(plan: Any, rank: int, world_size: int, start: int) -> Iterator[Batch]:
+    """A rank's micro-batches from position `start` to the end of the run, each ready in time.
+
+    `plan` is a reference to a `RunPlan` in Ray's object store.
+
+    Raises:
+        DatasetError: a clip can't be read or decoded.
+    """
+    run: RunPlan = ray.get(plan)
+    config = run.config
+    positions = range(start, run.total)
+    if not positions:
+        return
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    # Each micro-batch is handed on as soon as it is made, and not first joined with others.
+    context.target_max_block_size = 1
+    # `from_arrow` and `range` would need a whole CPU for tasks of their own; `from_items` has none.
+    blocks = -(-len(positions) // _POSITIONS_PER_BLOCK)
+    dataset = ray.data.from_items(list(positions), override_num_blocks=blocks).map_batches(
+        _MakeRows,
+        fn_constructor_args=([plan], rank, world_size),
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=ActorPoolStrategy(size=config.data_workers),
+        num_cpus=config.data_cpus,
+    )
+    try:
+        for table in dataset.iter_batches(
+            batch_size=1, batch_format="pyarrow", prefetch_batches=config.prefetch_batches
+        ):
+            tensors = load(table["batch"][0].as_py())
+            yield Batch(tensors, tensors.pop("rows").tolist())
+    except RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, SparkRayError) else error) from None

@@ -1,0 +1,135 @@
+"""Everything a run will see, in order: training micro-batches, and validations between them.
+
+A rank finds its way in it by one number, the position, counted in micro-batches over the whole run,
+validations included.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from spark_ray.apotheon import ApotheonProcessor
+from spark_ray.core.errors import DatasetError
+from spark_ray.datasets.samples import SampleIndex
+from spark_ray.training.config import TrainConfig
+from spark_ray.training.curriculum import Stage
+from spark_ray.training.sampling import Lengths, draw_weights, micro_batches, plan_epoch
+
+
+class Segment(NamedTuple):
+    """Consecutive micro-batches of one kind: an epoch of training, or a validation.
+
+    `first` is the position of the first of them, `epoch` counts over the whole run.
+    """
+
+    first: int
+    length: int
+    stage: int
+    epoch: int
+    validation: bool
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What decides every batch of a run, whoever computes it."""
+
+    config: TrainConfig
+    processor: ApotheonProcessor
+    train: SampleIndex
+    validation: SampleIndex | None
+
+    @property
+    def stages(self) -> list[Stage]:
+        return self.config.stages
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        segments, position, epoch = [], 0, 0
+        for number, stage in enumerate(self.stages):
+            for _ in range(stage.epochs):
+                count = self.per_epoch(number)
+                segments.append(Segment(position, count, number, epoch, validation=False))
+                position, epoch = position + count, epoch + 1
+                last = epoch == self.config.epochs
+                if self.validation and (last or epoch % self.config.validate_every_epochs == 0):
+                    count = self.per_validation
+                    segments.append(Segment(position, count, number, epoch - 1, validation=True))
+                    position += count
+        return segments
+
+    @property
+    def total(self) -> int:
+        """Positions of the whole run."""
+        last = self.segments[-1]
+        return last.first + last.length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        micros = sum(s.length for s in self.segments if not s.validation)
+        steps = micros // self.config.gradient_accumulation
+        return min(steps, self.config.max_steps or steps)
+
+    def per_epoch(self, stage: int) -> int:
+        """Micro-batches in each epoch of a stage.
+
+        Raises:
+            DatasetError: the training split is smaller than one step.
+        """
+        config, weights = self.config, self._weights(stage)
+        count = micro_batches(weights, config.global_batch, config.gradient_accumulation)
+        if not count:
+            raise DatasetError(
+                f"{self.train.location}: its train split gives {weights.sum():.0f} clips an epoch, "
+                f"but one step takes {config.global_batch * config.gradient_accumulation} "
+                f"(batch_size {config.batch_size} x {config.num_workers[-1]} workers x "
+                f"gradient_accumulation {config.gradient_accumulation}); lower one of them"
+            )
+        return count
+
+    @property
+    def per_validation(self) -> int:
+        assert self.validation is not None
+        return -(-self.validation.table.num_rows // self.config.global_batch)
+
+    def segments_from(self, position: int) -> Iterator[tuple[Segment, int]]:
+        """The segments from a position on, with the micro-batch of each at which to start."""
+        for segment in self.segments:
+            if position < segment.first + segment.length:
+                yield segment, max(0, position - segment.first)
+
+    def rows(self, segment: Segment) -> np.ndarray:
+        """`[micro-batches, batch]` rows of the segment's table; -1 fills a validation up."""
+        config = self.config
+        if segment.validation:
+            assert self.validation is not None
+            count = self.validation.table.num_rows
+            rows = np.full(segment.length * config.global_batch, -1)
+            rows[:count] = self._lengths(segment).order(np.arange(count))
+            return rows.reshape(-1, config.global_batch)
+        return plan_epoch(
+            self._lengths(segment),
+            self._weights(segment.stage),
+            batch=config.global_batch,
+            accumulation=config.gradient_accumulation,
+            seed=config.seed,
+            epoch=segment.epoch,
+        )
+
+    def _weights(self, stage: int) -> np.ndarray:
+        return draw_weights(self.train.table, self.stages[stage].mixture)
+
+    def _lengths(self, segment: Segment) -> Lengths:
+        index = self.validation if segment.validation else self.train
+        assert index is not None
+        processor = self.processor
+        shows_video = "video" in self.stages[segment.stage].modalities
+        return Lengths.of(
+            index.table,
+            max_frames=processor.max_frames if shows_video else 1,
+            window_s=processor.feature_extractor.chunk_length,
+            max_windows=processor.max_windows,
+        )

@@ -1,0 +1,94 @@
+"""Which clips a step sees: decided by seed and epoch alone, whoever computes it.
+
+An epoch is a list of global micro-batches, each of which all ranks share. Every rank works the same
+list out for itself and takes its share of each, so nothing depends on how many ranks there are or
+which of them is faster, and a place in the data is two numbers: epoch and micro-batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+_WINDOW = 32
+"""Micro-batches that are sorted by length together: more pads less, and shuffles less freely."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What makes clips long, as `[clips]` integers: frames, windows of audio, characters."""
+
+    frames: np.ndarray
+    windows: np.ndarray
+    characters: np.ndarray
+
+    @classmethod
+    def of(cls, table: pa.Table, max_frames: int, window_s: float, max_windows: int) -> "Lengths":
+        """Of the rows of an index, given the processor's limits."""
+        frames = np.array([len(times) for times in table["frame_times"].to_pylist()], np.int64)
+        seconds = table["duration"].to_numpy() * table["has_audio"].to_numpy()
+        texts = [
+            max(len(caption or ""), len(transcript or ""))
+            for caption, transcript in zip(
+                table["caption"].to_pylist(), table["transcript"].to_pylist(), strict=True
+            )
+        ]
+        return cls(
+            frames=np.minimum(frames, max_frames),
+            windows=np.minimum(np.ceil(seconds / window_s), max_windows).astype(np.int64),
+            characters=np.array(texts, np.int64),
+        )
+
+    def order(self, clips: np.ndarray) -> np.ndarray:
+        """The clips, longest media first and among equals longest text first."""
+        keys = (-self.characters[clips], -self.frames[clips], -self.windows[clips])
+        return clips[np.lexsort(keys)]
+
+
+def plan_epoch(
+    lengths: Lengths,
+    weights: np.ndarray,
+    *,
+    batch: int,
+    accumulation: int,
+    seed: int,
+    epoch: int,
+) -> np.ndarray:
+    """The micro-batches of an epoch, `[micro-batches, batch]` row numbers.
+
+    A clip of weight 2.5 comes two or three times. Those that were drawn are shuffled, sorted by
+    length within windows of 32 micro-batches, and the micro-batches of a window shuffled again.
+    What is left over after the last whole step is left out, other clips every epoch.
+
+    Args:
+        weights: `[clips]` how often each is drawn.
+        batch: clips in a micro-batch of all ranks together.
+        accumulation: micro-batches in a step; their number is a multiple of it.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    count = micro_batches(weights, batch, accumulation) * batch
+    clips = rng.permutation(_draw(weights, rng))[:count]
+    windows = []
+    for start in range(0, len(clips), batch * _WINDOW):
+        window = lengths.order(clips[start : start + batch * _WINDOW]).reshape(-1, batch)
+        windows.append(rng.permutation(window))
+    return np.concatenate(windows) if windows else np.zeros((0, batch), np.int64)
+
+
+def micro_batches(weights: np.ndarray, batch: int, accumulation: int) -> int:
+    """How many micro-batches every epoch has: a multiple of `accumulation`, 0 for too few clips."""
+    return int(weights.sum() + 1e-6) // (batch * accumulation) * accumulation
+
+
+def _draw(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Systematic sampling: always the same number of clips, each floor or ceil of its weight."""
+    ends = np.cumsum(weights)
+    count = int(ends[-1] + 1e-6)
+    points = (np.arange(count) + rng.random()) * (ends[-1] / max(count, 1))
+    return np.searchsorted(ends, points, side="right").clip(max=len(weights) - 1)
+
+
+def draw_weights(table: pa.Table, mixture: Mapping[str, float]) -> np.ndarray:
+    """How often each row is drawn, by its label: `[clips]`."""
+    return np.array([mixture.get(label, 1.0) for label in table["label"].to_pylist()], np.float64)

@@ -1,0 +1,100 @@
+"""What a run starts from: tokenizer, processor, configuration, and the first weights."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from spark_ray.apotheon import ApotheonConfig, ApotheonModel, ApotheonProcessor
+from spark_ray.apotheon.adaptation import load_components
+from spark_ray.apotheon.sizes import SIZES, processor_for
+from spark_ray.apotheon.tokenization import train_tokenizer
+from spark_ray.core.errors import ModelError
+from spark_ray.datasets.samples import SampleIndex
+from spark_ray.models.weights import SAFETENSORS, resolve_weights
+from spark_ray.training.config import TrainConfig
+
+_INSTEAD = "leave it out to start from random weights"
+_WIDTHS = {
+    "vision": ("hidden_size", "num_hidden_layers", "image_size", "patch_size"),
+    "audio": ("d_model", "encoder_layers", "num_mel_bins", "max_source_positions"),
+    "text": ("hidden_size", "num_hidden_layers", "vocab_size"),
+}
+
+
+def starting_point(
+    config: TrainConfig, train: SampleIndex
+) -> tuple[ApotheonConfig, ApotheonProcessor]:
+    """The model's configuration and its processor, before any weight is made.
+
+    Raises:
+        ModelError: a checkpoint can't be found, or is of another width than the size.
+    """
+    if config.init_from is not None:
+        folder = _resolve(config.init_from, "init_from")
+        processor = ApotheonProcessor.from_pretrained(folder, local_files_only=True)
+        processor.max_frames = config.max_frames
+        return ApotheonConfig.from_pretrained(folder), processor
+    if config.text_checkpoint is not None:
+        folder = _resolve(config.text_checkpoint, "text_checkpoint")
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+    else:
+        tokenizer = train_tokenizer(_texts(train), config.vocab_size)
+    model_config = SIZES[config.size](tokenizer)
+    for part in ("vision", "audio", "text"):
+        _check_widths(config, model_config, part)
+    return model_config, processor_for(model_config, tokenizer, config.max_frames)
+
+
+def initial_model(config: TrainConfig, model_config: ApotheonConfig) -> ApotheonModel:
+    """The model with its first weights: random ones follow from the seed alone."""
+    torch.manual_seed(config.seed)
+    if config.init_from is not None:
+        folder = _resolve(config.init_from, "init_from")
+        return ApotheonModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    model = ApotheonModel(model_config)
+    references = {part: getattr(config, f"{part}_checkpoint") for part in _WIDTHS}
+    load_components(
+        model,
+        **{
+            part: str(_resolve(reference, f"{part}_checkpoint"))
+            for part, reference in references.items()
+            if reference is not None
+        },
+    )
+    return model
+
+
+def _resolve(reference: str, setting: str) -> Path:
+    return resolve_weights(
+        reference, setting=setting, revision=None, kind=SAFETENSORS, instead=_INSTEAD
+    ).folder
+
+
+def _check_widths(config: TrainConfig, model_config: ApotheonConfig, part: str) -> None:
+    """Compare `config.json` files, so that a misfit is known before any GPU is taken."""
+    reference = getattr(config, f"{part}_checkpoint")
+    if reference is None:
+        return
+    setting = f"{part}_checkpoint"
+    found: dict[str, Any] = json.loads((_resolve(reference, setting) / "config.json").read_text())
+    found = found.get("vision_config", found) if part == "vision" else found
+    needed = getattr(model_config, f"{part}_config")
+    for name in _WIDTHS[part]:
+        if name in found and found[name] != getattr(needed, name):
+            raise ModelError(
+                f"{setting}: {reference} has {name} {found[name]}, but size {config.size} has "
+                f"{getattr(needed, name)}; choose a checkpoint or a size that fits"
+            )
+
+
+def _texts(train: SampleIndex) -> Iterator[str]:
+    for column in ("caption", "transcript"):
+        for text in train.table[column].to_pylist():
+            if text:
+                yield text

@@ -1,0 +1,93 @@
+"""Where a run is, and the checkpoint that lets it go on from there exactly."""
+
+import errno
+import json
+import random
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from spark_ray.core.errors import StorageError
+
+_STATE = "state.json"
+MODEL = "model"
+"""The folder of a checkpoint that any Hugging Face user can load."""
+
+
+@dataclass
+class TrainState:
+    """Where a run is: in its plan, and in its schedule.
+
+    `position` is that of `RunPlan`, `step` counts optimizer steps, and `world_size` the ranks that
+    wrote the checkpoint.
+    """
+
+    world_size: int
+    position: int = 0
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    validation_loss: float | None = None
+
+    def save(self, folder: Path) -> None:
+        (folder / _STATE).write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> "TrainState":
+        return cls(**json.loads((folder / _STATE).read_text()))
+
+
+def save_rng(folder: Path, rank: int) -> None:
+    """The random generators of this rank, as tensors and numbers alone."""
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    name, keys, place, has_gauss, gauss = cast(tuple[Any, ...], np.random.get_state(legacy=True))
+    state["numpy"] = [name, torch.from_numpy(keys.astype(np.int64)), place, has_gauss, gauss]
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    torch.save(state, folder / f"rng-{rank}.pt")
+
+
+def load_rng(folder: Path, rank: int) -> None:
+    """What `save_rng` wrote; a rank that did not exist then keeps what it was seeded with."""
+    file = folder / f"rng-{rank}.pt"
+    if not file.exists():
+        return
+    state = torch.load(file, weights_only=True)
+    torch.set_rng_state(state["torch"])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, place, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), place, has_gauss, cached))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """
+    Raises:
+        StorageError: a checkpoint would not fit where it is written first.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise StorageError(
+            f"{folder}: a checkpoint needs {needed_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
+            "free; free some space, or set TMPDIR to another disk, and run the same command again"
+        )
+
+
+def disk_error(folder: Path, error: Exception) -> StorageError | None:
+    """The error of a full disk as one sentence; None where it is another one."""
+    text = str(error)
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    # torch's own writer hides the reason.
+    full = full or "No space left" in text or "PytorchStreamWriter failed" in text
+    if not full:
+        return None
+    return StorageError(
+        f"{folder}: the disk is full, so the checkpoint was not written; free some space and run "
+        "the same command again to resume from the last one"
+    )

@@ -1,0 +1,315 @@
+"""The training loop, as it runs in every Ray Train worker."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint, CheckpointUploadMode
+from torch import Tensor
+
+from spark_ray.apotheon import ApotheonConfig
+from spark_ray.apotheon.adaptation import Lora, add_lora, set_trainable
+from spark_ray.core.errors import SparkRayError
+from spark_ray.training.curriculum import Stage
+from spark_ray.training.data import Batch, load_batches
+from spark_ray.training.engines import Engine, StepOptions, TorchEngine
+from spark_ray.training.export import save_model
+from spark_ray.training.meter import Meter, StepRecord
+from spark_ray.training.plan import RunPlan, Segment
+from spark_ray.training.schedule import rate_at
+from spark_ray.training.start import initial_model
+from spark_ray.training.state import (
+    MODEL,
+    TrainState,
+    disk_error,
+    load_rng,
+    require_space,
+    save_rng,
+)
+
+LOSSES = ("loss", "caption_loss", "transcription_loss", "contrastive_loss")
+
+
+class NonFiniteError(SparkRayError):
+    """Losses or gradients were not finite too often in a row."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What every worker of a run gets. `board` is the actor that is told of each step."""
+
+    plan: Any
+    model_config: ApotheonConfig
+    board: Any
+    threads: int
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train from the last checkpoint, or from the start, to the end; returns where that was."""
+    with tempfile.TemporaryDirectory(prefix="spark-ray-resume-") as folder:
+        return Worker(settings["job"], Path(folder)).run()
+
+
+class Worker:
+    """One rank of a run. All ranks do the same with other clips; rank 0 also tells about it."""
+
+    def __init__(self, job: TrainJob, scratch: Path) -> None:
+        self.job, self.scratch = job, scratch
+        self.plan: RunPlan = ray.get(job.plan)
+        self.config = self.plan.config
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        torch.set_num_threads(job.threads)
+        self.state = TrainState(world_size=self.world_size)
+        self.meter = Meter(self.device, self.config.peak_tflops, self.world_size)
+
+    def run(self) -> dict[str, Any]:
+        resumed = self._fetch_checkpoint()
+        if resumed is not None:
+            self.state = TrainState.load(resumed)
+        batches = load_batches(self.job.plan, self.rank, self.world_size, self.state.position)
+        engine: Engine | None = None
+        stage = -1
+        for segment, start in self.plan.segments_from(self.state.position):
+            if self._is_over():
+                break
+            if segment.stage != stage:
+                stage = segment.stage
+                engine = self._next_engine(self.plan.stages[stage], engine, resumed)
+                resumed = None
+            assert engine is not None
+            if segment.validation:
+                self._validate(engine, segment, batches)
+            else:
+                self._train(engine, segment, start, batches)
+            if self._is_over() or self._ends_epoch(segment):
+                self._checkpoint(engine)
+        return {"steps": self.state.step, "skipped": self.state.skipped}
+
+    def _is_over(self) -> bool:
+        return self.state.step >= self.plan.steps and not self._validation_is_next()
+
+    def _validation_is_next(self) -> bool:
+        return any(
+            segment.validation and segment.first == self.state.position
+            for segment in self.plan.segments
+        )
+
+    def _ends_epoch(self, segment: Segment) -> bool:
+        """Whether a checkpoint is due; a validation belongs to the epoch before it."""
+        every_epoch = self.config.checkpoint_every_steps is None
+        return every_epoch and not self._validation_is_next()
+
+    def _train(
+        self, engine: Engine, segment: Segment, start: int, batches: Iterator[Batch]
+    ) -> None:
+        """The steps of an epoch, from its micro-batch `start` on."""
+        config = self.config
+        for _ in range(start, segment.length, config.gradient_accumulation):
+            if self.state.step >= self.plan.steps:
+                break
+            record = self._step(engine, self.plan.stages[segment.stage], batches)
+            self.state.position += config.gradient_accumulation
+            self.state.step += 1
+            self._tell(segment, record)
+            every = config.checkpoint_every_steps
+            if every and self.state.step % every == 0:
+                self._checkpoint(engine)
+
+    def _step(self, engine: Engine, stage: Stage, batches: Iterator[Batch]) -> StepRecord:
+        """One optimizer step over `gradient_accumulation` micro-batches."""
+        config = self.config
+        self.meter.start()
+        sums = torch.zeros(len(LOSSES), device=self.device)
+        bad_rows: list[int] = []
+        for micro in range(config.gradient_accumulation):
+            with self.meter.waiting():
+                batch = next(batches)
+            inputs = self._inputs(batch)
+            output = engine.accumulate(inputs, last=micro + 1 == config.gradient_accumulation)
+            losses = torch.stack([output[name].detach().float() for name in LOSSES])
+            if not bool(losses.isfinite().all()):
+                bad_rows += [row for row in batch.rows if row >= 0]
+            sums += losses / config.gradient_accumulation
+            self.meter.saw(engine.module, inputs)
+        rate = (
+            config.learning_rate
+            * stage.learning_rate_scale
+            * rate_at(self.state.step, self.plan.steps, config.warmup_ratio, config.schedule)
+        )
+        outcome = engine.step(rate)
+        self._count_skips(outcome.applied, bad_rows)
+        means = self._mean_over_ranks(sums)
+        return self.meter.stop(dict(zip(LOSSES, means, strict=True)), rate, outcome)
+
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        tensors = {
+            name: tensor.to(self.device, non_blocking=True)
+            for name, tensor in batch.tensors.items()
+        }
+        return dict(self.plan.processor.normalise(tensors))
+
+    def _mean_over_ranks(self, values: Tensor) -> list[float]:
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return (values / self.world_size).tolist()
+
+    def _count_skips(self, applied: bool, bad_rows: list[int]) -> None:
+        """
+        Raises:
+            NonFiniteError: too many steps in a row came to nothing.
+        """
+        state, config = self.state, self.config
+        if applied:
+            state.skipped_in_a_row = 0
+            return
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+        if state.skipped_in_a_row < config.max_skipped_steps:
+            return
+        gathered: list[list[int]] = [[] for _ in range(self.world_size)]
+        if self.world_size > 1:
+            dist.all_gather_object(gathered, bad_rows)
+        else:
+            gathered = [bad_rows]
+        rows = sorted({row for part in gathered for row in part})
+        ids = self.plan.train.table["id"].take(rows).to_pylist()
+        named = f"clips of the last: {', '.join(ids)}" if ids else "every loss was finite"
+        raise NonFiniteError(
+            f"step {state.step}: loss or gradient was not finite in {state.skipped_in_a_row} steps "
+            f"in a row ({named}); look at these clips, or lower learning_rate "
+            f"({config.learning_rate:g}); the last checkpoint is sound"
+        )
+
+    def _validate(self, engine: Engine, segment: Segment, batches: Iterator[Batch]) -> None:
+        """The mean losses of the validation split; the state keeps that which ranks checkpoints."""
+        engine.module.eval()
+        sums = torch.zeros(len(LOSSES), device=self.device)
+        for _ in range(segment.length):
+            output = engine.evaluate(self._inputs(next(batches)))
+            sums += torch.stack([output[name].float() for name in LOSSES])
+        engine.module.train()
+        means = self._mean_over_ranks(sums / segment.length)
+        self.state.validation_loss = means[0]
+        self.state.position = segment.first + segment.length
+        if self.rank == 0:
+            losses = {f"validation_{name}": mean for name, mean in zip(LOSSES, means, strict=True)}
+            self.job.board.validated.remote(self.state.step, losses)
+
+    def _tell(self, segment: Segment, record: StepRecord) -> None:
+        if self.rank == 0:
+            counts = {"epoch": segment.epoch, "stage": segment.stage, "skipped": self.state.skipped}
+            metrics = {**record.metrics(), **counts}
+            self.job.board.stepped.remote(self.state.step, metrics)
+
+    def _next_engine(self, stage: Stage, last: Engine | None, resumed: Path | None) -> Engine:
+        """An engine for what the stage trains, with the weights of the last one or a checkpoint.
+
+        Every stage starts with a new optimizer: what learns, and how fast, has changed.
+        """
+        config = self.config
+        weights = None if last is None else last.full_state()
+        if last is not None:
+            last.close()
+        model = initial_model(config, self.job.model_config)
+        lora = Lora(rank=config.lora_rank, alpha=config.lora_alpha)
+        add_lora(model, dict.fromkeys(config.lora, lora))
+        if weights is not None:
+            model.load_state_dict(weights)
+        set_trainable(
+            model,
+            {*stage.frozen, *config.frozen},
+            frames=bool({"image", "video"} & set(stage.modalities)),
+            audio="audio" in stage.modalities,
+        )
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        options = StepOptions(
+            precision=config.mixed_precision,
+            accumulation=config.gradient_accumulation,
+            weight_decay=config.weight_decay,
+            betas=(config.beta1, config.beta2),
+            max_grad_norm=config.max_grad_norm,
+            part_rates=stage.part_rates,
+        )
+        # Random numbers of the forward pass, of dropout, differ between ranks.
+        torch.manual_seed(config.seed * 1000 + self.rank)
+        model.train()
+        if config.engine == "ddp":
+            engine: Engine = TorchEngine(model, options, self.device)
+        else:
+            engine = self._deepspeed_engine(model, options, resumed)
+        if resumed is not None:
+            engine.load(resumed)
+            load_rng(resumed, self.rank)
+            self.state.world_size = self.world_size
+        return engine
+
+    def _deepspeed_engine(self, model: Any, options: StepOptions, resumed: Path | None) -> Engine:
+        # Imported here: runs on DDP need no DeepSpeed.
+        from spark_ray.training import deepspeed_engine as deepspeed
+
+        config = self.config
+        resized = resumed is not None and self.state.world_size != self.world_size
+        if resized and resumed is not None:
+            deepspeed.convert_checkpoint(resumed)
+        return deepspeed.DeepSpeedEngine(
+            model,
+            options,
+            self.device,
+            deepspeed.deepspeed_config(
+                int(config.engine[-1]), config.deepspeed_config, config.offload
+            ),
+            micro_batch=-(-config.global_batch // self.world_size),
+            universal=resized,
+        )
+
+    def _fetch_checkpoint(self) -> Path | None:
+        """A private copy of the last checkpoint, since a conversion writes into it."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        return Path(checkpoint.to_directory(str(self.scratch / "checkpoint")))
+
+    def _checkpoint(self, engine: Engine) -> None:
+        """Write this rank's part of the whole state; Ray uploads it while training goes on.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        state = self.state
+        with ExitStack() as on_failure:
+            folder = Path(tempfile.mkdtemp(prefix="spark-ray-checkpoint-"))
+            on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
+            try:
+                require_space(folder, engine.state_bytes())
+                engine.save(folder)
+                save_rng(folder, self.rank)
+                weights = engine.full_state()
+                if self.rank == 0:
+                    state.save(folder)
+                    save_model(
+                        folder / MODEL, weights, engine.module, self.plan, self.job.model_config
+                    )
+            except (OSError, RuntimeError) as error:
+                raise disk_error(folder, error) or error from error
+            on_failure.pop_all()
+        # Without a validation split the newest is the best.
+        score = -state.step if state.validation_loss is None else state.validation_loss
+        metrics = {"step": state.step, "score": score}
+        ray.train.report(
+            metrics,
+            checkpoint=Checkpoint.from_directory(str(folder)),
+            checkpoint_dir_name=f"step-{state.step:08d}",
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
