@@ -2,14 +2,18 @@
 
 Counted are multiplications and additions of matrix products and attention in the forward pass, and
 in the backward pass those for the weights that learn and for the states that lead to them. What
-gradient checkpointing computes again is not counted.
+gradient checkpointing computes again is not counted, nor what a causal mask hides, which other
+counts include: our MFU is the lower one.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from spark_ray.apotheon.configuration import TASKS
+from spark_ray.apotheon.layers import FusionBlock
 from spark_ray.apotheon.modeling import ApotheonModel
 
 
@@ -43,65 +47,155 @@ def batch_shape(model: ApotheonModel, inputs: dict[str, Any]) -> BatchShape:
 
 def batch_flops(model: ApotheonModel, shape: BatchShape) -> float:
     """Operations of a forward and a backward pass over a batch."""
-    config = model.config
-    vision, audio, text = config.vision_config, config.audio_config, config.text_config
-    per_frame, per_window = config.tokens_per_frame, audio.max_source_positions
-    texts = shape.texts * shape.text_tokens
-    media = shape.clips * shape.media_tokens
-    width = config.fusion_hidden_size
+    return sum(part_flops(model, shape).values())
 
-    total = 0.0
-    learns_below = False  # a part's input needs a gradient where something before it learns
-    for module, tokens, attention in (
-        (model.vision, shape.frames * per_frame, _attention(vision, per_frame)),
-        (model.audio, shape.windows * per_window, _whisper_attention(audio, per_window)),
-        (model.text, texts, _attention(text, shape.text_tokens)),
-    ):
-        total += _passes(module, False) * tokens * (2 * _matrix_weights(module) + attention)
-        learns_below |= _learns(module)
-    for module, tokens in (
-        (model.vision_projection, shape.frames * per_frame),
-        (model.audio_projection, shape.windows * per_window),
-        (model.text_projection, texts),
-        (model.caption_head, texts / 2),
-        (model.transcription_head, texts / 2),
-    ):
-        total += _passes(module, learns_below) * tokens * 2 * _matrix_weights(module)
-    keys_and_values = 2 * width * width * config.fusion_layers
-    fusion = _matrix_weights(model.fusion) - keys_and_values
-    self_attention = 4 * width * shape.text_tokens / 2 * config.fusion_layers
-    media_attention = 4 * width * shape.media_tokens * config.fusion_layers
-    total += _passes(model.fusion, True) * (
-        texts * (2 * fusion + self_attention + media_attention) + media * 2 * keys_and_values
+
+def part_flops(model: ApotheonModel, shape: BatchShape) -> dict[str, float]:
+    """The same for each of `adaptation.PARTS`, in the order of the forward pass."""
+    return {
+        "vision": _vision(model, shape),
+        "audio": _audio(model, shape),
+        "text": _text(model, shape),
+        "projections": _projections(model, shape),
+        "fusion": _fusion(model, shape),
+        "heads": _heads(model, shape),
+        "contrastive": _contrastive(model, shape),
+    }
+
+
+def _vision(model: ApotheonModel, shape: BatchShape) -> float:
+    encoder, config = model.vision, model.config.vision_config
+    tokens, stem = model.config.tokens_per_frame, encoder.embeddings
+    attention = _attention(config.hidden_size, tokens, tokens, _learns(encoder))
+    return shape.frames * (
+        # The class token is no patch.
+        _products(_matrices(stem), tokens - 1, gradient=False)
+        + _layers(encoder.encoder.layers, tokens, _learns(stem))
+        + config.num_hidden_layers * attention
     )
+
+
+def _audio(model: ApotheonModel, shape: BatchShape) -> float:
+    encoder, config = model.audio, model.config.audio_config
+    tokens, stem_learns = config.max_source_positions, _learns(encoder.conv1)
+    attention = _attention(config.d_model, tokens, tokens, _learns(encoder))
+    return shape.windows * (
+        # The second convolution halves the spectrogram's length.
+        _products(_matrices(encoder.conv1), 2 * tokens, gradient=False)
+        + _products(_matrices(encoder.conv2), tokens, stem_learns)
+        + _layers(encoder.layers, tokens, stem_learns)
+        + config.encoder_layers * attention
+    )
+
+
+def _text(model: ApotheonModel, shape: BatchShape) -> float:
+    encoder, config = model.text, model.config.text_config
+    tokens, width = shape.text_tokens, config.head_dim * config.num_attention_heads
+    attention = _attention(width, tokens, (tokens + 1) / 2, _learns(encoder))
+    return shape.texts * (
+        _layers(encoder.layers, tokens, _learns(encoder.embed_tokens))
+        + config.num_hidden_layers * attention
+    )
+
+
+def _layers(layers: Any, tokens: float, stem_learns: bool) -> float:
+    """Products of an encoder's blocks. Below all that learns, no state needs a gradient: adapters
+    begin with the projections of the first attention.
+    """
+    attention = layers[0].self_attn
+    first = {
+        parameter
+        for module in (attention.q_proj, attention.k_proj, attention.v_proj)
+        for name, parameter in module.named_parameters()
+        if "lora_B" not in name
+    }
+    matrices = _matrices(layers)
+    return _products((p for p in matrices if p in first), tokens, stem_learns) + _products(
+        (p for p in matrices if p not in first), tokens, stem_learns or _learns(layers)
+    )
+
+
+def _projections(model: ApotheonModel, shape: BatchShape) -> float:
+    config = model.config
+    frames = shape.frames * config.tokens_per_frame
+    windows = shape.windows * config.audio_config.max_source_positions
+    total = 0.0
+    for encoder, projection, tokens in (
+        (model.vision, model.vision_projection, frames),
+        (model.audio, model.audio_projection, windows),
+    ):
+        learns = _learns(encoder) or _learns(projection)  # which begins with a norm
+        total += _products(_matrices(projection), tokens, learns)
+    texts = shape.texts * shape.text_tokens
+    return total + _products(_matrices(model.text_projection), texts, _learns(model.text))
+
+
+def _fusion(model: ApotheonModel, shape: BatchShape) -> float:
+    width, blocks = model.config.fusion_hidden_size, model.fusion
+    media_learns = _media_learns(model)
+    learns = media_learns or _text_learns(model) or _learns(blocks)
+    reads_media = set()
+    for block in blocks:
+        assert isinstance(block, FusionBlock)
+        attention = block.media_attention
+        reads_media |= {*_matrices(attention.key), *_matrices(attention.value)}
+    rest = [p for p in _matrices(blocks) if p not in reads_media]
+    tokens, media = shape.text_tokens, shape.media_tokens
+    seen = (tokens + 1) / 2 + media
+    return (
+        _products(reads_media, shape.clips * media, media_learns)
+        + _products(rest, shape.texts * tokens, learns)
+        + shape.texts * len(blocks) * _attention(width, tokens, seen, learns)
+    )
+
+
+def _heads(model: ApotheonModel, shape: BatchShape) -> float:
+    learns = _media_learns(model) or _text_learns(model) or _learns(model.fusion)
+    each = shape.texts * shape.text_tokens / len(TASKS)
+    matrices = [*_matrices(model.caption_head), *_matrices(model.transcription_head)]
+    return _products(matrices, each, learns)
+
+
+def _contrastive(model: ApotheonModel, shape: BatchShape) -> float:
+    """Without the comparison itself, whose cost is nothing beside that of the states compared."""
+    return _products(
+        _matrices(model.media_embedding), shape.clips, _media_learns(model)
+    ) + _products(_matrices(model.text_embedding), shape.texts, _text_learns(model))
+
+
+def _products(weights: Iterable[nn.Parameter], tokens: float, gradient: bool) -> float:
+    """Of `tokens` vectors with matrices, each once; `gradient`: also that of the vectors."""
+    total = 0.0
+    for parameter in weights:
+        passes = 1 + gradient + parameter.requires_grad
+        total += 2.0 * passes * tokens * _shape(parameter).numel()
     return total
 
 
-def _attention(config: Any, tokens: int) -> float:
-    """Operations for one token's attention to `tokens` others, in all layers; causal in Llama."""
-    seen = tokens / 2 if config.model_type == "llama" else tokens
-    return 4.0 * config.hidden_size * seen * config.num_hidden_layers
+def _attention(width: int, tokens: float, seen: float, gradient: bool) -> float:
+    """Of `tokens` that each attend to `seen` others: two products, and four in the backward."""
+    return 4.0 * width * tokens * seen * (3 if gradient else 1)
 
 
-def _whisper_attention(config: Any, tokens: int) -> float:
-    return 4.0 * config.d_model * tokens * config.encoder_layers
-
-
-def _matrix_weights(module: nn.Module) -> int:
-    """Weights that multiply each token: matrices and convolutions, but no embedding tables."""
+def _matrices(module: nn.Module) -> list[nn.Parameter]:
+    """What multiplies each token: matrices and convolutions, but no embedding tables."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    return sum(p.numel() for p in module.parameters() if p.dim() > 1 and id(p) not in tables)
+    return [p for p in module.parameters() if len(_shape(p)) > 1 and id(p) not in tables]
+
+
+def _shape(parameter: nn.Parameter) -> Any:
+    """The whole parameter's, of which ZeRO-3 shows each rank but an empty piece."""
+    return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def _learns(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters())
 
 
-def _passes(module: nn.Module, input_needs_gradient: bool) -> float:
-    """1 for the forward pass, 1 for gradients of states, 1 for those of all weights."""
-    parameters = [p for p in module.parameters() if p.dim() > 1]
-    weights = sum(p.numel() for p in parameters)
-    learning = sum(p.numel() for p in parameters if p.requires_grad)
-    if not learning:
-        return 2.0 if input_needs_gradient else 1.0
-    return 2.0 + learning / max(weights, 1)
+def _media_learns(model: ApotheonModel) -> bool:
+    encoders = (model.vision, model.audio, model.vision_projection, model.audio_projection)
+    return any(_learns(module) for module in encoders)
+
+
+def _text_learns(model: ApotheonModel) -> bool:
+    return any(_learns(m) for m in (model.text, model.text_projection, model.task_embedding))

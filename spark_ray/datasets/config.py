@@ -15,7 +15,7 @@ from spark_ray.media.decode import DecodeOptions
 from spark_ray.models.captioning import CaptionOptions
 from spark_ray.models.transcription import TranscriptionOptions
 
-_JOB_FILES = "runtime_resources/working_dir_files"
+JOB_FILES = "runtime_resources/working_dir_files"
 
 
 class PublishOptions(BaseModel):
@@ -97,7 +97,7 @@ class BuildConfig(
             ConfigError: the output would lie in the folder that Ray unpacks a job's files into and
                 later deletes.
         """
-        if _JOB_FILES in str(Path.cwd()) and absolute(self.output) != self.output:
+        if JOB_FILES in str(Path.cwd()) and absolute(self.output) != self.output:
             raise ConfigError(
                 f"output: {self.output!r} is relative to the job's own files, which Ray deletes "
                 "after the job; give an absolute path or s3://"

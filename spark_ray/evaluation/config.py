@@ -9,8 +9,7 @@ from pydantic import BaseModel, Field
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.storage import absolute, is_remote, local_path
-
-_JOB_FILES = "runtime_resources/working_dir_files"
+from spark_ray.datasets.config import JOB_FILES
 
 
 class EvaluatedOptions(BaseModel):
@@ -91,7 +90,7 @@ class EvaluateConfig(JobConfig, EvaluatedOptions, WritingOptions, WorkerOptions)
                 later deletes.
         """
         output = self.output_dir or self._default_output()
-        if _JOB_FILES in str(Path.cwd()) and absolute(output) != output:
+        if JOB_FILES in str(Path.cwd()) and absolute(output) != output:
             raise ConfigError(
                 f"output_dir: {output!r} is relative to the job's own files, which Ray deletes "
                 "after the job; give an absolute path or s3://"

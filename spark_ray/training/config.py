@@ -1,5 +1,7 @@
 """The training job's configuration: model, data, optimisation, engine, checkpoints, tracking."""
 
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -9,8 +11,10 @@ from spark_ray.apotheon.adaptation import LORA_PARTS, PARTS
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.storage import absolute, is_remote, local_path
+from spark_ray.datasets.config import JOB_FILES
 from spark_ray.training.augment import AugmentOptions
 from spark_ray.training.curriculum import Stage, check_epochs, default_curriculum
+from spark_ray.training.tracking import default_tracking_uri
 
 EngineName = Literal["ddp", "zero1", "zero2", "zero3"]
 
@@ -186,8 +190,8 @@ class TrackingOptions(BaseModel):
 
     tracking_uri: str | None = Field(
         None,
-        description="MLflow server or database; unset: MLFLOW_TRACKING_URI, or mlflow.db beside "
-        "output_dir",
+        description="MLflow server or database; unset: MLFLOW_TRACKING_URI, or mlflow.db in "
+        "the working folder",
     )
     experiment: str = Field("apotheon", description="MLflow experiment")
     register_as: str | None = Field(
@@ -253,8 +257,27 @@ class TrainConfig(
         return self.batch_size * self.num_workers[-1]
 
     def located(self) -> "TrainConfig":
-        """With local paths made absolute, since workers have other working folders."""
-        settings: dict[str, Any] = {"output_dir": absolute(self.output_dir)}
+        """With local paths made absolute, since workers have other working folders.
+
+        Raises:
+            ConfigError: a local path lies in the folder that Ray unpacks a job's files into, and
+                deletes with it.
+        """
+        in_job = JOB_FILES in str(Path.cwd())
+        if in_job and absolute(self.output_dir) != self.output_dir:
+            raise ConfigError(
+                f"output_dir: {self.output_dir!r} is relative to the job's own files, which Ray "
+                "deletes after the job; give an absolute path or s3://"
+            )
+        if in_job and not (self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+            raise ConfigError(
+                "tracking_uri: a job needs a server or an absolute sqlite:/// path, since Ray "
+                "deletes its working folder; or set MLFLOW_TRACKING_URI"
+            )
+        settings: dict[str, Any] = {
+            "output_dir": absolute(self.output_dir),
+            "tracking_uri": self.tracking_uri or default_tracking_uri(str(Path.cwd())),
+        }
         for name in ("dataset", "manifest_path"):
             value = getattr(self, name)
             if value is not None:

@@ -4,10 +4,12 @@ import json
 import logging
 import math
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import pyarrow.fs
@@ -22,17 +24,17 @@ from rich.table import Table
 from spark_ray.apotheon import TASKS, ApotheonConfig
 from spark_ray.apotheon.adaptation import Lora, add_lora, set_trainable
 from spark_ray.apotheon.sizes import parameter_table
-from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError, StorageError
+from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.storage import Folder, filesystem, is_remote
 from spark_ray.datasets.build import ray_session
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.training.board import Board
 from spark_ray.training.config import TrainConfig, check_resumable
+from spark_ray.training.outcome import leave_behind
 from spark_ray.training.plan import RunPlan
 from spark_ray.training.start import initial_model, starting_point
 from spark_ray.training.state import MODEL
-from spark_ray.training.tracking import default_tracking_uri
 from spark_ray.training.worker import TrainJob, train_worker
 
 RUN = "run.json"
@@ -47,7 +49,6 @@ class TrainResult:
     model: str
     steps: int
     metrics: dict[str, float]
-    run_id: str | None
     registered: str | None
 
 
@@ -60,7 +61,8 @@ def train(config: TrainConfig) -> TrainResult:
     """
     config = config.located()
     output = Folder(config.output_dir)
-    plan, model_config = prepare(config)
+    index = load_index(config.reference)
+    plan, model_config = prepare(config, index)
     check_resumed_run(output, config)
     print_plan(plan, model_config)
     with ray_session(config):
@@ -78,20 +80,18 @@ def train(config: TrainConfig) -> TrainResult:
         finally:
             ray.get(board.finish.remote(status))
         _, metrics = ray.get(board.last.remote())
-        model = keep_best(output, result)
-    registered = None
-    return TrainResult(
-        output, model, int(cast(Any, result).return_value["steps"]), metrics, run_id, registered
-    )
+        with tempfile.TemporaryDirectory(prefix="spark-ray-model-") as folder:
+            registered = leave_behind(Path(folder), plan, index, result, metrics, run_id)
+    steps = int(cast(Any, result).return_value["steps"])
+    return TrainResult(output, output / MODEL, steps, metrics, registered)
 
 
-def prepare(config: TrainConfig) -> tuple[RunPlan, ApotheonConfig]:
+def prepare(config: TrainConfig, index: SampleIndex) -> tuple[RunPlan, ApotheonConfig]:
     """All that can be known before a GPU is taken.
 
     Raises:
         SparkRayError: something is wrong with the dataset, the curriculum or a checkpoint.
     """
-    index = load_index(config.reference)
     train = index.split("train")
     validation = index.split("validation") if _has(index, "validation") else None
     check_dataset(train, config)
@@ -161,11 +161,10 @@ def _start_board(output: Folder, plan: RunPlan) -> Any:
     run_id = None
     if output.exists(RUN):
         run_id = json.loads(output.read(RUN)).get("tracking_run")
-    parent, _, name = config.output_dir.rstrip("/").rpartition("/")
     tracking = {
-        "uri": config.tracking_uri or default_tracking_uri(parent),
+        "uri": config.tracking_uri,
         "experiment": config.experiment,
-        "run_name": name,
+        "run_name": config.output_dir.rstrip("/").rpartition("/")[2],
         "run_id": run_id,
     }
     return ray.remote(Board).options(num_cpus=0).remote(tracking, config.model_dump(mode="json"))
@@ -305,23 +304,6 @@ def _note(metrics: dict[str, float]) -> str:
     if metrics["skipped"]:
         parts.append(f"{metrics['skipped']:.0f} steps skipped")
     return ", ".join(parts)
-
-
-def keep_best(output: Folder, result: Result) -> str:
-    """Copy the best checkpoint's model to `model/` of the run's folder, and say where that is.
-
-    Raises:
-        StorageError: the run has no checkpoint.
-    """
-    ranked = result.best_checkpoints or []
-    if not ranked:
-        raise StorageError(f"{output.location}: the run has no checkpoint")
-    best, _ = min(ranked, key=lambda pair: pair[1]["score"])
-    source = Folder(f"{output.location}/{best.path.rstrip('/').rpartition('/')[2]}/{MODEL}")
-    target = output.sub(MODEL)
-    for name in source.names():
-        target.copy_from(source, name)
-    return target.location
 
 
 def print_plan(plan: RunPlan, model_config: ApotheonConfig) -> None:

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from spark_ray.apotheon import ApotheonConfig, ApotheonModel, ApotheonProcessor
 from spark_ray.apotheon.adaptation import load_components
+from spark_ray.apotheon.initialization import start_vision
 from spark_ray.apotheon.sizes import SIZES, processor_for
 from spark_ray.apotheon.tokenization import train_tokenizer
 from spark_ray.core.errors import ModelError
@@ -59,6 +60,8 @@ def initial_model(config: TrainConfig, model_config: ApotheonConfig) -> Apotheon
         return ApotheonModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     model = ApotheonModel(model_config)
     references = {part: getattr(config, f"{part}_checkpoint") for part in _WIDTHS}
+    if config.vision_checkpoint is None:
+        start_vision(model.vision)
     load_components(
         model,
         **{

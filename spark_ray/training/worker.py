@@ -93,7 +93,7 @@ class Worker:
                 self._train(engine, segment, start, batches)
             if self._is_over() or self._ends_epoch(segment):
                 self._checkpoint(engine)
-        return {"steps": self.state.step, "skipped": self.state.skipped}
+        return {"steps": self.state.step, "world_size": self.world_size}
 
     def _is_over(self) -> bool:
         return self.state.step >= self.plan.steps and not self._validation_is_next()

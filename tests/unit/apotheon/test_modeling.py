@@ -1,4 +1,4 @@
-"""The network: what it attends to, what it must not see, and that generation is the same network."""
+"""The network: what it attends to, what it must not see, and that generation is the same one."""
 
 from pathlib import Path
 

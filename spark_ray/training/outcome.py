@@ -1,0 +1,111 @@
+"""What a run leaves behind: the best model with record and card, and its place in the registry."""
+
+import hashlib
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ray.train import Checkpoint, Result
+
+from spark_ray.core.errors import StorageError
+from spark_ray.core.provenance import code_version, git_commit, now_iso
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.samples import SPLITS, SampleIndex
+from spark_ray.models.training_record import DatasetUse, TrainingRecord
+from spark_ray.training.model_card import write_model_card
+from spark_ray.training.plan import RunPlan
+from spark_ray.training.registry import register_model
+from spark_ray.training.state import MODEL
+from spark_ray.training.tracking import environment
+
+
+def leave_behind(
+    folder: Path,
+    plan: RunPlan,
+    index: SampleIndex,
+    result: Result,
+    metrics: dict[str, float],
+    run_id: str | None,
+) -> str | None:
+    """Put the best model into the run's `model/`, and into the registry where that was asked for.
+
+    Args:
+        folder: of this machine, empty: the model is completed there.
+        index: all clips of the dataset.
+        metrics: the last that the loop logged.
+
+    Returns:
+        The registered model's reference.
+
+    Raises:
+        StorageError: the run has no checkpoint, or the model can't be stored.
+        ModelError: the registry did not take it.
+    """
+    config = plan.config
+    output = Folder(config.output_dir)
+    with best_checkpoint(result, output).as_directory() as local:
+        shutil.copytree(Path(local) / MODEL, folder, dirs_exist_ok=True)
+    _training_record(plan, index, result, metrics, run_id).write(folder)
+    write_model_card(folder, config.register_as or f"apotheon-{config.size}")
+    target = output.sub(MODEL)
+    for file in sorted(folder.iterdir()):
+        target.write(file.name, file.read_bytes())
+    if config.register_as is None:
+        return None
+    assert config.tracking_uri is not None
+    return register_model(folder, tracking_uri=config.tracking_uri, name=config.register_as).uri
+
+
+def best_checkpoint(result: Result, output: Folder) -> Checkpoint:
+    """The checkpoint of the lowest validation loss; without validation, the newest.
+
+    Raises:
+        StorageError: the run has none.
+    """
+    ranked = result.best_checkpoints or []
+    if not ranked:
+        raise StorageError(f"{output.location}: the run has no checkpoint to take a model from")
+    best, _ = min(ranked, key=lambda pair: pair[1]["score"])
+    return best
+
+
+def _training_record(
+    plan: RunPlan,
+    index: SampleIndex,
+    result: Any,
+    metrics: dict[str, float],
+    run_id: str | None,
+) -> TrainingRecord:
+    config = plan.config
+    splits = Counter(index.table["split"].to_pylist())
+    digest = hashlib.sha256()
+    for line in index.version.lines(index.manifest):
+        digest.update(line)
+    return TrainingRecord(
+        date=now_iso(),
+        dataset=DatasetUse(
+            reference=config.reference,
+            location=index.version.location,
+            version=index.version.location.rpartition("/")[2],
+            manifest_sha256=digest.hexdigest(),
+            clips={split: splits[split] for split in SPLITS},
+            texts={
+                name: plan.train.count(column)
+                for name, column in (
+                    ("caption", "caption"),
+                    ("transcript", "transcript"),
+                    ("sound", "has_audio"),
+                )
+            },
+        ),
+        config=config.model_dump(mode="json"),
+        curriculum=[stage.model_dump(mode="json") for stage in plan.stages],
+        steps=result.return_value["steps"],
+        world_size=result.return_value["world_size"],
+        training_metrics=metrics,
+        code_version=code_version(),
+        git_commit=git_commit(),
+        environment=environment(),
+        run_id=run_id,
+    )
