@@ -1,4 +1,4 @@
-"""Run benchmarks: `python -m benchmarks [decode engine whole-job scale memory] [--quick]`."""
+"""Run benchmarks: `python -m benchmarks [decode engine … training] [--quick]`."""
 
 import argparse
 import importlib
@@ -13,6 +13,7 @@ MODULES = {
     "whole-job": "benchmarks.whole_job",
     "scale": "benchmarks.scale",
     "memory": "benchmarks.memory",
+    "training": "benchmarks.training",
 }
 
 

@@ -14,7 +14,6 @@ model is therefore so large that a clip's training outweighs its decoding as it 
 import argparse
 import json
 import os
-import shutil
 import socket
 import statistics
 import subprocess
@@ -37,13 +36,15 @@ from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.apotheon.sizes import processor_for, tiny
 from spark_ray.datasets.build import build_dataset
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.samples import load_index
 from spark_ray.media.synthetic import write_world
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.curriculum import Stage
 from spark_ray.training.data import BatchMaker
 from spark_ray.training.engines import StepOptions, parameter_groups
-from spark_ray.training.run import prepare, train
-from spark_ray.training.start import initial_model
+from spark_ray.training.plan import RunPlan
+from spark_ray.training.run import train
+from spark_ray.training.start import initial_model, starting_point
 
 GOAL = 1 / 0.95
 GOAL_WAIT = 0.05
@@ -114,12 +115,17 @@ def _program(name: str, engine: str, quick: bool) -> dict[str, Any]:
 
 
 def make_material(size: Size) -> None:
-    """The dataset and the model's first weights, once, into the cache."""
+    """The dataset, once, into the cache; the model's first weights as the code now has it."""
     folder = _folder(size)
-    done = folder / "done"
-    if done.exists():
-        return
-    write_world(folder / "world", size.clips, workers=WORKERS)
+    done = folder / "dataset.done"
+    if not done.exists():
+        write_world(folder / "world", size.clips, workers=WORKERS)
+        _build(folder)
+        done.touch()
+    _save_model(size, folder / "model")
+
+
+def _build(folder: Path) -> None:
     build_dataset(
         BuildConfig.from_values(
             input=[str(folder / "world" / "clips")],
@@ -132,8 +138,6 @@ def make_material(size: Size) -> None:
             transcription_backend="subtitles",
         )
     )
-    _save_model(size, folder / "model")
-    done.touch()
 
 
 def _folder(size: Size) -> Path:
@@ -142,12 +146,20 @@ def _folder(size: Size) -> Path:
 
 def _save_model(size: Size, folder: Path) -> None:
     """An Apotheon between `tiny` and `small`, which a job starts from with `init_from`."""
-    plan, _ = prepare(_config(size, "ddp", Path("unused")).model_copy(update={"init_from": None}))
+    config = _config(size, "ddp", Path("unused")).model_copy(update={"init_from": None})
+    plan, _ = _plan(config)
     tokenizer = plan.processor.tokenizer
-    config = _model_config(size.width, tokenizer)
+    model_config = _model_config(size.width, tokenizer)
     torch.manual_seed(0)
-    ApotheonModel(config).save_pretrained(folder)
-    processor_for(config, tokenizer, _MAX_FRAMES).save_pretrained(folder)
+    ApotheonModel(model_config).save_pretrained(folder)
+    processor_for(model_config, tokenizer, _MAX_FRAMES).save_pretrained(folder)
+
+
+def _plan(config: TrainConfig) -> tuple[RunPlan, ApotheonConfig]:
+    """As the job makes it, but for the validation at its end."""
+    split = load_index(config.reference).split("train")
+    model_config, processor = starting_point(config, split)
+    return RunPlan(config, processor, split, None), model_config
 
 
 def _model_config(width: int, tokenizer: Any) -> ApotheonConfig:
@@ -175,14 +187,15 @@ def _model_config(width: int, tokenizer: Any) -> ApotheonConfig:
     )
 
 
-def _config(size: Size, engine: str, output: Path) -> TrainConfig:
+def _config(size: Size, engine: str, folder: Path) -> TrainConfig:
     """One stage with everything in it, as many epochs as the steps need."""
-    folder = _folder(size)
+    material = _folder(size)
     epochs = -(-size.steps * size.batch * WORKERS // (size.clips // 2))
     return TrainConfig.from_values(
-        dataset=str(folder / "dataset"),
-        output_dir=str(output),
-        init_from=str(folder / "model"),
+        dataset=str(material / "dataset"),
+        output_dir=str(folder / "run"),
+        tracking_uri=f"sqlite:///{folder}/mlflow.db",
+        init_from=str(material / "model"),
         engine=engine,
         num_workers=[WORKERS],
         threads_per_worker=1,
@@ -207,19 +220,18 @@ def job(size: Size, engine: str) -> dict[str, Any]:
     """Steps of the whole job, by what its tracker was told and when."""
     from mlflow import MlflowClient
 
-    folder = Path(tempfile.mkdtemp(prefix="spark-ray-benchmark-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="spark-ray-benchmark-") as folder:
+        config = _config(size, engine, Path(folder))
         started = time.perf_counter()
-        result = train(_config(size, engine, folder / "run"))
+        train(config)
         wall_s = time.perf_counter() - started
-        client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-        assert result.run_id is not None
+        client = MlflowClient(config.tracking_uri)
+        experiment = client.get_experiment_by_name(config.experiment)
+        (tracked,) = client.search_runs([experiment.experiment_id])
         told = {
-            name: sorted(client.get_metric_history(result.run_id, name), key=lambda m: m.step)
+            name: sorted(client.get_metric_history(tracked.info.run_id, name), key=_step_of)
             for name in ("step_s", "data_wait")
         }
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     steps, waits = ([m.value for m in told[name]][size.skipped :] for name in told)
     ends_s = [metric.timestamp / 1000 for metric in told["step_s"]][size.skipped - 1 :]
     waited_s = sum(step * wait for step, wait in zip(steps, waits, strict=True))
@@ -230,6 +242,10 @@ def job(size: Size, engine: str) -> dict[str, Any]:
         "steps": len(steps),
         "wall_s": wall_s,
     }
+
+
+def _step_of(metric: Any) -> int:
+    return int(metric.step)
 
 
 # Bare loops --------------------------------------------------------------------------------------
@@ -285,7 +301,7 @@ def _in_memory(
     config: TrainConfig, size: Size, rank: int
 ) -> tuple[ApotheonModel, list[dict[str, Tensor]], float]:
     """Model and batches as the job's worker of this rank has them, and the time of a clip."""
-    plan, model_config = prepare(config)
+    plan, model_config = _plan(config)
     maker = BatchMaker(plan, rank, WORKERS)
     started = time.perf_counter()
     arrays = [maker.make(position) for position in range(size.steps)]

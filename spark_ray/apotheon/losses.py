@@ -48,16 +48,16 @@ def contrastive_loss(
         media, texts: `[B, E]`, of unit length.
         valid: `[B]`, False where a clip has no media or no text.
         text_keys: `[B]`, equal for equal texts.
-        log_scale: logarithm of the inverse temperature.
+        log_scale: logarithm of the inverse temperature, a scalar or `[1]`.
     """
     all_media, all_texts = _gather(media), _gather(texts)
     all_valid, all_keys = _gather_constant(valid), _gather_constant(text_keys)
-    scale = log_scale.exp().clamp(max=100.0)
+    scale = log_scale.exp().clamp(max=100.0).float()
     targets = ((text_keys[:, None] == all_keys[None]) & all_valid[None]).float()
     targets = targets / targets.sum(dim=1, keepdim=True).clamp(min=1)
     loss = media.new_zeros((), dtype=torch.float32)
     for ours, theirs in ((media, all_texts), (texts, all_media)):
-        similarities = scale.float() * ours.float() @ theirs.float().T
+        similarities = scale * ours.float() @ theirs.float().T
         similarities = similarities.masked_fill(~all_valid[None], torch.finfo(torch.float32).min)
         # Where the target is 0 the logarithm may be -inf: 0 * -inf would be no number.
         logs = similarities.log_softmax(dim=1).clamp(min=-1e4)

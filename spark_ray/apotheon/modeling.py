@@ -86,7 +86,8 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
 
         self.media_embedding = nn.Linear(size, config.contrastive_size, bias=False)
         self.text_embedding = nn.Linear(size, config.contrastive_size, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.contrastive_temperature)))
+        # One number in a vector: DeepSpeed can't broadcast scalars.
+        self.log_scale = nn.Parameter(torch.full((1,), -math.log(config.contrastive_temperature)))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -106,8 +106,19 @@ class DeepSpeedEngine:
 
     def load(self, folder: Path) -> None:
         tag = _UNIVERSAL if self.universal else _TAG
+        groups = self.engine.optimizer.param_groups
+        ours = [
+            {name: value for name, value in group.items() if name != "params"} for group in groups
+        ]
         path, _ = self.engine.load_checkpoint(str(folder), tag=tag)
         assert path is not None, f"DeepSpeed found no checkpoint in {folder}"
+        # From a converted checkpoint ZeRO-3 gives every group the settings of the first one, and one
+        # step counter, which each of them would then advance.
+        for group, settings in zip(self.engine.optimizer.param_groups, ours, strict=True):
+            group.update(settings)
+        for state in self.engine.optimizer.optimizer.state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()
 
     def state_bytes(self) -> int:
         # Weights in their precision, float32 copies and two moments of what learns, shared out.
@@ -119,16 +130,17 @@ class DeepSpeedEngine:
         self.engine.destroy()
 
     def full_state(self) -> dict[str, Tensor]:
+        from deepspeed import zero
         from deepspeed.utils import safe_get_full_fp32_param
-        from deepspeed.zero import GatheredParameters
 
         state = {}
         for name, parameter in self.module.named_parameters():
             full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
             if full is None:
-                with GatheredParameters([parameter]):
+                with zero.GatheredParameters([parameter]):
                     full = parameter.detach().clone()
-            state[name] = full.float().cpu().view(_shape(parameter))
+            full = full.to("cpu", torch.float32, copy=True)
+            state[name] = full.view(_shape(parameter))
         for name, buffer in self.module.named_buffers():
             state[name] = buffer.detach().cpu()
         wanted = self.module.state_dict()

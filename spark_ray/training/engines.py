@@ -155,7 +155,8 @@ class TorchEngine:
         self.scaler.load_state_dict(state["scaler"])
 
     def full_state(self) -> dict[str, Tensor]:
-        return {k: v.detach().float().cpu() for k, v in self.module.state_dict().items()}
+        state = self.module.state_dict()
+        return {k: v.detach().to("cpu", torch.float32, copy=True) for k, v in state.items()}
 
     def state_bytes(self) -> int:
         learning = sum(p.numel() for p in self.module.parameters() if p.requires_grad)

@@ -1,0 +1,155 @@
+"""Both engines on two real ranks: the step of one process, the gate, restarts, other world sizes.
+
+Each case runs in processes of its own, since a process joins `torch.distributed` once.
+"""
+
+import math
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import apotheons
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from spark_ray.apotheon.adaptation import set_trainable
+from spark_ray.training.engines import Engine, StepOptions, TorchEngine
+
+STEPS = 6
+ENGINES = ["ddp", "zero1", "zero2", "zero3"]
+CPU = torch.device("cpu")
+OPTIONS = StepOptions("fp32", 1, 0.01, (0.9, 0.98), 1.0, {"vision": 0.5})
+
+
+def make_engine(name: str, world_size: int, converted: bool = False) -> Engine:
+    model = apotheons.model()
+    set_trainable(model, {"heads"}, frames=True, audio=True)
+    if name == "ddp":
+        return TorchEngine(model, OPTIONS, CPU)
+    from spark_ray.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config
+
+    config = deepspeed_config(int(name[-1]), None, [])
+    return DeepSpeedEngine(model, OPTIONS, CPU, config, 4 // world_size, universal=converted)
+
+
+def share(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    clips = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
+    return {name: tensor[clips] for name, tensor in apotheons.batch().items()}
+
+
+def train(engine: Engine, inputs: dict[str, torch.Tensor], steps: int) -> list[float]:
+    losses = []
+    for _ in range(steps):
+        loss = engine.accumulate(inputs, last=True).loss.detach().clone()
+        if dist.is_initialized():
+            dist.all_reduce(loss)
+            loss /= dist.get_world_size()
+        assert engine.step(1e-3).applied
+        losses.append(float(loss))
+    return losses
+
+
+def _rank(rank: int, name: str, folder: Path) -> None:
+    """Half of the steps, a checkpoint, the other half; then again from the checkpoint; then a gate.
+
+    One process for all of it: starting it and importing torch is most of the time.
+    """
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), 2)
+    dist.init_process_group("gloo", rank=rank, world_size=2, store=store)
+
+    engine, inputs = make_engine(name, 2), share(rank, 2)
+    losses = train(engine, inputs, STEPS // 2)
+    engine.save(folder)
+    losses += train(engine, inputs, STEPS // 2)
+    weights = engine.full_state()
+    engine.close()
+
+    engine = make_engine(name, 2)
+    engine.load(folder)
+    again = train(engine, inputs, STEPS // 2)
+    resumed = engine.full_state()
+    result = {"losses": losses, "weights": weights, "again": again, "resumed": resumed}
+    torch.save({**result, **_spoil(engine, inputs, rank)}, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _spoil(engine: Engine, inputs: dict[str, torch.Tensor], rank: int) -> dict[str, Any]:
+    """A step in which the second rank sees and hears what is no number, then a sound one."""
+    before = engine.full_state()
+    spoiled = dict(inputs)
+    if rank == 1:
+        for name in ("pixel_values", "input_features"):
+            spoiled[name] = torch.full_like(inputs[name], math.nan)
+    engine.accumulate(spoiled, last=True)
+    applied = engine.step(1e-3).applied
+    after = engine.full_state()
+    train(engine, inputs, 1)
+    return {"applied": applied, "before": before, "after": after, "later": engine.full_state()}
+
+
+def _alone(rank: int, name: str, folder: Path) -> None:
+    """The second half of the steps on one rank, from the checkpoint of two."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store-alone"), 1)
+    dist.init_process_group("gloo", rank=rank, world_size=1, store=store)
+    if name != "ddp":
+        from spark_ray.training.deepspeed_engine import convert_checkpoint
+
+        convert_checkpoint(folder)
+    engine = make_engine(name, 1, converted=name != "ddp")
+    engine.load(folder)
+    torch.save(train(engine, share(0, 1), STEPS // 2), folder / "alone.pt")
+    dist.destroy_process_group()
+
+
+def run(function: Any, name: str, folder: Path, ranks: int) -> None:
+    mp.start_processes(function, args=(name, folder), nprocs=ranks, start_method="forkserver")
+
+
+def load(file: Path) -> Any:
+    return torch.load(file, weights_only=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _preload() -> None:
+    """Import what the ranks need once, in the server that they are forked from."""
+    multiprocessing.set_forkserver_preload(["torch", "apotheons", "spark_ray.training.engines"])
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The same steps over all clips in one plain process."""
+    torch.set_num_threads(1)
+    engine = make_engine("ddp", 1)
+    losses = train(engine, share(0, 1), STEPS)
+    return losses, engine.full_state()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_two_ranks_a_restart_and_one_rank_take_the_same_steps(name, alone, tmp_path: Path):
+    run(_rank, name, tmp_path, ranks=2)
+    first, second = load(tmp_path / "0.pt"), load(tmp_path / "1.pt")
+
+    assert first["losses"] == pytest.approx(alone[0], rel=1e-4)
+    for key, value in alone[1].items():
+        torch.testing.assert_close(first["weights"][key], value, atol=2e-4, rtol=1e-3)
+        assert torch.equal(first["weights"][key], second["weights"][key])
+
+    assert first["again"] == first["losses"][STEPS // 2 :]
+    assert all(torch.equal(first["resumed"][key], first["weights"][key]) for key in alone[1])
+
+    for rank in (first, second):
+        assert not rank["applied"], "a gradient that is no number must not be applied"
+        assert all(torch.equal(rank["before"][key], rank["after"][key]) for key in alone[1])
+        assert not all(torch.equal(rank["after"][key], rank["later"][key]) for key in alone[1])
+        assert all(value.isfinite().all() for value in rank["later"].values())
+
+    run(_alone, name, tmp_path, ranks=1)
+    fewer = load(tmp_path / "alone.pt")
+    assert fewer == pytest.approx(first["losses"][STEPS // 2 :], rel=1e-4)
