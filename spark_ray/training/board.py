@@ -17,18 +17,24 @@ class Board:
         self.tracker.log_settings(settings, environment())
         self.step = 0
         self.metrics: dict[str, float] = {}
+        self._logged: dict[str, int] = {}
 
     def run_id(self) -> str | None:
         return self.tracker.run_id
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None:
         self.step = step
-        self.metrics |= metrics
-        self.tracker.log_step(step, metrics)
+        self._log("step", step, metrics)
 
     def validated(self, step: int, losses: dict[str, float]) -> None:
-        self.metrics |= losses
-        self.tracker.log_step(step, losses)
+        self._log("validation", step, losses)
+
+    def _log(self, kind: str, step: int, metrics: dict[str, float]) -> None:
+        """Keep them, but not twice: after a loss of workers, steps are done again, to the bit."""
+        self.metrics |= metrics
+        if step > self._logged.get(kind, -1):
+            self._logged[kind] = step
+            self.tracker.log_step(step, metrics)
 
     def last(self) -> tuple[int, dict[str, float]]:
         return self.step, self.metrics

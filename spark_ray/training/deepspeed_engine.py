@@ -112,8 +112,8 @@ class DeepSpeedEngine:
         ]
         path, _ = self.engine.load_checkpoint(str(folder), tag=tag)
         assert path is not None, f"DeepSpeed found no checkpoint in {folder}"
-        # From a converted checkpoint ZeRO-3 gives every group the settings of the first one, and one
-        # step counter, which each of them would then advance.
+        # From a converted checkpoint ZeRO-3 gives every group the settings of the first one, and
+        # all the same step counter, which each of them would then advance.
         for group, settings in zip(self.engine.optimizer.param_groups, ours, strict=True):
             group.update(settings)
         for state in self.engine.optimizer.optimizer.state.values():

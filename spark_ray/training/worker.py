@@ -70,6 +70,7 @@ class Worker:
         self.device = ray.train.torch.get_device()
         torch.set_num_threads(job.threads)
         self.state = TrainState(world_size=self.world_size)
+        self.saved_step = 0
         self.meter = Meter(self.device, self.config.peak_tflops, self.world_size)
 
     def run(self) -> dict[str, Any]:
@@ -91,8 +92,6 @@ class Worker:
                 self._validate(engine, segment, batches)
             else:
                 self._train(engine, segment, start, batches)
-            if self._is_over() or self._ends_epoch(segment):
-                self._checkpoint(engine)
         return {"steps": self.state.step, "world_size": self.world_size}
 
     def _is_over(self) -> bool:
@@ -104,10 +103,16 @@ class Worker:
             for segment in self.plan.segments
         )
 
-    def _ends_epoch(self, segment: Segment) -> bool:
-        """Whether a checkpoint is due; a validation belongs to the epoch before it."""
-        every_epoch = self.config.checkpoint_every_steps is None
-        return every_epoch and not self._validation_is_next()
+    def _checkpoint_if_due(self, engine: Engine) -> None:
+        """At the end of each epoch, or every so many steps, and at the end of the run."""
+        state, every = self.state, self.config.checkpoint_every_steps
+        if self._validation_is_next():
+            return  # it is part of what the checkpoint says
+        ends = {segment.first + segment.length for segment in self.plan.segments}
+        due = state.step % every == 0 if every else state.position in ends
+        if (due or self._is_over()) and state.step != self.saved_step:
+            self._checkpoint(engine)
+            self.saved_step = state.step
 
     def _train(
         self, engine: Engine, segment: Segment, start: int, batches: Iterator[Batch]
@@ -121,9 +126,7 @@ class Worker:
             self.state.position += config.gradient_accumulation
             self.state.step += 1
             self._tell(segment, record)
-            every = config.checkpoint_every_steps
-            if every and self.state.step % every == 0:
-                self._checkpoint(engine)
+            self._checkpoint_if_due(engine)
 
     def _step(self, engine: Engine, stage: Stage, batches: Iterator[Batch]) -> StepRecord:
         """One optimizer step over `gradient_accumulation` micro-batches."""
@@ -204,6 +207,7 @@ class Worker:
         if self.rank == 0:
             losses = {f"validation_{name}": mean for name, mean in zip(LOSSES, means, strict=True)}
             self.job.board.validated.remote(self.state.step, losses)
+        self._checkpoint_if_due(engine)
 
     def _tell(self, segment: Segment, record: StepRecord) -> None:
         if self.rank == 0:

@@ -1,0 +1,178 @@
+"""Training for real: two ranks of DeepSpeed on Ray Train, fed by Ray Data, killed and resumed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from spark_ray.core.schema import Clip, Transcript
+from spark_ray.datasets.samples import load_index, read_clip
+from spark_ray.media.audio_codec import encode_audio
+from spark_ray.models.apotheon import Apotheon
+from spark_ray.models.training_record import TrainingRecord
+from spark_ray.training.config import TrainConfig
+from spark_ray.training.run import TrainResult, train
+
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "datasets"))
+from fake_version import jpeg, make_clip, write_version
+
+COLOURS = ("red", "green", "blue")
+STEPS = 8
+
+
+def some_clip(number: int) -> Clip:
+    caption = f"a {COLOURS[number % 3]} circle in place {number % 7}"
+    clip = make_clip(number, source=f"/films/{number}.mp4", caption=caption, dropped=())
+    frames = 1 + number % 4
+    clip.frames = [jpeg(8 * number + i, size=64) for i in range(frames)]
+    clip.samples = [clip.samples[0].model_copy(update={"time": 0.5 * i}) for i in range(frames)]
+    clip.transcript = Transcript(text=f"we count to {number}") if number % 5 else None
+    if number % 6:
+        times = np.arange(16_000) / 16_000
+        tone = 9000 * np.sin(2 * np.pi * 40 * (number + 1) * times)
+        clip.audio = encode_audio(np.round(tone).astype(np.int16), "flac")
+    return clip
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sets") / "films"
+    clips = [some_clip(number) for number in range(24)]
+    version, _ = write_version(root, clips)
+    for clip in clips:
+        if clip.audio is not None:
+            version.write(f"data/{clip.clip_id[:2]}/{clip.clip_id}/audio.flac", clip.audio)
+    return root
+
+
+def settings(dataset: Path, output: Path) -> dict[str, object]:
+    return {
+        "dataset": str(dataset),
+        "output_dir": str(output),
+        "epochs": 2,
+        "max_steps": STEPS,
+        "batch_size": 2,
+        "gradient_accumulation": 1,
+        "learning_rate": 1e-3,
+        "mixed_precision": "fp32",
+        "engine": "zero2",
+        "num_workers": [2],
+        "threads_per_worker": 1,
+        "max_frames": 4,
+        "checkpoint_every_steps": 2,
+        "augment_mirror": 0.5,
+        "tracking_uri": f"sqlite:///{output.parent}/mlflow.db",
+        "curriculum": [
+            {"name": "pictures", "epochs": 1, "modalities": ["text", "image"]},
+            {
+                "name": "films",
+                "epochs": 1,
+                "modalities": ["text", "audio", "video"],
+                "part_rates": {"vision": 0.5},
+            },
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    cluster: str, dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TrainResult:
+    output = tmp_path_factory.mktemp("runs") / "undisturbed"
+    result = train(TrainConfig.from_values(**settings(dataset, output)))
+    assert result.steps == STEPS
+    return result
+
+
+def test_a_run_leaves_a_model_that_anybody_can_load(undisturbed: TrainResult, dataset: Path):
+    folder = Path(undisturbed.model)
+    record = TrainingRecord.read(folder)
+    assert record.dataset.location == str(dataset / "v1")
+    assert record.steps == STEPS
+    assert record.world_size == 2
+    assert [stage["name"] for stage in record.curriculum] == ["pictures", "films"]
+    assert "# " in (folder / "README.md").read_text()
+
+    apotheon = Apotheon.load(str(folder), setting="model")
+    row = load_index(str(dataset)).table.slice(1, 1).to_pylist()[0]
+    found = read_clip(load_index(str(dataset)).version, row)
+    clip = apotheon.prepare(found.frames, row["frame_times"], found.audio)
+    assert len(apotheon.write([clip], "caption", max_new_tokens=5)) == 1
+
+
+def test_every_step_is_logged_with_all_that_was_measured(undisturbed: TrainResult):
+    history = histories(undisturbed.output.location)
+    assert [step for step, _ in history["loss"]] == list(range(1, STEPS + 1))
+    for name in ("caption_loss", "learning_rate", "grad_norm", "data_wait", "samples_per_s"):
+        assert len(history[name]) == STEPS
+    assert {0.0, 1.0} == {value for _, value in history["stage"]}
+
+
+def test_killed_workers_and_a_killed_driver_change_nothing(
+    undisturbed: TrainResult, dataset: Path, tmp_path: Path
+):
+    """A rank dies after the first checkpoint, the driver in the second stage; then it goes on."""
+    output = tmp_path / "disturbed"
+    values = settings(dataset, output)
+    file = tmp_path / "train.yaml"
+    file.write_text(json.dumps(values))
+    command = [sys.executable, "-m", "spark_ray.cli", "train", "apotheon", "--config", str(file)]
+    log = (tmp_path / "log").open("w")
+    driver = subprocess.Popen(command, stderr=log, stdout=log)
+    try:
+        wait_for_checkpoint(driver, output, step=2)
+        ranks()[-1].kill()
+        wait_for_checkpoint(driver, output, step=6)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+
+    result = train(TrainConfig.from_values(**values))
+    assert result.steps == STEPS
+    weights = load_file(Path(undisturbed.model) / "model.safetensors")
+    resumed = load_file(Path(result.model) / "model.safetensors")
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    expected = histories(undisturbed.output.location)["loss"]
+    assert histories(str(output))["loss"] == expected
+
+
+def wait_for_checkpoint(driver: subprocess.Popen[bytes], output: Path, step: int) -> None:
+    deadline = time.monotonic() + 200
+    wanted = f"step-{step:08d}"
+    while not any(
+        path.name >= wanted for path in output.glob("step-*") if (path / "rng-1.pt").exists()
+    ):
+        assert driver.poll() is None, "the driver ended by itself"
+        assert time.monotonic() < deadline, f"no checkpoint {wanted} in time"
+        time.sleep(0.1)
+
+
+def ranks() -> list[psutil.Process]:
+    """The processes that train, among those of this session's cluster."""
+    found = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "RayTrainWorker" in " ".join(process.cmdline())
+    ]
+    assert len(found) == 2, "two ranks should be training"
+    return found
+
+
+def histories(output: str) -> dict[str, list[tuple[int, float]]]:
+    """Step and value of every metric, as MLflow has them."""
+    record = json.loads((Path(output) / "run.json").read_text())
+    client = MlflowClient(f"sqlite:///{Path(output).parent}/mlflow.db")
+    run = client.get_run(record["tracking_run"])
+    return {
+        name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+        for name in run.data.metrics
+    }

@@ -1,0 +1,96 @@
+"""The training job's settings: the curriculum's shape, and mistakes that end in one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spark_ray.core.errors import ConfigError
+from spark_ray.training.config import TrainConfig, check_resumable
+from spark_ray.training.curriculum import Stage, default_curriculum
+from spark_ray.training.deepspeed_engine import deepspeed_config
+from spark_ray.training.schedule import rate_at
+
+
+def config(**values: Any) -> TrainConfig:
+    return TrainConfig.from_values(**{"dataset": "sets/x", "output_dir": "runs/x", **values})
+
+
+@pytest.mark.parametrize(
+    ("epochs", "lengths"), [(10, [2, 3, 5]), (4, [1, 1, 2]), (2, [1, 1]), (1, [1])]
+)
+def test_the_default_curriculum_divides_the_epochs(epochs: int, lengths: list[int]):
+    stages = default_curriculum(epochs)
+    assert [stage.epochs for stage in stages] == lengths
+    assert stages[-1].modalities == ["text", "audio", "video"]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"dataset": None}, "either dataset or manifest_path"),
+        ({"manifest_path": "m.jsonl"}, "either dataset or manifest_path"),
+        ({"epochs": 3, "curriculum": [Stage(name="a", epochs=2, modalities=["audio"])]}, "epochs"),
+        ({"num_workers": [4, 2]}, "num_workers"),
+        ({"frozen": ["legs"]}, "choose one of: audio, contrastive, fusion"),
+        ({"lora": ["fusion"]}, "choose one of: audio, text, vision"),
+        ({"engine": "ddp", "offload": ["optimizer"]}, "not ddp"),
+        ({"engine": "zero2", "offload": ["parameters"]}, "zero3"),
+        ({"init_from": "a", "text_checkpoint": "b"}, "leave the part checkpoints out"),
+        ({"mixed_precision": "int8"}, "bf16"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(values: dict[str, Any], sentence: str):
+    with pytest.raises(ConfigError, match=sentence):
+        config(**values)
+
+
+@pytest.mark.parametrize("modalities", [["text"], ["image", "video"], ["smell"]])
+def test_a_stage_shows_something_and_not_twice(modalities: list[str]):
+    with pytest.raises(ValueError):
+        Stage(name="x", epochs=1, modalities=modalities)
+
+
+def test_a_run_is_resumed_under_its_own_settings_alone():
+    first = config(learning_rate=1e-4)
+    recorded = {**first.content_settings(), "global_batch": first.global_batch}
+    check_resumable(config(learning_rate=1e-4, max_failures=9, data_workers=2), recorded)
+    check_resumable(config(learning_rate=1e-4, num_workers=[2], batch_size=2), recorded)
+    with pytest.raises(ConfigError, match="learning_rate"):
+        check_resumable(config(learning_rate=2e-4), recorded)
+    with pytest.raises(ConfigError, match="global_batch"):
+        check_resumable(config(learning_rate=1e-4, num_workers=[2]), recorded)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_shipped_deepspeed_configurations_say_nothing_that_we_decide(stage: int):
+    found = deepspeed_config(stage, None, [])
+    assert found["zero_optimization"]["stage"] == stage
+    assert not {"train_batch_size", "bf16", "fp16", "optimizer", "scheduler"} & set(found)
+
+
+def test_a_file_may_change_deepspeed_but_not_what_we_decide(tmp_path: Path):
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"zero_optimization": {"overlap_comm": True}}))
+    merged = deepspeed_config(2, str(file), ["optimizer"])["zero_optimization"]
+    assert merged["overlap_comm"]
+    assert merged["contiguous_gradients"]
+    assert merged["offload_optimizer"]["device"] == "cpu"
+    file.write_text(json.dumps({"train_batch_size": 7}))
+    with pytest.raises(ConfigError, match="batch_size decides"):
+        deepspeed_config(2, str(file), [])
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
+    with pytest.raises(ConfigError, match="engine is zero2"):
+        deepspeed_config(2, str(file), [])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_rate_rises_and_falls(schedule: Any):
+    rates = [rate_at(step, 100, 0.1, schedule) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == 1.0
+    assert max(rates) == 1.0
+    later = rates[10:]
+    assert later == sorted(later, reverse=True)
+    assert later[-1] == (1.0 if schedule == "constant" else pytest.approx(0, abs=0.02))
