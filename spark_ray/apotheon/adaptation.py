@@ -1,12 +1,12 @@
 """Which parts of an Apotheon learn: starting points, freezing, and low-rank adapters."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaModel, WhisperModel
 
@@ -33,15 +33,16 @@ _LORA_TARGETS = {
 LORA_PARTS = tuple(_LORA_TARGETS)
 
 
-class Lora(BaseModel):
+@dataclass(frozen=True)
+class Lora:
     """Low-rank adapters of one encoder, whose own weights then stay as they are.
 
-    (LoRA, arXiv:2106.09685.)
+    `rank` is the inner width of the adapters, and their output is scaled by `alpha / rank`
+    (LoRA, arXiv:2106.09685).
     """
 
-    rank: int = Field(16, ge=1, description="inner width of the adapters")
-    alpha: int = Field(32, ge=1, description="the adapters' output is scaled by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input")
+    rank: int = 16
+    alpha: int = 32
 
 
 def part_of(name: str) -> str:
@@ -63,7 +64,6 @@ def add_lora(model: ApotheonModel, adapters: Mapping[str, Lora]) -> None:
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
             target_modules=_LORA_TARGETS[part],
         )
         encoder = getattr(model, part)

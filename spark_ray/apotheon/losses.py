@@ -57,7 +57,9 @@ def contrastive_loss(
     targets = targets / targets.sum(dim=1, keepdim=True).clamp(min=1)
     loss = media.new_zeros((), dtype=torch.float32)
     for ours, theirs in ((media, all_texts), (texts, all_media)):
-        similarities = scale * ours.float() @ theirs.float().T
+        # Autocast would compute these in 16 bits, in which near clips can't be told apart.
+        with torch.autocast(media.device.type, enabled=False):
+            similarities = scale * ours.float() @ theirs.float().T
         similarities = similarities.masked_fill(~all_valid[None], torch.finfo(torch.float32).min)
         # Where the target is 0 the logarithm may be -inf: 0 * -inf would be no number.
         logs = similarities.log_softmax(dim=1).clamp(min=-1e4)

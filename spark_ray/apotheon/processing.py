@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import torch
 from transformers import BatchFeature, ProcessorMixin
@@ -245,6 +244,9 @@ def even_choice(available: int, wanted: int) -> list[int]:
 
 def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     """Scale the shorter side to `size` and cut out the middle: `[size, size, 3]`."""
+    # Imported here: the model is trained on ready pixels where there is no OpenCV.
+    import cv2
+
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image

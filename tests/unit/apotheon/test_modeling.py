@@ -183,6 +183,15 @@ def test_adapters_alone_learn_and_merge_into_the_weights(batch):
         torch.testing.assert_close(adapted, plain(**batch).caption_logits, **TOLERANCE)
 
 
+def test_losses_in_16_bits_are_those_in_32(model, batch):
+    with torch.no_grad():
+        exact = model(**batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(**batch)
+    for name in ("caption_loss", "transcription_loss", "contrastive_loss"):
+        assert float(rounded[name]) == pytest.approx(float(exact[name]), rel=0.02)
+
+
 def test_media_without_frames_or_audio_is_refused(model):
     with pytest.raises(ValueError, match="pixel_values or input_features"):
         model.encode_media()
