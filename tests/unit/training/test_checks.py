@@ -1,0 +1,144 @@
+"""What is known before any worker starts: each mistake is one sentence that says what to do."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from spark_ray.core.errors import ConfigError, DatasetError, ModelError
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.layout import frame_name
+from spark_ray.datasets.samples import load_index
+from spark_ray.training.config import TrainConfig
+from spark_ray.training.run import check_resumed_run, prepare, share_resources
+
+sys.path.append(str(Path(__file__).parents[1] / "datasets"))
+from fake_version import jpeg, make_clip, write_version
+
+
+def make_dataset(folder: Path, caption: str | None, clips: int = 40) -> Path:
+    made = []
+    for number in range(clips):
+        clip = make_clip(number, source=f"/films/{number}.mp4", caption=caption)
+        clip.frames = [jpeg(number, size=64)]
+        clip.samples = clip.samples[:1]
+        clip.transcript = None
+        made.append(clip)
+    write_version(folder, made)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips with a picture and a caption, but neither sound nor transcripts."""
+    return make_dataset(tmp_path_factory.mktemp("sets") / "silent", "a red circle")
+
+
+def config(dataset: Path, **values: Any) -> TrainConfig:
+    defaults: dict[str, Any] = {
+        "dataset": str(dataset),
+        "output_dir": "runs/x",
+        "epochs": 1,
+        "tasks": ["caption"],
+        "gradient_accumulation": 1,
+        "curriculum": [{"name": "films", "epochs": 1, "modalities": ["text", "video"]}],
+    }
+    return TrainConfig.from_values(**{**defaults, **values})
+
+
+def check(dataset: Path, **values: Any) -> None:
+    prepare(config(dataset, **values), load_index(str(dataset)))
+
+
+def test_a_sound_configuration_passes(dataset: Path):
+    check(dataset)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "sentence"),
+    [
+        ({"tasks": ["caption", "transcript"]}, DatasetError, "--tasks caption"),
+        (
+            {"curriculum": [{"name": "ears", "epochs": 1, "modalities": ["audio"]}]},
+            DatasetError,
+            "stage 'ears' of the curriculum needs audio",
+        ),
+        ({"gradient_accumulation": 100}, DatasetError, "gradient_accumulation 100"),
+        ({"vision_checkpoint": "no/such folder"}, ModelError, "vision_checkpoint"),
+    ],
+)
+def test_what_the_dataset_or_a_checkpoint_lacks_is_said(
+    dataset: Path, values: dict[str, Any], error: type[Exception], sentence: str
+):
+    with pytest.raises(error, match=sentence):
+        check(dataset, **values)
+
+
+def test_a_checkpoint_of_another_width_is_refused(dataset: Path, tmp_path: Path, tiny_checkpoint):
+    checkpoint = tiny_checkpoint("blip")
+    (tmp_path / "clip").mkdir()
+    for file in checkpoint.iterdir():
+        (tmp_path / "clip" / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "clip/config.json").read_text())
+    settings["vision_config"]["hidden_size"] = 96
+    (tmp_path / "clip/config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="has hidden_size 96, but size tiny has 128"):
+        check(dataset, vision_checkpoint=str(tmp_path / "clip"))
+
+
+def test_captions_that_no_clip_has_are_asked_for(tmp_path: Path):
+    with pytest.raises(DatasetError, match="no clip of its train split has a caption"):
+        check(make_dataset(tmp_path / "mute", None))
+
+
+def test_files_that_are_gone_are_noticed_before_training(tmp_path: Path):
+    folder = make_dataset(tmp_path / "gone", "a circle")
+    for row in load_index(str(folder)).table.to_pylist():
+        (folder / "v1" / frame_name(row["id"], 1)).unlink()
+    with pytest.raises(DatasetError, match="is gone or unreadable"):
+        check(folder)
+
+
+def test_an_empty_split_is_named(tmp_path: Path):
+    folder = make_dataset(tmp_path / "small", "a circle", clips=1)
+    index = load_index(str(folder))
+    empty = next(name for name in ("train", "test") if name not in index.table["split"].to_pylist())
+    with pytest.raises(DatasetError, match=f"its {empty} split is empty"):
+        index.split(empty)
+
+
+def test_a_folder_with_something_else_is_left_alone(dataset: Path, tmp_path: Path):
+    (tmp_path / "holiday.txt").write_text("photos")
+    with pytest.raises(ConfigError, match="something else than a training run"):
+        check_resumed_run(Folder(str(tmp_path)), config(dataset))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"mixed_precision": "fp16"}, "fp16 needs GPUs"),
+        ({"num_workers": [8], "cpus_per_worker": 1.0}, "the cluster has 2"),
+        ({"num_workers": [1], "gpus_per_worker": 1.0}, "lower num_workers or gpus_per_worker"),
+    ],
+)
+def test_what_the_cluster_lacks_is_said(
+    dataset: Path, values: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(ConfigError, match=sentence):
+        share_resources(config(dataset, **values))
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(2, 1), (2, 2), (16, 4), (64, 8)])
+def test_workers_and_their_data_actors_fit_into_the_cluster(
+    dataset: Path, cpus: int, workers: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
+    settings, scaling, threads = share_resources(config(dataset, num_workers=[workers]))
+    assert settings.data_cpus is not None
+    worker = scaling.resources_per_worker["CPU"]
+    assert 0 < workers * (worker + settings.data_cpus) <= cpus
+    assert threads == max(1, cpus // workers)
