@@ -188,7 +188,8 @@ class ApotheonTranscriber(_Backend):
     _MAX_NEW_TOKENS = 256
 
     def __init__(self, options: TranscriptionOptions) -> None:
-        if "transcription_model" not in options.model_fields_set:
+        # The default is a size of Whisper.
+        if options.transcription_model == type(options).model_fields["transcription_model"].default:
             raise ConfigError(
                 f"transcription_backend=apotheon needs transcription_model; {NO_MODEL}"
             )

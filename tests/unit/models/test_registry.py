@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_unknown_captioner_lists_the_known_ones() -> None:
         build_captioner(CaptionOptions(caption_backend="blipp"))
     assert str(caught.value) == (
         "caption_backend: 'blipp' is unknown; choose one of: "
-        "blip, blip2, florence2, none, qwen2_vl, sidecar"
+        "apotheon, blip, blip2, florence2, none, qwen2_vl, sidecar"
     )
 
 
@@ -53,14 +54,34 @@ def test_unknown_transcriber_lists_the_known_ones() -> None:
 
 @pytest.mark.parametrize("name", captioners.names)
 def test_every_captioner_registers_and_builds_without_weights(name: str) -> None:
-    captioner = build_captioner(CaptionOptions(caption_backend=name))
+    # Only Apotheon has no usual weights: it is trained by whoever uses it.
+    model = "runs/mine/model" if name == "apotheon" else None
+    captioner = build_captioner(CaptionOptions(caption_backend=name, caption_model=model))
     assert captioner.uses_accelerator == (name not in {"sidecar", "none"})
 
 
 @pytest.mark.parametrize("name", transcribers.names)
 def test_every_transcriber_registers_and_builds_without_weights(name: str) -> None:
-    transcriber = build_transcriber(TranscriptionOptions(transcription_backend=name))
+    given = {"transcription_model": "runs/mine/model"} if name == "apotheon" else {}
+    transcriber = build_transcriber(TranscriptionOptions(transcription_backend=name, **given))
     assert transcriber.uses_accelerator == (name not in {"subtitles", "none"})
+
+
+@pytest.mark.parametrize(
+    ("build", "setting"),
+    [
+        (lambda: build_captioner(CaptionOptions(caption_backend="apotheon")), "caption_model"),
+        (
+            lambda: build_transcriber(TranscriptionOptions(transcription_backend="apotheon")),
+            "transcription_model",
+        ),
+    ],
+)
+def test_apotheon_asks_for_the_model_that_was_trained(
+    build: Callable[[], object], setting: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"needs {setting}; train one"):
+        build()
 
 
 def test_a_missing_package_is_named_with_its_extra(
