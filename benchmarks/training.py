@@ -217,7 +217,6 @@ def _config(size: Size, engine: str, folder: Path) -> TrainConfig:
         mixed_precision="fp32",
         checkpoint_every_steps=size.steps,
         validate_every_epochs=epochs,
-        log_every_steps=1,
     )
 
 

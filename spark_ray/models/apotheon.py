@@ -1,9 +1,7 @@
 """Apotheon, trained here, as a captioner and a transcriber of the dataset job and of evaluation."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,13 +13,12 @@ from spark_ray.core.errors import ConfigError, CorruptMedia
 from spark_ray.core.schema import Caption, Clip, ModelInfo, Segment, Transcript
 from spark_ray.media.audio_codec import decode_audio
 from spark_ray.models.captioning import CaptionOptions, captioners
+from spark_ray.models.frame_captioner import batched
 from spark_ray.models.pretrained import Placement, choose_placement, load_model, load_processor
 from spark_ray.models.transcription import TranscriptionOptions, transcribers
 from spark_ray.models.weights import SAFETENSORS, Weights, resolve_weights
 
 NO_MODEL = "train one with 'spark-ray train apotheon'"
-
-_Item = TypeVar("_Item")
 
 
 @dataclass
@@ -143,7 +140,7 @@ class _Backend:
     def _write(
         self, clips: Sequence[Clip], task: Task, batch_size: int, max_new_tokens: int
     ) -> Iterator[tuple[Clip, str]]:
-        for batch in _batched(clips, batch_size):
+        for batch in batched(clips, batch_size):
             prepared = [self.model.prepare(c.frames, c.frame_times, c.audio) for c in batch]
             texts = self.model.write(prepared, task, max_new_tokens)
             yield from zip(batch, texts, strict=True)
@@ -217,9 +214,3 @@ class ApotheonTranscriber(_Backend):
             for clip, text in written
             if text
         }
-
-
-def _batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    stream = iter(items)
-    while batch := list(islice(stream, size)):
-        yield batch

@@ -197,7 +197,6 @@ class TrackingOptions(BaseModel):
     register_as: str | None = Field(
         None, description="name under which the best model goes into the MLflow registry"
     )
-    log_every_steps: int = Field(10, ge=1, description="steps between two lines of progress")
     peak_tflops: float | None = Field(
         None,
         gt=0,

@@ -1,6 +1,5 @@
 """The curriculum: stages of a run, each with what is seen, what learns, and how fast."""
 
-from itertools import accumulate
 from typing import Literal, get_args
 
 from pydantic import Field, field_validator
@@ -89,9 +88,3 @@ def check_epochs(stages: list[Stage], epochs: int) -> None:
             f"curriculum: its stages have {total} epochs together, but epochs is {epochs}; "
             "change one of the two"
         )
-
-
-def stage_of_epoch(stages: list[Stage], epoch: int) -> int:
-    """The position of the stage that the epoch, counted from 0, belongs to."""
-    ends = accumulate(stage.epochs for stage in stages)
-    return next(number for number, end in enumerate(ends) if epoch < end)
