@@ -15,7 +15,24 @@ from spark_ray.media.decode import DecodeOptions
 from spark_ray.models.captioning import CaptionOptions
 from spark_ray.models.transcription import TranscriptionOptions
 
-JOB_FILES = "runtime_resources/working_dir_files"
+_JOB_FILES = "runtime_resources/working_dir_files"
+
+
+def in_job_files() -> bool:
+    """Whether the working folder is the one that Ray unpacks a job's files into."""
+    return _JOB_FILES in str(Path.cwd())
+
+
+def check_outlives_job(setting: str, location: str) -> None:
+    """
+    Raises:
+        ConfigError: the location lies in the folder that Ray deletes with a job's files.
+    """
+    if in_job_files() and absolute(location) != location:
+        raise ConfigError(
+            f"{setting}: {location!r} is relative to the job's own files, which Ray deletes "
+            "after the job; give an absolute path or s3://"
+        )
 
 
 class PublishOptions(BaseModel):
@@ -97,11 +114,7 @@ class BuildConfig(
             ConfigError: the output would lie in the folder that Ray unpacks a job's files into and
                 later deletes.
         """
-        if JOB_FILES in str(Path.cwd()) and absolute(self.output) != self.output:
-            raise ConfigError(
-                f"output: {self.output!r} is relative to the job's own files, which Ray deletes "
-                "after the job; give an absolute path or s3://"
-            )
+        check_outlives_job("output", self.output)
         for location in (*self.input, self.output):
             if not is_remote(location):
                 continue

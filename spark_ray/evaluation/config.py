@@ -1,15 +1,13 @@
 """The evaluation job's configuration."""
 
 import re
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from spark_ray.core.config import JobConfig
-from spark_ray.core.errors import ConfigError
 from spark_ray.core.storage import absolute, is_remote, local_path
-from spark_ray.datasets.config import JOB_FILES
+from spark_ray.datasets.config import check_outlives_job
 
 
 class EvaluatedOptions(BaseModel):
@@ -90,11 +88,7 @@ class EvaluateConfig(JobConfig, EvaluatedOptions, WritingOptions, WorkerOptions)
                 later deletes.
         """
         output = self.output_dir or self._default_output()
-        if JOB_FILES in str(Path.cwd()) and absolute(output) != output:
-            raise ConfigError(
-                f"output_dir: {output!r} is relative to the job's own files, which Ray deletes "
-                "after the job; give an absolute path or s3://"
-            )
+        check_outlives_job("output_dir", output)
         settings = {"output_dir": absolute(output), "dataset": absolute(self.dataset)}
         if not is_remote(self.model) and local_path(self.model).expanduser().exists():
             settings["model"] = absolute(self.model)

@@ -11,7 +11,7 @@ from spark_ray.apotheon.adaptation import LORA_PARTS, PARTS
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.storage import absolute, is_remote, local_path
-from spark_ray.datasets.config import JOB_FILES
+from spark_ray.datasets.config import check_outlives_job, in_job_files
 from spark_ray.training.augment import AugmentOptions
 from spark_ray.training.curriculum import Stage, check_epochs, default_curriculum
 from spark_ray.training.tracking import default_tracking_uri
@@ -262,13 +262,8 @@ class TrainConfig(
             ConfigError: a local path lies in the folder that Ray unpacks a job's files into, and
                 deletes with it.
         """
-        in_job = JOB_FILES in str(Path.cwd())
-        if in_job and absolute(self.output_dir) != self.output_dir:
-            raise ConfigError(
-                f"output_dir: {self.output_dir!r} is relative to the job's own files, which Ray "
-                "deletes after the job; give an absolute path or s3://"
-            )
-        if in_job and not (self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        check_outlives_job("output_dir", self.output_dir)
+        if in_job_files() and not (self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
             raise ConfigError(
                 "tracking_uri: a job needs a server or an absolute sqlite:/// path, since Ray "
                 "deletes its working folder; or set MLFLOW_TRACKING_URI"
