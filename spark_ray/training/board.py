@@ -36,6 +36,10 @@ class Board:
             self._logged[kind] = step
             self.tracker.log_step(step, metrics)
 
+    def flush(self) -> bool:
+        """Wait until MLflow has all that was logged, as long as the tracker allows."""
+        return self.tracker.flush()
+
     def last(self) -> tuple[int, dict[str, float]]:
         return self.step, self.metrics
 
