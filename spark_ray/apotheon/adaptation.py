@@ -23,6 +23,14 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 }
 """Parts that can be frozen, or given a rate of their own, and the modules that each consists of."""
 
+VISION_STEM = "vision_stem"
+FREEZABLE = (*PARTS, VISION_STEM)
+"""What can be frozen: a part, or CLIP's first layer alone.
+
+From random weights a vision transformer learns faster and more steadily where its first layer stays
+as it was made (MoCo v3, arXiv:2104.02057); see also `initialization.start_vision`.
+"""
+
 _LORA_TARGETS = {
     "vision": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
     "audio": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
@@ -94,7 +102,7 @@ def merged_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 def set_trainable(
     model: ApotheonModel, frozen: Collection[str], *, frames: bool, audio: bool
 ) -> None:
-    """Choose what learns: not the `frozen` parts, nor what has no input in this stage.
+    """Choose what learns: not what is `frozen` of `FREEZABLE`, nor what has no input in this stage.
 
     With adapters, only these learn in their encoder; without gradient or input, nothing does.
     """
@@ -109,11 +117,13 @@ def set_trainable(
                 base_of_adapter
                 or module in unseen
                 or part_of(name) in frozen
+                or (VISION_STEM in frozen and name.startswith(_STEM))
                 or name.startswith(_NEVER)
             )
         )
 
 
+_STEM = "vision.embeddings.patch_embedding."
 _NEVER = ("vision.post_layernorm", "audio.embed_positions")
 """CLIP's norm of a pooled output that is not used, and Whisper's fixed sines."""
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from spark_ray.apotheon import TASKS, Task
-from spark_ray.apotheon.adaptation import LORA_PARTS, PARTS
+from spark_ray.apotheon.adaptation import FREEZABLE, LORA_PARTS
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.storage import absolute, is_remote, local_path
@@ -43,7 +43,7 @@ class ModelOptions(BaseModel):
         description="tokens of the tokenizer that is learned from the dataset where no "
         "text_checkpoint brings one",
     )
-    frozen: list[str] = Field([], description="parts that never learn: " + ", ".join(PARTS))
+    frozen: list[str] = Field([], description="what never learns: " + ", ".join(FREEZABLE))
     lora: list[str] = Field(
         [], description="parts that learn through adapters alone: " + ", ".join(LORA_PARTS)
     )
@@ -57,8 +57,8 @@ class ModelOptions(BaseModel):
     @classmethod
     def _knows_parts(cls, parts: list[str]) -> list[str]:
         for part in parts:
-            if part not in PARTS:
-                raise unknown_choice("part", part, PARTS)
+            if part not in FREEZABLE:
+                raise unknown_choice("part", part, FREEZABLE)
         return parts
 
     @field_validator("lora")
@@ -85,6 +85,11 @@ class DataOptions(AugmentOptions):
         ge=0,
         description="decoded clips that each of them keeps, in bytes; helps with small datasets",
     )
+    data_ahead_bytes: int = Field(
+        256 << 20,
+        ge=1 << 20,
+        description="finished batches that wait for each worker in Ray's object store, in bytes",
+    )
     prefetch_batches: int = Field(4, ge=1, description="micro-batches ready ahead of the step")
     seed: int = Field(0, ge=0, description="of weights, order and augmentation")
 
@@ -105,7 +110,9 @@ class OptimizationOptions(BaseModel):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="how the rate falls after the warm-up"
     )
-    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of all steps that warm up")
+    warmup_ratio: float = Field(
+        0.05, ge=0, lt=1, description="share of each stage's steps in which the rate rises"
+    )
     weight_decay: float = Field(0.01, ge=0, description="of matrices; never of norms and biases")
     beta1: float = Field(0.9, ge=0, lt=1, description="of AdamW")
     beta2: float = Field(0.98, ge=0, lt=1, description="of AdamW")
@@ -309,6 +316,7 @@ OPERATIONAL = {
     "data_workers",
     "data_cpus",
     "data_cache_bytes",
+    "data_ahead_bytes",
     "prefetch_batches",
     "offload",
     "gradient_checkpointing",

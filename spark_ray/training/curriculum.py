@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
-from spark_ray.apotheon.adaptation import PARTS
+from spark_ray.apotheon.adaptation import FREEZABLE, PARTS
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.schema import Record
 
@@ -20,7 +20,10 @@ class Stage(Record):
     modalities: list[Modality] = Field(
         description="what is shown: text, image (one frame of a clip), audio, video (all frames)"
     )
-    frozen: list[str] = Field([], description="parts that don't learn: " + ", ".join(PARTS))
+    frozen: list[str] = Field([], description="what doesn't learn: " + ", ".join(FREEZABLE))
+    batch_scale: int = Field(
+        1, ge=1, description="times batch_size: a picture takes a fraction of a whole clip's time"
+    )
     learning_rate_scale: float = Field(1.0, gt=0, description="times learning_rate")
     part_rates: dict[str, float] = Field(
         {}, description="for a part, a further factor of its learning rate"
@@ -38,13 +41,21 @@ class Stage(Record):
             raise ValueError("a stage needs image, video or audio; Apotheon describes media")
         return modalities
 
-    @field_validator("frozen", "part_rates")
+    @field_validator("frozen")
     @classmethod
-    def _knows_parts(cls, parts: list[str] | dict[str, float]) -> list[str] | dict[str, float]:
+    def _freezable(cls, parts: list[str]) -> list[str]:
         for part in parts:
+            if part not in FREEZABLE:
+                raise unknown_choice("part", part, FREEZABLE)
+        return parts
+
+    @field_validator("part_rates")
+    @classmethod
+    def _knows_parts(cls, rates: dict[str, float]) -> dict[str, float]:
+        for part in rates:
             if part not in PARTS:
                 raise unknown_choice("part", part, PARTS)
-        return parts
+        return rates
 
     @field_validator("mixture", "part_rates")
     @classmethod

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from ray.exceptions import RayTaskError
 from safetensors.numpy import save
 from safetensors.torch import load
@@ -179,6 +179,10 @@ def load_batches(plan: Any, rank: int, world_size: int, start: int) -> Iterator[
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    # Or they would be made as far ahead as half of the node's object store has room.
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=config.data_ahead_bytes
+    )
     # Each micro-batch is handed on as soon as it is made, and not first joined with others.
     context.target_max_block_size = 1
     # `from_arrow` and `range` would need a whole CPU for tasks of their own; `from_items` has none.

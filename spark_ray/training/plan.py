@@ -55,7 +55,7 @@ class RunPlan:
                 position, epoch = position + count, epoch + 1
                 last = epoch == self.config.epochs
                 if self.validation and (last or epoch % self.config.validate_every_epochs == 0):
-                    count = self.per_validation
+                    count = self.per_validation(number)
                     segments.append(Segment(position, count, number, epoch - 1, validation=True))
                     position += count
         return segments
@@ -69,9 +69,18 @@ class RunPlan:
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
-        micros = sum(s.length for s in self.segments if not s.validation)
-        steps = micros // self.config.gradient_accumulation
+        steps = self.stage_steps[-1].stop
         return min(steps, self.config.max_steps or steps)
+
+    @cached_property
+    def stage_steps(self) -> list[range]:
+        """The optimizer steps of each stage, were the run not cut short by `max_steps`."""
+        ranges, first = [], 0
+        for number, stage in enumerate(self.stages):
+            per_epoch = self.per_epoch(number) // self.config.gradient_accumulation
+            ranges.append(range(first, first + per_epoch * stage.epochs))
+            first = ranges[-1].stop
+        return ranges
 
     def per_epoch(self, stage: int) -> int:
         """Micro-batches in each epoch of a stage.
@@ -79,21 +88,27 @@ class RunPlan:
         Raises:
             DatasetError: the training split is smaller than one step.
         """
-        config, weights = self.config, self._weights(stage)
-        count = micro_batches(weights, config.global_batch, config.gradient_accumulation)
+        config, weights, batch = self.config, self._weights[stage], self.batch(stage)
+        count = micro_batches(weights, batch, config.gradient_accumulation)
         if not count:
             raise DatasetError(
                 f"{self.train.location}: its train split gives {weights.sum():.0f} clips an epoch, "
-                f"but one step takes {config.global_batch * config.gradient_accumulation} "
-                f"(batch_size {config.batch_size} x {config.num_workers[-1]} workers x "
-                f"gradient_accumulation {config.gradient_accumulation}); lower one of them"
+                f"but one step of stage {self.stages[stage].name!r} takes "
+                f"{batch * config.gradient_accumulation} (batch_size {config.batch_size} x "
+                f"{config.num_workers[-1]} workers x gradient_accumulation "
+                f"{config.gradient_accumulation} x batch_scale {self.stages[stage].batch_scale}); "
+                "lower one of them"
             )
         return count
 
-    @property
-    def per_validation(self) -> int:
+    def per_validation(self, stage: int) -> int:
+        """Micro-batches of a validation in a stage."""
         assert self.validation is not None
-        return -(-self.validation.table.num_rows // self.config.global_batch)
+        return -(-self.validation.table.num_rows // self.batch(stage))
+
+    def batch(self, stage: int) -> int:
+        """Clips in a micro-batch of all workers."""
+        return self.config.global_batch * self.stages[stage].batch_scale
 
     def segments_from(self, position: int) -> Iterator[tuple[Segment, int]]:
         """The segments from a position on, with the micro-batch of each at which to start."""
@@ -103,24 +118,26 @@ class RunPlan:
 
     def rows(self, segment: Segment) -> np.ndarray:
         """`[micro-batches, batch]` rows of the segment's table; -1 fills a validation up."""
-        config = self.config
+        batch = self.batch(segment.stage)
         if segment.validation:
             assert self.validation is not None
             count = self.validation.table.num_rows
-            rows = np.full(segment.length * config.global_batch, -1)
+            rows = np.full(segment.length * batch, -1)
             rows[:count] = self._lengths(segment).order(np.arange(count))
-            return rows.reshape(-1, config.global_batch)
+            return rows.reshape(-1, batch)
         return plan_epoch(
             self._lengths(segment),
-            self._weights(segment.stage),
-            batch=config.global_batch,
-            accumulation=config.gradient_accumulation,
-            seed=config.seed,
+            self._weights[segment.stage],
+            batch=batch,
+            accumulation=self.config.gradient_accumulation,
+            seed=self.config.seed,
             epoch=segment.epoch,
         )
 
-    def _weights(self, stage: int) -> np.ndarray:
-        return draw_weights(self.train.table, self.stages[stage].mixture)
+    @cached_property
+    def _weights(self) -> list[np.ndarray]:
+        """How often each clip is drawn in an epoch of each stage."""
+        return [draw_weights(self.train.table, stage.mixture) for stage in self.stages]
 
     def _lengths(self, segment: Segment) -> Lengths:
         index = self.validation if segment.validation else self.train

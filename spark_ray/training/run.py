@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pyarrow.fs
 import ray
+import torch
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -21,7 +22,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from rich.console import Console
 from rich.table import Table
 
-from spark_ray.apotheon import TASKS, ApotheonConfig
+from spark_ray.apotheon import TASKS, ApotheonConfig, ApotheonModel
 from spark_ray.apotheon.adaptation import Lora, add_lora, set_trainable
 from spark_ray.apotheon.sizes import parameter_table
 from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError
@@ -33,7 +34,7 @@ from spark_ray.training.board import Board
 from spark_ray.training.config import TrainConfig, check_resumable
 from spark_ray.training.outcome import leave_behind
 from spark_ray.training.plan import RunPlan
-from spark_ray.training.start import initial_model, starting_point
+from spark_ray.training.start import starting_point
 from spark_ray.training.state import MODEL
 from spark_ray.training.worker import TrainJob, train_worker
 
@@ -309,23 +310,24 @@ def _note(metrics: dict[str, float]) -> str:
 def print_plan(plan: RunPlan, model_config: ApotheonConfig) -> None:
     """Say what is going to be trained, on what, and how."""
     config = plan.config
-    model = initial_model(config, model_config)
-    add_lora(
-        model, dict.fromkeys(config.lora, Lora(rank=config.lora_rank, alpha=config.lora_alpha))
-    )
+    # On the meta device, shapes alone: the weights of `base` would take 36 GB here.
+    with torch.device("meta"):
+        model = ApotheonModel(model_config)
+        lora = Lora(rank=config.lora_rank, alpha=config.lora_alpha)
+        add_lora(model, dict.fromkeys(config.lora, lora))
     set_trainable(model, set(config.frozen), frames=True, audio=True)
-    clips_a_step = config.global_batch * config.gradient_accumulation
     lines = [
         f"Training {config.output_dir}",
         f"  dataset      {plan.train.location}",
         f"  clips        {plan.train.table.num_rows} to train"
         + (f", {plan.validation.table.num_rows} to validate" if plan.validation else ""),
         f"  model        apotheon-{config.size}, {config.mixed_precision}, {config.engine}",
-        f"  steps        {plan.steps} of {clips_a_step} clips",
+        f"  steps        {plan.steps}",
     ]
     lines += [
-        f"  stage        {stage.name}: {stage.epochs} epochs of {', '.join(stage.modalities)}"
-        for stage in plan.stages
+        f"  stage        {stage.name}: {stage.epochs} epochs of {', '.join(stage.modalities)}, "
+        f"{plan.batch(number) * config.gradient_accumulation} clips a step"
+        for number, stage in enumerate(plan.stages)
     ]
     print("\n".join(lines), file=sys.stderr)
     table = Table("part", "parameters", "learning")

@@ -122,13 +122,13 @@ class Worker:
         for _ in range(start, segment.length, config.gradient_accumulation):
             if self.state.step >= self.plan.steps:
                 break
-            record = self._step(engine, self.plan.stages[segment.stage], batches)
+            record = self._step(engine, segment.stage, batches)
             self.state.position += config.gradient_accumulation
             self.state.step += 1
             self._tell(segment, record)
             self._checkpoint_if_due(engine)
 
-    def _step(self, engine: Engine, stage: Stage, batches: Iterator[Batch]) -> StepRecord:
+    def _step(self, engine: Engine, stage: int, batches: Iterator[Batch]) -> StepRecord:
         """One optimizer step over `gradient_accumulation` micro-batches."""
         config = self.config
         self.meter.start()
@@ -144,11 +144,14 @@ class Worker:
                 bad_rows += [row for row in batch.rows if row >= 0]
             sums += losses / config.gradient_accumulation
             self.meter.saw(engine.module, inputs)
-        rate = (
-            config.learning_rate
-            * stage.learning_rate_scale
-            * rate_at(self.state.step, self.plan.steps, config.warmup_ratio, config.schedule)
+        factor = rate_at(
+            self.state.step,
+            self.plan.stage_steps[stage],
+            self.plan.steps,
+            config.warmup_ratio,
+            config.schedule,
         )
+        rate = config.learning_rate * self.plan.stages[stage].learning_rate_scale * factor
         outcome = engine.step(rate)
         self._count_skips(outcome.applied, bad_rows)
         means = self._mean_over_ranks(sums)
@@ -251,14 +254,16 @@ class Worker:
         if config.engine == "ddp":
             engine: Engine = TorchEngine(model, options, self.device)
         else:
-            engine = self._deepspeed_engine(model, options, resumed)
+            engine = self._deepspeed_engine(model, options, stage, resumed)
         if resumed is not None:
             engine.load(resumed)
             load_rng(resumed, self.rank)
             self.state.world_size = self.world_size
         return engine
 
-    def _deepspeed_engine(self, model: Any, options: StepOptions, resumed: Path | None) -> Engine:
+    def _deepspeed_engine(
+        self, model: Any, options: StepOptions, stage: Stage, resumed: Path | None
+    ) -> Engine:
         # Imported here: runs on DDP need no DeepSpeed.
         from spark_ray.training import deepspeed_engine as deepspeed
 
@@ -273,7 +278,7 @@ class Worker:
             deepspeed.deepspeed_config(
                 int(config.engine[-1]), config.deepspeed_config, config.offload
             ),
-            micro_batch=-(-config.global_batch // self.world_size),
+            micro_batch=-(-config.global_batch * stage.batch_scale // self.world_size),
             universal=resized,
         )
 
@@ -291,6 +296,8 @@ class Worker:
             StorageError: the disk is full.
         """
         state = self.state
+        # A step that a checkpoint spares the next run must be in the history before.
+        logged = self.job.board.flush.remote() if self.rank == 0 else None
         with ExitStack() as on_failure:
             folder = Path(tempfile.mkdtemp(prefix="spark-ray-checkpoint-"))
             on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -304,6 +311,7 @@ class Worker:
                     save_model(
                         folder / MODEL, weights, engine.module, self.plan, self.job.model_config
                     )
+                    ray.get(logged)
             except (OSError, RuntimeError) as error:
                 raise disk_error(folder, error) or error from error
             on_failure.pop_all()

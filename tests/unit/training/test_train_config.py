@@ -86,11 +86,13 @@ def test_a_file_may_change_deepspeed_but_not_what_we_decide(tmp_path: Path):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_the_rate_rises_and_falls(schedule: Any):
-    rates = [rate_at(step, 100, 0.1, schedule) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9] == 1.0
-    assert max(rates) == 1.0
-    later = rates[10:]
-    assert later == sorted(later, reverse=True)
-    assert later[-1] == (1.0 if schedule == "constant" else pytest.approx(0, abs=0.02))
+def test_the_rate_rises_in_each_stage_and_falls_over_the_run(schedule: Any):
+    stages = [range(40), range(40, 100)]
+    rates = [rate_at(step, stage, 100, 0.1, schedule) for stage in stages for step in stage]
+    decay = [rate_at(step, range(-100, 100), 100, 0.0, schedule) for step in range(100)]
+    assert rates[0] == pytest.approx(decay[0] / 4)
+    assert rates[3:40] == decay[3:40]
+    assert rates[40] == pytest.approx(decay[40] / 6)
+    assert rates[45:] == decay[45:]
+    assert decay == sorted(decay, reverse=True)
+    assert decay[-1] == (1.0 if schedule == "constant" else pytest.approx(0, abs=0.02))
