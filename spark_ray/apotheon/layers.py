@@ -38,20 +38,24 @@ class TimeEmbedding(nn.Module):
 class MediaProjection(nn.Module):
     """Brings the tokens of an encoder to the fusion's width, and tells them when they were.
 
-    The time comes in before the non-linearity, so that a token can say "was left at the start",
-    which also survives the pooling of the contrastive head.
+    The time comes in before the non-linearity of a residual MLP, so that a token can say "was left
+    at the start", which also survives the pooling of the contrastive head. What comes out is of
+    unit size: from small tokens, attention and heads learn many times more slowly under Adam.
     """
 
     def __init__(self, encoder_size: int, fusion_size: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(encoder_size)
-        self.up = nn.Linear(encoder_size, fusion_size)
-        self.down = nn.Linear(fusion_size, fusion_size)
+        self.project = nn.Linear(encoder_size, fusion_size, bias=False)
+        self.up = nn.Linear(fusion_size, 2 * fusion_size)
+        self.down = nn.Linear(2 * fusion_size, fusion_size)
+        self.out_norm = nn.RMSNorm(fusion_size, eps=1e-6)
 
     def forward(self, tokens: Tensor, time_embedding: Tensor) -> Tensor:
         """`[N, tokens, encoder]` and `[N, fusion]` to `[N, tokens, fusion]`."""
-        hidden = self.up(self.norm(tokens)) + time_embedding.to(tokens.dtype)[:, None]
-        return self.down(F.gelu(hidden))
+        states = self.project(self.norm(tokens))
+        timed = self.up(states + time_embedding.to(tokens.dtype)[:, None])
+        return self.out_norm(states + self.down(F.gelu(timed)))
 
 
 class Media(NamedTuple):
