@@ -22,37 +22,40 @@ import os
 import platform
 import statistics
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import DeviceType
-from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import CLIPVisionConfig, LlamaConfig
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from benchmarks.harness import RESULTS, Result, _cpu_model
-from spark_ray.apotheon import TASKS, ApotheonConfig, ApotheonModel
-from spark_ray.apotheon.adaptation import Lora, add_lora, set_trainable
+from benchmarks.mfu_models import (
+    FRAMES,
+    SETTINGS,
+    Setting,
+    build,
+    compile_blocks,
+    random_batch,
+    toy,
+)
+from benchmarks.mfu_profile import (
+    LEARNING_RATE,
+    busiest_kernels,
+    forget,
+    fused_attention,
+    reached_tflops,
+    time_parts,
+    timed,
+)
 from spark_ray.apotheon.flops import batch_shape, part_flops
-from spark_ray.apotheon.layers import Media
-from spark_ray.apotheon.losses import token_cross_entropy
-from spark_ray.apotheon.sizes import base, parameter_table, tiny
+from spark_ray.apotheon.sizes import parameter_table
 from spark_ray.training.engines import StepOptions, TorchEngine
 from spark_ray.training.meter import known_peak_tflops, peak_memory_bytes
 
 GOAL_MFU = 0.5
-_FRAMES, _TEXT_TOKENS = 8, 128
-_LLAMA3_VOCABULARY, _MEDIUM_VOCABULARY = 128_256, 32_000
-_WARM_UP = 3
-_LEARNING_RATE = 1e-5
 _LARGEST_BATCH = 1024
 _OPTIONS = StepOptions(
     precision="bf16",
@@ -62,193 +65,6 @@ _OPTIONS = StepOptions(
     max_grad_norm=1.0,
     part_rates={},
 )
-
-
-class Vocabulary:
-    """As much of a tokenizer as a model's size depends on."""
-
-    pad_token_id, bos_token_id, eos_token_id = range(3)
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-
-def medium(tokenizer: Any) -> ApotheonConfig:
-    """CLIP ViT-L/14, Whisper base, 16 layers of text at width 2048, and the fusion of `base`."""
-    sized = base(tokenizer)
-    text = LlamaConfig(
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return ApotheonConfig(
-        vision_config=sized.vision_config, audio_config=sized.audio_config, text_config=text
-    )
-
-
-def toy(tokenizer: Any) -> ApotheonConfig:
-    """`tiny` with one layer of everything: shows on a CPU that this program works."""
-    config = tiny(tokenizer)
-    config.vision_config = CLIPVisionConfig(
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=16,
-    )
-    return config
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A model, what of it learns through adapters alone, and the words for the report."""
-
-    name: str
-    size: Callable[[Any], ApotheonConfig]
-    vocabulary: int
-    adapted: tuple[str, ...]
-    learning: str
-
-
-SETTINGS = {
-    "base": Setting(
-        "base",
-        base,
-        _LLAMA3_VOCABULARY,
-        ("text",),
-        "adapters of rank 16 in all linear layers of the frozen Llama; everything else whole",
-    ),
-    "medium": Setting("medium", medium, _MEDIUM_VOCABULARY, (), "all weights"),
-}
-
-
-def build(setting: Setting, given: argparse.Namespace) -> ApotheonModel:
-    """The model on its device, made there: the 35 GB of `base` need not exist on the host."""
-    torch.manual_seed(0)
-    with torch.device(given.device):
-        model = ApotheonModel(setting.size(Vocabulary(setting.vocabulary)))
-    add_lora(model, {part: Lora() for part in setting.adapted})
-    set_trainable(model, (), frames=True, audio=True)
-    for part in setting.adapted:
-        for parameter in getattr(model, part).parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.bfloat16()
-    if given.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()
-    return model
-
-
-def compile_blocks(model: nn.Module) -> None:
-    """Compile each block of encoders and fusion: equal blocks share one compilation."""
-    # Blocks of four kinds, at each size of batch, go through one function of transformers.
-    torch._dynamo.config.recompile_limit = 128
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.compile(dynamic=False)
-
-
-def random_batch(
-    config: ApotheonConfig, clips: int, device: torch.device, *, sound: float = 1.0, seed: int = 0
-) -> dict[str, Tensor]:
-    """What `ApotheonModel.forward` takes, of noise; the share `sound` of each window is audio."""
-    generator = torch.Generator(device).manual_seed(seed)
-    size, mel_frames = config.vision_config.image_size, config.mel_frames
-    here: dict[str, Any] = {"generator": generator, "device": device}
-    tokens = torch.randint(3, config.vocab_size, (clips, len(TASKS), _TEXT_TOKENS), **here)
-    return {
-        "pixel_values": torch.randn(clips, _FRAMES, 3, size, size, **here),
-        "frame_times": torch.rand(clips, _FRAMES, **here).cumsum(1),
-        "frame_mask": torch.ones(clips, _FRAMES, dtype=torch.bool, device=device),
-        "input_features": torch.randn(
-            clips, 1, config.audio_config.num_mel_bins, mel_frames, **here
-        ),
-        "audio_frames": torch.full((clips, 1), int(mel_frames * sound), device=device),
-        "input_ids": tokens,
-        "text_mask": torch.ones_like(tokens, dtype=torch.bool),
-        "labels": tokens,
-    }
-
-
-# Which attention runs ----------------------------------------------------------------------------
-
-
-class _AttentionProbe(TorchDispatchMode):
-    """Counts the fused attention kernels that run in each part of a model.
-
-    Plain attention is made of matrix products by the time that it gets here, and is not counted.
-    """
-
-    def __init__(self, model: ApotheonModel) -> None:
-        super().__init__()
-        self.found: dict[str, Counter[str]] = {}
-        self._hooks = ExitStack()
-        parts = {"vision": [model.vision], "audio": [model.audio], "text": [model.text]}
-        for part, modules in {**parts, "fusion": list(model.fusion)}.items():
-            self.found[part] = Counter()
-            for module in modules:
-                self._hooks.callback(module.register_forward_pre_hook(self._enter(part)).remove)
-
-    def _enter(self, part: str) -> Callable[..., None]:
-        def enter(*_: Any) -> None:
-            self._part = part
-
-        return enter
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = func._schema.name.removeprefix("aten::_scaled_dot_product_")
-        if name != func._schema.name and not name.endswith(("backward", "math")):
-            self.found[self._part][name] += 1
-        return func(*args, **(kwargs or {}))
-
-    def close(self) -> None:
-        self._hooks.close()
-
-
-def fused_attention(engine: TorchEngine, sound: float) -> dict[str, str]:
-    """The attention kernel of each part, with all media real or with some of it masked.
-
-    Raises:
-        SystemExit: an attention runs PyTorch's plain kernel, which writes the whole matrix.
-    """
-    model = engine.module
-    config = model.config
-    expected = {
-        "vision": config.vision_config.num_hidden_layers,
-        "audio": config.audio_config.encoder_layers,
-        "text": config.text_config.num_hidden_layers,
-        "fusion": 2 * config.fusion_layers,
-    }
-    probe = _AttentionProbe(model)
-    try:
-        with torch.autocast(engine.device.type, torch.bfloat16), probe:
-            model(**random_batch(config, 2, engine.device, sound=sound))
-    finally:
-        probe.close()
-    for part, count in expected.items():
-        fused = probe.found[part].total()
-        if fused != count:
-            raise SystemExit(
-                f"{part}: {fused} of its {count} attentions run fused, the others PyTorch's plain "
-                "kernel; look at attn_implementation, at masks, and at the widths of the heads"
-            )
-    return {part: " + ".join(sorted(kernels)) for part, kernels in probe.found.items()}
-
-
-# Time --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -277,27 +93,10 @@ def measure(engine: TorchEngine, clips: int, steps: int) -> Measured:
 
     def step(number: int) -> None:
         engine.accumulate(batches[number % 2], last=True)
-        engine.step(_LEARNING_RATE)
+        engine.step(LEARNING_RATE)
 
     times = timed(engine.device, step, steps)
     return Measured(clips, times, peak_memory_bytes(engine.device))
-
-
-def timed(device: torch.device, work: Callable[[int], object], repetitions: int) -> list[float]:
-    """Seconds of each repetition, after some to warm up, until the device is done with it."""
-    times, warm_up = [], min(_WARM_UP, repetitions)
-    for number in range(warm_up + repetitions):
-        _synchronize(device)
-        started = time.perf_counter()
-        work(number)
-        _synchronize(device)
-        times.append(time.perf_counter() - started)
-    return times[warm_up:]
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def best_batch(engine: TorchEngine, given: argparse.Namespace) -> Measured:
@@ -308,7 +107,7 @@ def best_batch(engine: TorchEngine, given: argparse.Namespace) -> Measured:
     clips = 1
     while clips <= given.largest_batch:
         found = _unless_out_of_memory(lambda: measure(engine, clips, given.steps))  # noqa: B023
-        _forget(engine)
+        forget(engine)
         if found is None:
             print(f"  {clips:4} clips: out of memory", file=sys.stderr)
             break
@@ -333,157 +132,6 @@ def _unless_out_of_memory(work: Callable[[], Measured]) -> Measured | None:
         if "ALLOC_FAILED" not in str(error):  # cuBLAS found no room for its workspace
             raise
         return None
-
-
-def _forget(engine: TorchEngine) -> None:
-    engine.optimizer.zero_grad()
-    gc.collect()
-    if engine.device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def time_parts(engine: TorchEngine, clips: int, repetitions: int) -> dict[str, float]:
-    """Seconds of each part alone, forward and backward, on the states that it gets in a step."""
-    model, device = engine.module, engine.device
-    inputs = random_batch(model.config, clips, device)
-    states = _states(engine, inputs)
-    found = {}
-    for part, forward in _parts(model, inputs, states).items():
-        _forget(engine)
-        work = _both_ways(device, forward)
-        found[part] = statistics.median(timed(device, work, repetitions))
-    del states, work
-    _forget(engine)
-    return {**found, "optimizer": _time_optimizer(engine, inputs, repetitions)}
-
-
-_Outputs = list[Tensor]
-
-
-def _states(engine: TorchEngine, inputs: dict[str, Tensor]) -> dict[str, Any]:
-    """What comes into each part, cut off from what came before it, in a forward pass."""
-    found: dict[str, Any] = {}
-
-    def catch(name: str) -> Callable[..., None]:
-        def note(_: nn.Module, given: tuple[Any, ...]) -> None:
-            found[name] = [_leaf(value) for value in given]
-
-        return note
-
-    with ExitStack() as hooks:
-        for name in _ENTRANCES:
-            module = engine.module.get_submodule(name)
-            hooks.callback(module.register_forward_pre_hook(catch(name)).remove)
-        with torch.autocast(engine.device.type, torch.bfloat16):
-            engine.module(**inputs)
-    return found
-
-
-_ENTRANCES = (
-    "vision_projection",
-    "audio_projection",
-    "text_projection",
-    "fusion.0",
-    "caption_head",
-    "transcription_head",
-)
-
-
-def _leaf(value: Tensor | Media) -> Any:
-    """The same numbers; a gradient flows back to them where it did before, and no further."""
-    if isinstance(value, Media):
-        return Media(_leaf(value.tokens), value.mask)
-    return value.detach().requires_grad_(value.requires_grad)
-
-
-def _parts(
-    model: ApotheonModel, inputs: dict[str, Tensor], states: dict[str, Any]
-) -> dict[str, Callable[[], _Outputs]]:
-    """What runs each part alone."""
-    pixels, mel = inputs["pixel_values"].flatten(0, 1), inputs["input_features"].flatten(0, 1)
-    ids = inputs["input_ids"].flatten(0, 1)
-
-    def projections() -> _Outputs:
-        modules = (model.get_submodule(name) for name in _ENTRANCES[:3])
-        return [module(*states[name]) for name, module in zip(_ENTRANCES, modules, strict=False)]
-
-    def fusion() -> _Outputs:
-        texts, media = states["fusion.0"]
-        for block in model.fusion:
-            texts = block(texts, media)
-        return [model.fusion_norm(texts)]
-
-    def heads() -> _Outputs:
-        names = ("caption_head", "transcription_head")
-        logits = (model.get_submodule(name)(*states[name]) for name in names)
-        labels = inputs["labels"].unbind(1)
-        return [token_cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
-
-    return {
-        "vision": lambda: [model.vision(pixels.to(model.vision.dtype)).last_hidden_state],
-        "audio": lambda: [model.audio(mel.to(model.audio.dtype)).last_hidden_state],
-        "text": lambda: [model.text(ids, use_cache=False).last_hidden_state],
-        "projections": projections,
-        "fusion": fusion,
-        "heads": heads,
-    }
-
-
-def _both_ways(device: torch.device, forward: Callable[[], _Outputs]) -> Callable[[int], object]:
-    """Forward, and backward where anything learns, from random gradients."""
-    with torch.autocast(device.type, torch.bfloat16):
-        gradients = [torch.randn_like(out) for out in forward()]
-
-    def work(_: int) -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            outs = forward()
-        learning = [number for number, out in enumerate(outs) if out.requires_grad]
-        if learning:
-            torch.autograd.backward(
-                [outs[number] for number in learning], [gradients[number] for number in learning]
-            )
-
-    return work
-
-
-def _time_optimizer(engine: TorchEngine, inputs: dict[str, Tensor], repetitions: int) -> float:
-    """Clipping and AdamW."""
-    times = []
-    for _ in range(1 + repetitions):
-        engine.accumulate(inputs, last=True)
-        _synchronize(engine.device)
-        started = time.perf_counter()
-        engine.step(_LEARNING_RATE)
-        _synchronize(engine.device)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
-
-
-def busiest_kernels(engine: TorchEngine, clips: int, count: int = 12) -> dict[str, Any]:
-    """What the GPU does in a step: the kernels that take most of it, and how long it idles."""
-    batch = random_batch(engine.module.config, clips, engine.device)
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    _synchronize(engine.device)
-    with torch.profiler.profile(activities=activities) as profiler:
-        started = time.perf_counter()
-        engine.accumulate(batch, last=True)
-        engine.step(_LEARNING_RATE)
-        _synchronize(engine.device)
-        wall_s = time.perf_counter() - started
-    kernels: Counter[str] = Counter()
-    for event in profiler.events():
-        annotation = getattr(event, "is_user_annotation", False)
-        if event.device_type == DeviceType.CUDA and not annotation:
-            kernels[event.name] += event.self_device_time_total / 1e6
-    top = {name[:100]: round(seconds * 1e3, 2) for name, seconds in kernels.most_common(count)}
-    return {"kernels_ms": top, "busy": round(kernels.total() / wall_s, 3)}
-
-
-def reached_tflops(device: torch.device) -> float:
-    """Of the plainest large product in bf16: what MFU could be at best, on this very GPU."""
-    side = 8192 if device.type == "cuda" else 512
-    left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * side**3 / statistics.median(timed(device, lambda _: left @ right, 5)) / 1e12
 
 
 # Report ------------------------------------------------------------------------------------------
@@ -513,7 +161,7 @@ def run(setting: Setting, given: argparse.Namespace) -> dict[str, Any]:
         "reached_by_a_plain_product_tflops": reached_tflops(engine.device),
         "learns": setting.learning,
         "parameters": {name: [count, learn] for name, count, learn in parameter_table(model)},
-        "batch": {**asdict(shape), "frames_of_a_clip": _FRAMES},
+        "batch": {**asdict(shape), "frames_of_a_clip": FRAMES},
         "arithmetic": "bf16 autocast, weights that learn in float32, the frozen Llama in bf16",
         "gradient_checkpointing": given.checkpointing,
         "compiled": given.compile,

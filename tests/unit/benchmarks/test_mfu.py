@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import mfu, table
+from benchmarks import mfu, mfu_models, mfu_profile, table
 from benchmarks.harness import ROOT
 from spark_ray.training.engines import TorchEngine
 
@@ -18,7 +18,7 @@ OPTIONS = SimpleNamespace(device="cpu", checkpointing=False)
 
 def _engine(name: str) -> TorchEngine:
     torch.set_num_threads(1)
-    model = mfu.build(mfu._toy(mfu.SETTINGS[name]), OPTIONS)
+    model = mfu_models.build(mfu._toy(mfu_models.SETTINGS[name]), OPTIONS)
     return TorchEngine(model, mfu._OPTIONS, torch.device("cpu"))
 
 
@@ -34,7 +34,7 @@ def test_script_runs_without_ray_deepspeed_and_the_others():
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert all(f"\n{name}: " in done.stdout for name in mfu.SETTINGS)
+    assert all(f"\n{name}: " in done.stdout for name in mfu_models.SETTINGS)
     assert "fused everywhere" in done.stdout
 
 
@@ -53,12 +53,12 @@ def test_plain_attention_is_refused():
     engine.module.text.config._attn_implementation = "eager"
 
     with pytest.raises(SystemExit, match="text: 0 of its 1 attentions run fused"):
-        mfu.fused_attention(engine, sound=1.0)
+        mfu_profile.fused_attention(engine, sound=1.0)
 
 
 def test_result_is_a_row_of_the_readmes_table():
     details = {"mfu": 0.4, "step_tflop": 4.0, "peak_tflops": 100.0, "step_ms": [90.0, 110.0]}
-    result = mfu.result_of(mfu.SETTINGS["medium"], details, "")
+    result = mfu.result_of(mfu_models.SETTINGS["medium"], details, "")
     machine = {"cpu": "a CPU", "cores": 1, "memory_gib": 1, "python": "3.11"}
 
     assert not result.met
