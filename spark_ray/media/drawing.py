@@ -118,14 +118,14 @@ class _Path:
 
 
 def _main_path(rng: np.random.Generator, scene: SceneSpec, width: int, height: int) -> _Path:
-    """A shape crosses half the width or changes its size 2.5-fold: seen at two frames a second."""
+    """A shape crosses 0.44 of the width or grows or shrinks 2.5-fold: seen at 2 frames a second."""
     unit = min(width, height)
     tilt = rng.uniform(-0.2, 0.2)
     reach = _REACH[scene.shape] * unit
-    steady = rng.uniform(0.17, 0.22) * reach
-    x, y = rng.uniform(0.4, 0.6) * width, rng.uniform(0.43, 0.57) * height
-    right, left = 0.74 * width, 0.26 * width
-    large, small = 0.28 * reach, 0.11 * reach
+    steady = rng.uniform(0.20, 0.25) * reach
+    x, y = rng.uniform(0.4, 0.6) * width, rng.uniform(0.45, 0.55) * height
+    right, left = 0.72 * width, 0.28 * width
+    large, small = 0.32 * reach, 0.13 * reach
     x0, x1, r0, r1 = {
         "moves left": (right, left, steady, steady),
         "moves right": (left, right, steady, steady),
