@@ -65,7 +65,11 @@ COMMANDS = (
         "spark_ray.evaluation.commands:evaluate",
         "measure a trained model on clips that it has not seen",
     ),
-    Command(("demo",), "spark_ray.demo:main", "the whole loop on clips that the demo draws itself"),
+    Command(
+        ("demo",),
+        "spark_ray.demo.command:main",
+        "the whole loop on clips that the demo draws itself",
+    ),
 )
 
 

@@ -19,11 +19,12 @@ def evaluate(arguments: Sequence[str]) -> int:
     # Imported here: Ray alone takes two seconds, too long for a `--help`.
     from spark_ray.evaluation.evaluate import evaluate as run
 
-    _say_result(run(config), with_pdf=config.pdf)
+    say_result(run(config), with_pdf=config.pdf)
     return 0
 
 
-def _say_result(done: "Evaluation", *, with_pdf: bool) -> None:
+def say_result(done: "Evaluation", *, with_pdf: bool) -> None:
+    """Print what an evaluation found, and where it is."""
     from spark_ray.evaluation.results import PDF, PREDICTIONS, REPORT, RESULTS
 
     results, where = done.results, done.output.location

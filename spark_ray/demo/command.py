@@ -1,0 +1,44 @@
+"""`spark-ray demo`, from drawing to describing."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.layout import REPORT
+from spark_ray.demo.config import DemoConfig
+from spark_ray.demo.world import build_shapes, compare, draw_clips, print_agreement
+from spark_ray.evaluation.commands import say_result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`spark-ray demo`: see `DemoConfig`."""
+    config = DemoConfig.from_command_line(arguments, "spark-ray demo")
+    started = time.monotonic()
+    folder, console = Path(config.folder), Console()
+    truths = draw_clips(folder, config.clips, config, config.seed)
+    dataset = build_shapes(folder, config.clips)
+    agreement = compare(folder, dataset, truths)
+    print_agreement(agreement, console)
+    if not agreement.whole:
+        return 1
+    if config.train:
+        _learn(config, dataset, console)
+    print(f"  dataset      {dataset.location}/{REPORT}")
+    print(f"  look inside  spark-ray data inspect {dataset.location}")
+    print(f"done in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def _learn(config: DemoConfig, dataset: Folder, console: Console) -> None:
+    # Imported here: torch and MLflow take seconds that `--no-train` need not wait.
+    from spark_ray.demo import learning
+
+    trained = learning.train_tiny(config, dataset)
+    evaluation = learning.evaluate_tiny(config, dataset, trained.model)
+    say_result(evaluation, with_pdf=False)
+    new = draw_clips(Path(config.folder) / "new", config.new_clips, config, config.seed + 1)
+    described = learning.describe_new(config, trained.model)
+    learning.print_described(described.version, new, console)
