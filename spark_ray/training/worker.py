@@ -296,8 +296,6 @@ class Worker:
             StorageError: the disk is full.
         """
         state = self.state
-        # A step that a checkpoint spares the next run must be in the history before.
-        logged = self.job.board.flush.remote() if self.rank == 0 else None
         with ExitStack() as on_failure:
             folder = Path(tempfile.mkdtemp(prefix="spark-ray-checkpoint-"))
             on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -311,7 +309,8 @@ class Worker:
                     save_model(
                         folder / MODEL, weights, engine.module, self.plan, self.job.model_config
                     )
-                    ray.get(logged)
+                    # A step that a checkpoint spares the next run must be in MLflow before it.
+                    ray.get(self.job.board.flush.remote())
             except (OSError, RuntimeError) as error:
                 raise disk_error(folder, error) or error from error
             on_failure.pop_all()
