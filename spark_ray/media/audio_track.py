@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from spark_ray.media.audio_codec import SAMPLE_RATE
 
 _GAP_S = 0.1
+_RESAMPLED_AT_ONCE = 16_384
+"""Samples: a packet has about a thousand, and calling the resampler costs more than resampling."""
 
 
 class AudioTrack:
@@ -20,6 +22,7 @@ class AudioTrack:
 
     def __init__(self) -> None:
         self._resampler = self._new_resampler()
+        self._waiting = av.AudioFifo()  # for the resampler
         self._format: tuple[str, str, int] | None = None  # what the resampler was fed
         self._chunks: list[tuple[int, NDArray[np.int16]]] = []  # samples from an index on
         self._first: int | None = None  # index of the first sample that is not yet taken
@@ -34,7 +37,8 @@ class AudioTrack:
     @property
     def end_s(self) -> float:
         """Seconds up to which sound is known."""
-        return self._next / SAMPLE_RATE
+        waiting_s = self._waiting.samples / self._format[2] if self._format else 0.0
+        return self._next / SAMPLE_RATE + waiting_s
 
     def push(self, frame: av.AudioFrame, time_s: float) -> None:
         """Add a decoded frame that begins `time_s` seconds after the video's start."""
@@ -49,11 +53,13 @@ class AudioTrack:
             # A resampler that was fed 16 kHz mono first passes anything on as it is.
             self._drain()
             self._format = form
+        frame.pts = None  # holes are dealt with here
         try:
-            self._append(self._resampler.resample(frame))
+            self._waiting.write(frame)
         except (ValueError, FFmpegError):
             self.errors += 1
-            self._resampler = self._new_resampler()
+        if self._waiting.samples >= _RESAMPLED_AT_ONCE:
+            self._resample()
 
     def finish(self) -> None:
         """Take what the resampler still holds; no frame may follow."""
@@ -61,6 +67,7 @@ class AudioTrack:
 
     def take(self, start_s: float, end_s: float | None) -> NDArray[np.int16] | None:
         """Samples of `[start_s, end_s)`, forgotten up to `end_s`; None where no sound is known."""
+        self._resample()
         if self._first is None:
             return None
         start = round(start_s * SAMPLE_RATE)
@@ -76,10 +83,22 @@ class AudioTrack:
         self._first = end
         return sound
 
+    def _resample(self) -> None:
+        frame = self._waiting.read()
+        if frame is None:
+            return
+        try:
+            self._append(self._resampler.resample(frame))
+        except (ValueError, FFmpegError):
+            self.errors += 1
+            self._resampler = self._new_resampler()
+
     def _drain(self) -> None:
+        self._resample()
         if self._format is not None:
             self._append(self._resampler.resample(None))
             self._resampler = self._new_resampler()
+            self._waiting = av.AudioFifo()
 
     def _move_to(self, index: int) -> None:
         if self._first is None:
