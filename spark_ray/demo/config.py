@@ -16,7 +16,7 @@ class DemoConfig(JobConfig):
     """
 
     folder: str = Field("demo", description="where clips, datasets, model and reports go")
-    clips: int = Field(1600, ge=1, description="clips to draw")
+    clips: int = Field(1200, ge=1, description="clips to draw")
     new_clips: int = Field(24, ge=1, description="clips to draw for the trained model to describe")
     seed: int = Field(0, ge=0, description="another seed draws other clips")
     workers: int = Field(2, ge=1, description="processes that draw, and that train")
