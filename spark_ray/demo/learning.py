@@ -25,9 +25,13 @@ _MAX_TOKENS = 48
 def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
     """Apotheon-tiny, from nothing, on DeepSpeed; the same command resumes it."""
     curriculum = [
-        # Shapes first: a picture costs a tenth of a clip, so that a step can see many.
-        Stage(name="pictures", epochs=18, modalities=["text", "image"], batch_scale=4),
-        Stage(name="clips", epochs=20, modalities=["text", "audio", "video"]),
+        # Shapes first: a picture costs a tenth of a whole clip, so that a step can see many. Then
+        # motions, which are learned in half the steps while there is nothing to hear.
+        Stage(name="pictures", epochs=16, modalities=["text", "image"], batch_scale=4),
+        Stage(name="films", epochs=10, modalities=["text", "video"]),
+        Stage(
+            name="sound", epochs=10, modalities=["text", "audio", "video"], learning_rate_scale=2.0
+        ),
     ]
     return train(
         TrainConfig.from_values(

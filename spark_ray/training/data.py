@@ -80,8 +80,14 @@ class BatchMaker:
             pixels, times = pixels[chosen : chosen + 1], times[chosen : chosen + 1]
         elif "video" not in modalities:
             pixels, times = pixels[:0], times[:0]
+        # A text about what is not there would only teach to make things up.
+        shown = {
+            "caption": len(pixels) > 0,
+            "transcript": "audio" in modalities and len(whole.mel) > 0,
+        }
         caption, transcript = (
-            index.table[task][row].as_py() if task in plan.config.tasks else None for task in TASKS
+            index.table[task][row].as_py() if task in plan.config.tasks and shown[task] else None
+            for task in TASKS
         )
         if not segment.validation:
             pixels, caption = augment(pixels, caption, plan.config, rng)

@@ -165,6 +165,17 @@ def test_gradient_checkpointing_changes_no_gradient(batch):
         torch.testing.assert_close(gradient, gradients[1][name], **TOLERANCE)
 
 
+def test_the_vision_stem_freezes_alone() -> None:
+    model = apotheons.model()
+    set_trainable(model, {"vision_stem"}, frames=True, audio=True)
+    still = {n for n, p in model.vision.named_parameters() if not p.requires_grad}
+    assert still == {
+        "embeddings.patch_embedding.weight",
+        "post_layernorm.weight",
+        "post_layernorm.bias",
+    }
+
+
 def test_adapters_alone_learn_and_merge_into_the_weights(batch):
     model = apotheons.model()
     add_lora(model, {"text": Lora(rank=4, alpha=8)})

@@ -54,10 +54,12 @@ def index(dataset: Path) -> SampleIndex:
     return load_index(str(dataset))
 
 
-def run_plan(index: SampleIndex, **values: Any) -> RunPlan:
+def run_plan(
+    index: SampleIndex, curriculum: list[dict[str, Any]] = STAGES, **values: Any
+) -> RunPlan:
     config = TrainConfig.from_values(
         dataset="x", output_dir="y", epochs=3, batch_size=4, gradient_accumulation=1,
-        curriculum=STAGES, augment_mirror=0.5, **values,
+        curriculum=curriculum, augment_mirror=0.5, **values,
     )  # fmt: skip
     train, validation = index.split("train"), index.split("validation")
     return RunPlan(config, apotheons.processor(), train, validation)
@@ -99,6 +101,21 @@ def test_a_stage_shows_its_modalities_and_no_others(index: SampleIndex):
             rows = batch["rows"]
             expected = [len(times[int(row)]) if row >= 0 else 0 for row in rows]
             assert batch["frame_mask"].sum(axis=1).tolist() == expected
+
+
+def test_a_stage_may_have_larger_batches(index: SampleIndex):
+    plan = run_plan(index, [{**STAGES[0], "batch_scale": 3}, STAGES[1]])
+    sizes = {
+        segment.stage: len(BatchMaker(plan, 0, 1).make(segment.first)["rows"])
+        for segment in plan.segments
+        if not segment.validation
+    }
+    assert sizes == {0: 12, 1: 4}
+    clips = index.split("train").table.num_rows
+    pictures, films = (len(steps) for steps in plan.stage_steps)
+    assert (pictures, films) == (2 * (clips // 12), clips // 4)
+    assert plan.stage_steps[0].stop == plan.stage_steps[1].start
+    assert plan.steps == pictures + films
 
 
 def test_every_epoch_ends_in_a_validation_over_the_whole_split(index: SampleIndex):

@@ -43,6 +43,16 @@ def test_clips_of_like_length_share_a_micro_batch():
     assert padding(plan(2000, batch=8)) < 0.12
 
 
+def test_texts_of_about_the_same_length_stay_mixed():
+    """Or each batch of a small dataset would hold one kind of sentence, and learning suffers."""
+    characters = np.random.default_rng(0).integers(10, 60, 512)
+    same = np.ones(512, np.int64)
+    rows = plan_epoch(
+        Lengths(same, same, characters), np.ones(512), batch=8, accumulation=1, seed=0, epoch=0
+    )
+    assert characters[rows].std(axis=1).mean() > 0.8 * characters.std()
+
+
 def test_weights_draw_clips_more_or_less_often():
     weights = np.repeat([0.0, 1.0, 2.5], 40)
     rows = plan_epoch(lengths(120), weights, batch=4, accumulation=1, seed=0, epoch=0).ravel()
