@@ -58,7 +58,7 @@ class BatchMaker:
             self._current = segment, self.plan.rows(segment)
         rows = share_of(self._current[1][position - segment.first], self.rank, self.world_size)
         clips = [self._clip(int(row), segment) for row in rows]
-        modalities = set(self.plan.stages[segment.stage].modalities)
+        modalities = set(self.plan.stages[self.plan.shown(segment)].modalities)
         always = {"texts"} | ({"audio"} & modalities)
         always |= {"frames"} if {"image", "video"} & modalities else set()
         batch = self.plan.processor.collate(clips, always)
@@ -71,7 +71,7 @@ class BatchMaker:
             return processor.prepare([], [])
         index = plan.validation if segment.validation else plan.train
         assert index is not None
-        modalities = plan.stages[segment.stage].modalities
+        modalities = plan.stages[plan.shown(segment)].modalities
         whole = self._whole(row, index, segment.validation)
         rng = np.random.default_rng([plan.config.seed, segment.epoch, row])
         pixels, times = whole.pixels, whole.frame_times

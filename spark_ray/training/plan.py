@@ -55,7 +55,7 @@ class RunPlan:
                 position, epoch = position + count, epoch + 1
                 last = epoch == self.config.epochs
                 if self.validation and (last or epoch % self.config.validate_every_epochs == 0):
-                    count = self.per_validation(number)
+                    count = self.per_validation
                     segments.append(Segment(position, count, number, epoch - 1, validation=True))
                     position += count
         return segments
@@ -101,10 +101,19 @@ class RunPlan:
             )
         return count
 
-    def per_validation(self, stage: int) -> int:
-        """Micro-batches of a validation in a stage."""
+    @property
+    def per_validation(self) -> int:
+        """Micro-batches of a validation."""
         assert self.validation is not None
-        return -(-self.validation.table.num_rows // self.batch(stage))
+        return -(-self.validation.table.num_rows // self.batch(len(self.stages) - 1))
+
+    def shown(self, segment: Segment) -> int:
+        """The number of the stage whose modalities a segment shows.
+
+        A validation is always that of the last one, or its loss would be about other texts in every
+        stage, and the best of them that of an early stage.
+        """
+        return len(self.stages) - 1 if segment.validation else segment.stage
 
     def batch(self, stage: int) -> int:
         """Clips in a micro-batch of all workers."""
@@ -118,7 +127,7 @@ class RunPlan:
 
     def rows(self, segment: Segment) -> np.ndarray:
         """`[micro-batches, batch]` rows of the segment's table; -1 fills a validation up."""
-        batch = self.batch(segment.stage)
+        batch = self.batch(self.shown(segment))
         if segment.validation:
             assert self.validation is not None
             count = self.validation.table.num_rows
@@ -143,7 +152,7 @@ class RunPlan:
         index = self.validation if segment.validation else self.train
         assert index is not None
         processor = self.processor
-        shows_video = "video" in self.stages[segment.stage].modalities
+        shows_video = "video" in self.stages[self.shown(segment)].modalities
         return Lengths.of(
             index.table,
             max_frames=processor.max_frames if shows_video else 1,
