@@ -24,13 +24,24 @@ _MAX_TOKENS = 48
 
 def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
     """Apotheon-tiny, from nothing, on DeepSpeed; the same command resumes it."""
+    slowly = {"vision": 0.5}
     curriculum = [
         # Shapes first: a picture costs a tenth of a whole clip, so that a step can see many. Then
         # motions, which are learned in half the steps while there is nothing to hear.
-        Stage(name="pictures", epochs=16, modalities=["text", "image"], batch_scale=4),
-        Stage(name="films", epochs=10, modalities=["text", "video"]),
         Stage(
-            name="sound", epochs=10, modalities=["text", "audio", "video"], learning_rate_scale=2.0
+            name="pictures",
+            epochs=28,
+            modalities=["text", "image"],
+            batch_scale=4,
+            part_rates=slowly,
+        ),
+        Stage(name="films", epochs=8, modalities=["text", "video"], part_rates=slowly),
+        Stage(
+            name="sound",
+            epochs=9,
+            modalities=["text", "audio", "video"],
+            learning_rate_scale=2.0,
+            part_rates=slowly,
         ),
     ]
     return train(
@@ -52,7 +63,7 @@ def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
             augment_mirror=0.5,
             augment_shift=0.06,
             augment_light=0.1,
-            validate_every_epochs=5,
+            validate_every_epochs=9,
             checkpoint_every_steps=150,
             tracking_uri=f"sqlite:///{Path(config.folder).absolute()}/mlflow.db",
             register_as="apotheon",
