@@ -116,8 +116,8 @@ def sample_spec(seed: int, index: int) -> ClipSpec:
     """The clip number `index` (from 0) of the world `seed`.
 
     Three in four are small H.264 in MP4. About one in three has two scenes, one in ten is silent,
-    and of those in MP4 or Matroska one in eight has a variable rate and four in five of those that
-    speak have subtitles.
+    and of those of H.264 in MP4 or Matroska one in eight has a variable rate. Nine in ten of those
+    that speak have their words as subtitles too, where the container can hold them.
     """
     rng = np.random.default_rng([seed, index])
     rare = index % 4 == 3
@@ -126,6 +126,7 @@ def sample_spec(seed: int, index: int) -> ClipSpec:
     rate = _pick(rng, RATES, (10, 1, 1, 1, 1))
     silent = rng.random() < 0.1
     free_timing = codec == "libx264" and container in {"mp4", "mkv"}
+    subtitles = container in {"mp4", "mov", "mkv"}
     return ClipSpec(
         seed=int(rng.integers(2**31)),
         width=width,
@@ -141,7 +142,7 @@ def sample_spec(seed: int, index: int) -> ClipSpec:
         voice=_pick(rng, VOICES),
         speech_rate_wpm=int(rng.integers(165, 191)),
         pitch=int(rng.integers(35, 66)),
-        embedded_subtitles=bool(free_timing and not silent and rng.random() < 0.8),
+        embedded_subtitles=bool(subtitles and not silent and rng.random() < 0.9),
         sidecar=_pick(rng, ("txt", "json", "srt", "vtt"), (8, 2, 1, 1)),
     )
 

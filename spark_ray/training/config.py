@@ -23,7 +23,7 @@ class ModelOptions(BaseModel):
     """What is trained, and what it starts from."""
 
     size: Literal["tiny", "small", "base"] = Field(
-        "tiny", description="tiny (CPU, 2 M parameters), small (0.2 B) or base (9 B)"
+        "tiny", description="tiny (CPU, 1.7 M parameters), small (0.2 B) or base (9 B)"
     )
     init_from: str | None = Field(
         None, description="an Apotheon to go on from: a folder, models:/name@alias or a hub id"

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from spark_ray.apotheon import ApotheonConfig, ApotheonModel, ApotheonProcessor
 from spark_ray.apotheon.adaptation import load_components
-from spark_ray.apotheon.initialization import start_vision
+from spark_ray.apotheon.initialization import start_audio, start_vision
 from spark_ray.apotheon.sizes import SIZES, processor_for
 from spark_ray.apotheon.tokenization import train_tokenizer
 from spark_ray.core.errors import ModelError
@@ -62,6 +62,8 @@ def initial_model(config: TrainConfig, model_config: ApotheonConfig) -> Apotheon
     references = {part: getattr(config, f"{part}_checkpoint") for part in _WIDTHS}
     if config.vision_checkpoint is None:
         start_vision(model.vision)
+    if config.audio_checkpoint is None:
+        start_audio(model.audio)
     load_components(
         model,
         **{
