@@ -123,7 +123,7 @@ def _main_path(rng: np.random.Generator, scene: SceneSpec, width: int, height: i
     tilt = rng.uniform(-0.2, 0.2)
     reach = _REACH[scene.shape] * unit
     steady = rng.uniform(0.20, 0.25) * reach
-    x, y = rng.uniform(0.4, 0.6) * width, rng.uniform(0.46, 0.54) * height
+    x, y = rng.uniform(0.46, 0.54) * width, rng.uniform(0.46, 0.54) * height
     right, left = 0.72 * width, 0.28 * width
     large, small = 0.31 * reach, 0.125 * reach
     x0, x1, r0, r1 = {
