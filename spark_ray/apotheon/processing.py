@@ -138,7 +138,7 @@ class ApotheonProcessor(ProcessorMixin):
             frame_times=np.array([frame_times[number] for number in chosen], np.float32),
             mel=mel,
             audio_frames=audio_frames,
-            texts=[self._tokenize(text) for text in (caption, transcript)],
+            texts=[self.tokenize(text) for text in (caption, transcript)],
         )
 
     def _mel_windows(self, audio: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +153,7 @@ class ApotheonProcessor(ProcessorMixin):
         heard = [-(-len(piece) // extractor.hop_length) for piece in pieces]
         return mel.astype(np.float16), np.array(heard, np.int64)
 
-    def _tokenize(self, text: str | None) -> list[int]:
+    def tokenize(self, text: str | None) -> list[int]:
         """Start, tokens, end; nothing at all where there is no text."""
         if text is None or not text.strip():
             return []

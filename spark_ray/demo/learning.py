@@ -30,16 +30,16 @@ def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
         # motions, which are learned in half the steps while there is nothing to hear.
         Stage(
             name="pictures",
-            epochs=24,
+            epochs=26,
             modalities=["text", "image"],
             batch_scale=4,
             part_rates={"vision": 0.5},
         ),
-        Stage(name="films", epochs=8, modalities=["text", "video"], part_rates={"vision": 0.5}),
+        Stage(name="films", epochs=11, modalities=["text", "video"], part_rates={"vision": 0.5}),
         # All together. The run's rate has almost come to its end, and much is to be put right.
         Stage(
             name="clips",
-            epochs=4,
+            epochs=6,
             modalities=["text", "audio", "video"],
             learning_rate_scale=4.0,
             part_rates={"vision": 0.2},

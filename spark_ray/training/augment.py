@@ -49,7 +49,7 @@ def augment(
     if options.augment_light:
         light = options.augment_light
         levels = (np.arange(256) - 128) * (1 + light * gain) + 128 * (1 + light * offset)
-        pixels = levels.clip(0, 255).astype(np.uint8)[pixels]
+        pixels = levels.clip(0, 255).astype(np.uint8).take(pixels)
     return pixels, caption
 
 
@@ -69,4 +69,4 @@ def _shift(pixels: np.ndarray, down: int, across: int) -> np.ndarray:
     size: Sequence[int] = pixels.shape[1:3]
     rows = (np.arange(size[0]) - down).clip(0, size[0] - 1)
     columns = (np.arange(size[1]) - across).clip(0, size[1] - 1)
-    return pixels[:, rows][:, :, columns]
+    return pixels.take(rows, axis=1).take(columns, axis=2)

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from spark_ray.training.augment import augment
 from spark_ray.training.plan import RunPlan, Segment
 
 _POSITIONS_PER_BLOCK = 4
+_TEXTS_KEPT = 16_384
 
 
 @dataclass
@@ -48,6 +50,7 @@ class BatchMaker:
         self.plan = plan
         self.rank, self.world_size = rank, world_size
         self.cache = ClipCache(plan.config.data_cache_bytes)
+        self._tokenize = lru_cache(maxsize=_TEXTS_KEPT)(plan.processor.tokenize)
         self._starts = [segment.first for segment in plan.segments]
         self._current: tuple[Segment, np.ndarray] | None = None
 
@@ -97,7 +100,7 @@ class BatchMaker:
             times,
             whole.mel[heard],
             whole.audio_frames[heard],
-            processor.prepare([], [], None, caption, transcript).texts,
+            [self._tokenize(text) for text in (caption, transcript)],
         )
 
     def _whole(self, row: int, index: SampleIndex, validation: bool) -> PreparedClip:

@@ -14,6 +14,7 @@ import torch
 from spark_ray.core.errors import StorageError
 
 _STATE = "state.json"
+_NOT_VALIDATED = 1e12
 MODEL = "model"
 """The folder of a checkpoint that any Hugging Face user can load."""
 
@@ -32,6 +33,16 @@ class TrainState:
     skipped: int = 0
     skipped_in_a_row: int = 0
     validation_loss: float | None = None
+
+    @property
+    def score(self) -> float:
+        """What checkpoints are ranked by, the least first: the last validation's loss.
+
+        From before the first validation the newest is best, and any that was validated is better.
+        """
+        if self.validation_loss is None:
+            return _NOT_VALIDATED - self.step
+        return self.validation_loss
 
     def save(self, folder: Path) -> None:
         (folder / _STATE).write_text(json.dumps(asdict(self), indent=1))

@@ -314,9 +314,7 @@ class Worker:
             except (OSError, RuntimeError) as error:
                 raise disk_error(folder, error) or error from error
             on_failure.pop_all()
-        # Without a validation split the newest is the best.
-        score = -state.step if state.validation_loss is None else state.validation_loss
-        metrics = {"step": state.step, "score": score}
+        metrics = {"step": state.step, "score": state.score}
         ray.train.report(
             metrics,
             checkpoint=Checkpoint.from_directory(str(folder)),
