@@ -39,7 +39,7 @@ def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
         # All together. The run's rate has almost come to its end, and much is to be put right.
         Stage(
             name="clips",
-            epochs=6,
+            epochs=10,
             modalities=["text", "audio", "video"],
             learning_rate_scale=4.0,
             part_rates={"vision": 0.2},
