@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from spark_ray.apotheon import TASKS, ApotheonConfig, ApotheonModel
 from spark_ray.apotheon.adaptation import Lora, add_lora, set_trainable
-from spark_ray.apotheon.sizes import base, tiny
+from spark_ray.apotheon.sizes import base, special_tokens, tiny
 
 FRAMES, _TEXT_TOKENS = 8, 128
 _LLAMA3_VOCABULARY, _MEDIUM_VOCABULARY = 128_256, 32_000
@@ -40,10 +40,7 @@ def medium(tokenizer: Any) -> ApotheonConfig:
         num_attention_heads=16,
         num_key_value_heads=8,
         max_position_embeddings=8192,
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special_tokens(tokenizer),
     )
     return ApotheonConfig(
         vision_config=sized.vision_config, audio_config=sized.audio_config, text_config=text

@@ -45,7 +45,7 @@ def tiny(tokenizer: Any) -> ApotheonConfig:
             num_attention_heads=4,
             max_position_embeddings=512,
             initializer_range=_TINY_RANGE,
-            **_special_tokens(tokenizer),
+            **special_tokens(tokenizer),
         ),
         fusion_hidden_size=128,
         fusion_layers=2,
@@ -68,7 +68,7 @@ def small(tokenizer: Any) -> ApotheonConfig:
             num_hidden_layers=12,
             num_attention_heads=12,
             max_position_embeddings=2048,
-            **_special_tokens(tokenizer),
+            **special_tokens(tokenizer),
         ),
         fusion_hidden_size=768,
         fusion_layers=4,
@@ -99,7 +99,7 @@ def base(tokenizer: Any) -> ApotheonConfig:
             max_position_embeddings=8192,
             rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
             rms_norm_eps=1e-5,
-            **_special_tokens(tokenizer),
+            **special_tokens(tokenizer),
         ),
     )
 
@@ -159,7 +159,8 @@ def _whisper(
     )
 
 
-def _special_tokens(tokenizer: Any) -> dict[str, int]:
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """What the text model's configuration takes from its tokenizer."""
     return {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
