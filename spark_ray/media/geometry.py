@@ -133,9 +133,20 @@ def upright(image: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
 def _resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     if (image.shape[1], image.shape[0]) == size:
         return np.ascontiguousarray(image)
-    smaller = size[0] < image.shape[1] or size[1] < image.shape[0]
-    # Area averaging does not alias when a picture shrinks; it is blocky when one grows.
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+    if size[0] >= image.shape[1] and size[1] >= image.shape[0]:
+        return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)  # area averaging is blocky
+    # Averaging 2×2 pixels takes a tenth of the time of other factors. The last step shrinks by two
+    # or more, so that its cells still average over what a single step would.
+    while _halves_evenly(image, size):
+        half = (image.shape[1] // 2, image.shape[0] // 2)
+        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _halves_evenly(image: NDArray[np.uint8], size: tuple[int, int]) -> bool:
+    """Whether half of the picture is whole pixels, and at least twice as large as `size`."""
+    height, width = image.shape[:2]
+    return width % 2 == height % 2 == 0 and width >= 4 * size[0] and height >= 4 * size[1]
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
