@@ -10,6 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaModel, WhisperModel
 
+from spark_ray.apotheon.configuration import TASKS, Task
 from spark_ray.apotheon.modeling import ApotheonModel
 
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -100,15 +101,23 @@ def merged_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 
 def set_trainable(
-    model: ApotheonModel, frozen: Collection[str], *, frames: bool, audio: bool
+    model: ApotheonModel,
+    frozen: Collection[str],
+    *,
+    frames: bool,
+    audio: bool,
+    tasks: Collection[Task] = TASKS,
 ) -> None:
-    """Choose what learns: not what is `frozen` of `FREEZABLE`, nor what has no input in this stage.
+    """Choose what learns: not what is `frozen` of `FREEZABLE`, nor what this stage has no use for.
 
+    That is the encoders of what is not shown, and the heads of texts that are not among `tasks`.
     With adapters, only these learn in their encoder; without gradient or input, nothing does.
     """
     adapted = {name.partition(".")[0] for name, _ in model.named_parameters() if ".lora_" in name}
     unseen = set() if frames else {"vision", "vision_projection"}
     unseen |= set() if audio else {"audio", "audio_projection"}
+    unseen |= set() if "caption" in tasks else {"caption_head"}
+    unseen |= set() if "transcript" in tasks else {"transcription_head"}
     for name, parameter in model.named_parameters():
         module = name.partition(".")[0]
         base_of_adapter = module in adapted and ".lora_" not in name

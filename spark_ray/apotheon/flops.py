@@ -6,13 +6,13 @@ gradient checkpointing computes again is not counted, nor what a causal mask hid
 counts include: our MFU is the lower one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from spark_ray.apotheon.configuration import TASKS
+from spark_ray.apotheon.configuration import TASKS, Task
 from spark_ray.apotheon.layers import FusionBlock
 from spark_ray.apotheon.modeling import ApotheonModel
 
@@ -23,17 +23,22 @@ class BatchShape:
 
     frames: int
     windows: int
-    texts: int
-    text_tokens: int
+    clips: int
     media_tokens: int
     """In a clip."""
-    clips: int
+    tasks: Sequence[Task]
+    text_tokens: int
+    """In a text; every clip has one for each task."""
+
+    @property
+    def texts(self) -> int:
+        return self.clips * len(self.tasks)
 
 
 def batch_shape(model: ApotheonModel, inputs: dict[str, Any]) -> BatchShape:
     """Of the arguments of `ApotheonModel.forward`."""
     config = model.config
-    clips, tasks, length = inputs["input_ids"].shape
+    clips, _, length = inputs["input_ids"].shape
     frames = int(inputs["frame_mask"].sum()) if "frame_mask" in inputs else 0
     windows = int((inputs["audio_frames"] > 0).sum()) if "audio_frames" in inputs else 0
     per_frame, per_window = config.tokens_per_frame, config.audio_config.max_source_positions
@@ -42,7 +47,7 @@ def batch_shape(model: ApotheonModel, inputs: dict[str, Any]) -> BatchShape:
         media += inputs["frame_mask"].shape[1] * per_frame
     if "audio_frames" in inputs:
         media += inputs["audio_frames"].shape[1] * per_window
-    return BatchShape(frames, windows, clips * tasks, length, media, clips)
+    return BatchShape(frames, windows, clips, media, inputs.get("tasks", TASKS), length)
 
 
 def batch_flops(model: ApotheonModel, shape: BatchShape) -> float:
@@ -151,9 +156,9 @@ def _fusion(model: ApotheonModel, shape: BatchShape) -> float:
 
 def _heads(model: ApotheonModel, shape: BatchShape) -> float:
     learns = _media_learns(model) or _text_learns(model) or _learns(model.fusion)
-    each = shape.texts * shape.text_tokens / len(TASKS)
-    matrices = [*_matrices(model.caption_head), *_matrices(model.transcription_head)]
-    return _products(matrices, each, learns)
+    heads = {"caption": model.caption_head, "transcript": model.transcription_head}
+    matrices = [matrix for task in shape.tasks for matrix in _matrices(heads[task])]
+    return _products(matrices, shape.clips * shape.text_tokens, learns)
 
 
 def _contrastive(model: ApotheonModel, shape: BatchShape) -> float:

@@ -9,6 +9,7 @@ of audio, D fusion width.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,7 +31,8 @@ class ApotheonOutput(ModelOutput):
     """What a forward pass found; losses are there when labels were given.
 
     `logits` is `[B, L, vocabulary]` of the one task that was asked for, in generation;
-    `caption_logits` and `transcription_logits` are those of a whole batch.
+    `caption_logits` and `transcription_logits` are those of a whole batch. What belongs to a task
+    that the batch has no texts of is None.
     """
 
     loss: Tensor | None = None
@@ -108,7 +110,7 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
         audio_frames: Tensor | None = None,
         media_tokens: Tensor | None = None,
         media_mask: Tensor | None = None,
-        task: Task | None = None,
+        tasks: Sequence[Task] = TASKS,
         past_key_values: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         **_: Any,
@@ -116,13 +118,14 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
         """Score texts, given the media of their clips; with `labels`, also the losses.
 
         Args:
-            input_ids: `[B, T, L]` the caption and the transcript of each clip, padded on the right;
-                or `[B, L]` with `task`, as `generate` calls it.
+            input_ids: `[B, T, L]` the texts of each clip, padded on the right; or `[B, L]`, one
+                text of each, as `generate` calls it.
             text_mask: `[B, T, L]` True on real tokens; a text that a clip lacks is all False.
             labels: `[B, T, L]` token ids; -100 is not learned.
             pixel_values, frame_times, frame_mask, input_features, audio_frames: see `encode_media`.
             media_tokens, media_mask: the answer of `encode_media`, in place of these.
-            task: the one head that answers, for `[B, L]`.
+            tasks: what the T texts are: by default caption and transcript. Every rank must have the
+                same ones, or the ranks would wait for each other's gradients for ever.
             past_key_values: keys and values of the tokens before, and of the media.
         """
         if media_tokens is None:
@@ -136,20 +139,27 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
             self_cache = past_key_values.self_attention_cache
             media_cache = past_key_values.cross_attention_cache
 
-        if task is not None:
+        if input_ids.dim() == 2:
+            (task,) = tasks
             texts = self.encode_text(input_ids[:, None], self_cache)
-            states = self._fuse(texts, media, (task,), self_cache, media_cache)
+            states = self._fuse(texts, media, tasks, self_cache, media_cache)
             logits = self._head(task)(states[:, 0])
             return ApotheonOutput(logits=logits, past_key_values=past_key_values)
 
         texts_BTLD = self.encode_text(input_ids)  # noqa: N806
-        states_BTLD = self._fuse(texts_BTLD, media, TASKS)  # noqa: N806
-        captions, transcripts = (
-            self._head(name)(states_BTLD[:, number]) for number, name in enumerate(TASKS)
+        states_BTLD = self._fuse(texts_BTLD, media, tasks)  # noqa: N806
+        logits_of = {
+            task: self._head(task)(states_BTLD[:, number]) for number, task in enumerate(tasks)
+        }
+        output = ApotheonOutput(
+            caption_logits=logits_of.get("caption"),
+            transcription_logits=logits_of.get("transcript"),
         )
-        output = ApotheonOutput(caption_logits=captions, transcription_logits=transcripts)
         if labels is not None:
-            self._add_losses(output, labels, input_ids, text_mask, texts_BTLD, media)
+            if text_mask is None:
+                text_mask = torch.ones_like(input_ids, dtype=torch.bool)
+            contrast = self._contrast(texts_BTLD, input_ids, text_mask, media)
+            self._add_losses(output, logits_of, labels, contrast)
         return output
 
     def encode_media(
@@ -237,7 +247,7 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
         self,
         texts_BTLD: Tensor,  # noqa: N803
         media: Media,
-        tasks: tuple[Task, ...],
+        tasks: Sequence[Task],
         self_cache: Cache | None = None,
         media_cache: Cache | None = None,
     ) -> Tensor:
@@ -253,19 +263,30 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
     def _add_losses(
         self,
         output: ApotheonOutput,
+        logits: Mapping[Task, Tensor],
         labels: Tensor,
-        input_ids: Tensor,
-        text_mask: Tensor | None,
-        texts_BTLD: Tensor,  # noqa: N803
-        media: Media,
+        contrast: Tensor,
     ) -> None:
-        assert output.caption_logits is not None
-        assert output.transcription_logits is not None
-        if text_mask is None:
-            text_mask = torch.ones_like(input_ids, dtype=torch.bool)
-        output.caption_loss = token_cross_entropy(output.caption_logits, labels[:, 0])
-        output.transcription_loss = token_cross_entropy(output.transcription_logits, labels[:, 1])
+        config = self.config
+        output.contrastive_loss = contrast
+        output.loss = config.contrastive_weight * contrast
+        for number, (task, logits_BLV) in enumerate(logits.items()):  # noqa: N806
+            loss = token_cross_entropy(logits_BLV, labels[:, number])
+            if task == "caption":
+                output.caption_loss = loss
+                output.loss = output.loss + config.caption_weight * loss
+            else:
+                output.transcription_loss = loss
+                output.loss = output.loss + config.transcription_weight * loss
 
+    def _contrast(
+        self,
+        texts_BTLD: Tensor,  # noqa: N803
+        input_ids: Tensor,
+        text_mask: Tensor,
+        media: Media,
+    ) -> Tensor:
+        """The mean over the tasks of the loss between clips and their texts."""
         texts = self.embed_texts(texts_BTLD, text_mask)
         clips = self.embed_media(media)
         has_media = torch.ones_like(text_mask[:, 0, 0]) if media.mask is None else media.mask.any(1)
@@ -278,14 +299,9 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
                 keys[:, number],
                 self.log_scale,
             )
-            for number in range(len(TASKS))
+            for number in range(texts.shape[1])
         ]
-        output.contrastive_loss = torch.stack(by_task).mean()
-        output.loss = (
-            self.config.caption_weight * output.caption_loss
-            + self.config.transcription_weight * output.transcription_loss
-            + self.config.contrastive_weight * output.contrastive_loss
-        )
+        return torch.stack(by_task).mean()
 
     @torch.no_grad()
     def generate(
@@ -323,7 +339,7 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
             input_ids=start,
             media_tokens=media.tokens,
             media_mask=media.mask,
-            task=task,
+            tasks=(task,),
             past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
             **options,
         )

@@ -13,7 +13,6 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from spark_ray.apotheon.configuration import TASKS
 from spark_ray.apotheon.losses import IGNORED
 
 AUDIO_RATE_HZ = 16_000
@@ -24,7 +23,7 @@ class PreparedClip:
     """A clip as arrays; a modality or text that it lacks has length 0.
 
     `pixels` `[F, S, S, 3]` uint8 RGB, `frame_times` `[F]` seconds, `mel` `[W, bins, mel frames]`
-    float16, `audio_frames` `[W]` mel frames of sound, `texts` token ids in the order of `TASKS`.
+    float16, `audio_frames` `[W]` mel frames of sound, `texts` token ids, a list for each task.
     """
 
     pixels: np.ndarray
@@ -216,7 +215,7 @@ class ApotheonProcessor(ProcessorMixin):
 
     def _collate_texts(self, clips: Sequence[PreparedClip]) -> dict[str, torch.Tensor]:
         length = max(1, *(len(text) for clip in clips for text in clip.texts))
-        shape = (len(clips), len(TASKS), length)
+        shape = (len(clips), len(clips[0].texts), length)
         input_ids = torch.full(shape, self.tokenizer.pad_token_id)
         mask = torch.zeros(shape, dtype=torch.bool)
         for row, clip in enumerate(clips):

@@ -4,9 +4,10 @@ import logging
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Protocol, cast
 from uuid import uuid4
 
@@ -48,11 +49,11 @@ from spark_ray.datasets.ledger import (
 )
 from spark_ray.datasets.plan import (
     SourceRecord,
+    StoredPlan,
     group_units,
-    load_plan,
     make_plan,
     store_plan,
-    units_of,
+    timed_units,
 )
 from spark_ray.datasets.publish import Publication, clear_scaffold, publish
 from spark_ray.datasets.stages import (
@@ -66,6 +67,8 @@ from spark_ray.datasets.stages import (
 )
 
 log = get_logger(__name__)
+
+_GROUPS_PER_TABLE = 16
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,10 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     announce(config, version, resumed=recipe is not None)
     with ray_session(config):
         if recipe is None:
-            records = plan_inputs(files, config)
-            begin(version, config, records)
-            log.info("planned", version=version.location, files=len(records))
-        else:
-            records = load_plan(version)
-        run_units(config, version, records, stages)
-        return finish(config, version, records)
+            begin(version, config, plan_inputs(files, config))
+            log.info("planned", version=version.location, files=len(files))
+        run_units(config, version, stages)
+        return finish(config, version)
 
 
 def choose_version(config: BuildConfig) -> Folder:
@@ -172,7 +172,7 @@ def ray_session(config: _HasCluster) -> Iterator[None]:
 def begin(
     version: Folder,
     config: BuildConfig,
-    records: list[SourceRecord],
+    records: Iterable[SourceRecord],
     parent: dict[str, Any] | None = None,
 ) -> None:
     """Write down what is to be done; with the recipe, written last, the build has begun."""
@@ -187,41 +187,54 @@ def begin(
     version.write(RECIPE, dump_json(recipe.model_dump()))
 
 
-def plan_inputs(files: list[InputFile], config: BuildConfig) -> list[SourceRecord]:
+def plan_inputs(files: list[InputFile], config: BuildConfig) -> Iterator[SourceRecord]:
     with ProgressReport("Looking at files", len(files), "files") as progress:
-        return make_plan(files, config, progress.advance)
+        yield from make_plan(files, config, progress.advance)
 
 
-def run_units(
-    config: BuildConfig,
-    version: Folder,
-    records: list[SourceRecord],
-    models: Sequence[ModelStage],
-) -> None:
+def run_units(config: BuildConfig, version: Folder, models: Sequence[ModelStage]) -> None:
     """Run every unit of the plan that the parts don't show as done.
 
     Raises:
         SparkRayError: a stage could not go on, e.g. the disk is full or a model can't be loaded.
     """
     done = Progress(read_parts(version))
-    units = [unit for record in records for unit in units_of(record, config)]
-    missing = [unit for unit in units if not done.is_done(unit.unit_id)]
-    if len(missing) < len(units):
-        print(f"  resumed      {len(units) - len(missing)} of {len(units)} units are done",
+    are_done = Counter(done.is_done(unit.unit_id) for unit, _ in planned_units(version, config))
+    if are_done[True]:
+        print(f"  resumed      {are_done[True]} of {are_done.total()} units are done",
               file=sys.stderr)  # fmt: skip
-    if not missing:
+    if not are_done[False]:
         return
-    durations_s = {r.location: r.info.duration for r in records if r.info is not None}
-    dataset = _pipeline(config, version, missing, durations_s, models, done.committed_rows())
-    with ProgressReport("Building", len(missing), "units") as progress:
+    decoders = config.decode_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    missing = (
+        (unit, length_s)
+        for unit, length_s in planned_units(version, config)
+        if not done.is_done(unit.unit_id)
+    )
+    blocks = list(_tables(group_units(missing, decoders, are_done[False])))
+    dataset = _pipeline(config, version, blocks, models, done.committed_rows())
+    with ProgressReport("Building", are_done[False], "units") as progress:
         _consume(dataset, progress)
+
+
+def _tables(groups: Iterator[list[Clip]]) -> Iterator[pa.Table]:
+    """A table for each group: slices of larger ones, since small ones take ten times their size."""
+    while some := list(islice(groups, _GROUPS_PER_TABLE)):
+        table, start = clips_to_table(list(chain(*some))), 0
+        for group in some:
+            yield table.slice(start, len(group))
+            start += len(group)
+
+
+def planned_units(version: Folder, config: BuildConfig) -> Iterator[tuple[Clip, float]]:
+    """Every unit of a version's plan, with its seconds of video."""
+    return timed_units(StoredPlan(version), config)
 
 
 def _pipeline(
     config: BuildConfig,
     version: Folder,
-    units: list[Clip],
-    durations_s: dict[str, float],
+    blocks: list[pa.Table],
     models: Sequence[ModelStage],
     committed: Mapping[str, Set[str]],
 ) -> Dataset:
@@ -233,9 +246,7 @@ def _pipeline(
     stages: list[Stage] = [decode, *models, CommitStage(config, version)]
     pools = _pools(stages)
     placement = _placement(config, pools, ray.cluster_resources())
-    decoders = config.decode_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    blocks = group_units(units, durations_s, decoders, len(units))
-    dataset: Dataset = ray.data.from_blocks([clips_to_table(block) for block in blocks])
+    dataset: Dataset = ray.data.from_blocks(blocks)
     for pool, options in zip(pools, placement, strict=True):
         where: dict[str, Any] = (
             {"fn": StagePool, "fn_constructor_args": (pool.stages,)}
@@ -317,10 +328,10 @@ def _note(statuses: Counter[str]) -> str:
     return ", ".join(parts)
 
 
-def finish(config: BuildConfig, version: Folder, records: list[SourceRecord]) -> BuildResult:
+def finish(config: BuildConfig, version: Folder) -> BuildResult:
     """Publish what the parts hold, if it is complete and not nothing."""
     done = Progress(read_parts(version))
-    units = {unit.unit_id for record in records for unit in units_of(record, config)}
+    units = (unit.unit_id for unit, _ in planned_units(version, config))
     unfinished = [unit_id for unit_id in units if not done.is_done(unit_id)]
     if unfinished:
         raise DatasetError(
@@ -331,7 +342,8 @@ def finish(config: BuildConfig, version: Folder, records: list[SourceRecord]) ->
     assert recipe is not None
     if is_published(version):
         raise DatasetError(f"{version.location} was published meanwhile, by another build of it")
-    publication = publish(config, version, recipe, records)
+    plan = StoredPlan(version)
+    copies = sum(record.verdict == "duplicate" for record in plan)
+    publication = publish(config, version, recipe, plan)
     log.info("published", version=version.location, **done.statuses)
-    copies = sum(record.verdict == "duplicate" for record in records)
     return BuildResult(version, publication, done.statuses["rejected"], copies)

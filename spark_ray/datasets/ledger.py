@@ -106,21 +106,30 @@ class Progress:
 
     def __init__(self, outcomes: Iterable[Outcome]) -> None:
         self.statuses: Counter[str] = Counter()
-        self._sizes: dict[str, int] = {}
+        self._done: set[str] = set()
+        self._sizes: dict[str, int] = {}  # of units that are not done, as their rows are
         self._rows: defaultdict[str, set[str]] = defaultdict(set)
         for outcome in outcomes:
-            if outcome.id not in self._rows[outcome.unit_id]:
-                self._rows[outcome.unit_id].add(outcome.id)
-                self.statuses[outcome.status] += 1
-            if outcome.unit_size is not None:
-                self._sizes[outcome.unit_id] = outcome.unit_size
+            if outcome.unit_id not in self._done:
+                self._add(outcome)
+
+    def _add(self, outcome: Outcome) -> None:
+        unit, rows = outcome.unit_id, self._rows[outcome.unit_id]
+        if outcome.id not in rows:
+            rows.add(outcome.id)
+            self.statuses[outcome.status] += 1
+        if outcome.unit_size is not None:
+            self._sizes[unit] = outcome.unit_size
+        if unit in self._sizes and len(rows) >= self._sizes[unit]:
+            self._done.add(unit)
+            del self._rows[unit], self._sizes[unit]
 
     def is_done(self, unit_id: str) -> bool:
-        return len(self._rows.get(unit_id, ())) >= self._sizes.get(unit_id, 1 << 62)
+        return unit_id in self._done
 
     def committed_rows(self) -> dict[str, set[str]]:
         """Ids that are committed of units that are not done; those need not be done again."""
-        return {unit: ids for unit, ids in self._rows.items() if not self.is_done(unit)}
+        return dict(self._rows)
 
 
 class CrashGuard:

@@ -4,9 +4,9 @@ The plan is made once for a version and stored, so that a resumed build does the
 files may have come or gone since.
 """
 
-import json
 import math
-from collections import deque
+import tempfile
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -64,37 +64,80 @@ class SourceRecord(Record):
         return self.source_hash[:VIDEO_ID_CHARS] if self.source_hash else None
 
 
+class StoredPlan:
+    """The records of a version's plan, in order, read from its file each time they are wanted.
+
+    They are never held together, so that a build's memory does not grow with the number of files.
+    """
+
+    def __init__(self, version: Folder) -> None:
+        self._version = version
+
+    def __iter__(self) -> Iterator[SourceRecord]:
+        for line in self._version.lines(SOURCES):
+            yield SourceRecord.model_validate_json(line)
+
+
+def store_plan(version: Folder, records: Iterable[SourceRecord]) -> None:
+    with version.writer(SOURCES) as file:
+        for record in records:
+            file.write(record.model_dump_json(exclude_defaults=True).encode() + b"\n")
+
+
 def make_plan(
     files: Sequence[InputFile], config: BuildConfig, advance: Callable[[int], None]
-) -> list[SourceRecord]:
-    """Look at every file, in Ray tasks, and find the copies among them; sorted by location."""
-    chunks = [
-        list(files[at : at + _FILES_PER_TASK]) for at in range(0, len(files), _FILES_PER_TASK)
-    ]
+) -> Iterator[SourceRecord]:
+    """Look at every file, in Ray tasks, and find the copies among them.
+
+    `files` are sorted by location, each once, as `list_inputs` gives them; so are the records.
+    """
+    with tempfile.TemporaryDirectory(prefix="spark-ray-plan-") as folder:
+        looked_at = Folder(folder)
+        store_plan(looked_at, _in_order(files, _scan_all(files, config, advance)))
+        yield from mark_duplicates(StoredPlan(looked_at))
+
+
+def _scan_all(
+    files: Sequence[InputFile], config: BuildConfig, advance: Callable[[int], None]
+) -> Iterator[SourceRecord]:
+    """A record of every file, in the order in which they happen to be ready."""
+    starts = range(0, len(files), _FILES_PER_TASK)
+    waiting = deque(list(files[at : at + _FILES_PER_TASK]) for at in starts)
     scan = ray.remote(scan_files).options(num_cpus=1, max_retries=3)
     settings = ray.put(config)
-    waiting = deque(chunks)
     running: dict[Any, list[InputFile]] = {}
-    records: list[SourceRecord] = []
     window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     while True:
         while len(running) < window and waiting:
             chunk = waiting.popleft()
             running[scan.remote(chunk, settings)] = chunk
         if not running:
-            return mark_duplicates(records)
+            return
         (ready, *_), _ = ray.wait(list(running), num_returns=1)
         chunk = running.pop(ready)
         try:
             found = ray.get(ready)
         except (WorkerCrashedError, OutOfMemoryError):
             if len(chunk) > 1:  # One of them kills whoever looks at it: find out which.
-                waiting.extend([file] for file in chunk)
+                waiting.extendleft([file] for file in chunk)
                 continue
             crash = WorkerCrashed("looking at it killed its worker process again and again")
             found = scan_files([replace(chunk[0], problem=crash)], config)
-        records += found
+        yield from found
         advance(len(found))
+
+
+def _in_order(
+    files: Sequence[InputFile], records: Iterable[SourceRecord]
+) -> Iterator[SourceRecord]:
+    early: dict[str, SourceRecord] = {}
+    following = iter(files)
+    awaited = next(following, None)
+    for record in records:
+        early[record.location] = record
+        while awaited is not None and awaited.location in early:
+            yield early.pop(awaited.location)
+            awaited = next(following, None)
 
 
 def scan_files(files: Iterable[InputFile], config: BuildConfig) -> list[SourceRecord]:
@@ -183,27 +226,33 @@ def _apply_limits(record: SourceRecord, config: BuildConfig) -> None:
         )
 
 
-def mark_duplicates(records: list[SourceRecord]) -> list[SourceRecord]:
-    """Of files with the same bytes the first by location stays, with the texts beside each."""
-    first: dict[tuple[str, str], str] = {}
-    ordered = sorted(records, key=lambda record: record.location)
-    by_location = {record.location: record for record in ordered}
-    for record in ordered:
-        if record.verdict in ("video", "rejected") and record.source_hash is not None:
-            original = first.setdefault((record.source_hash, record.verdict), record.location)
-            if original != record.location:
-                record.verdict, record.duplicate_of = "duplicate", original
-                by_location[original].sidecars += record.sidecars
-    return ordered
+def mark_duplicates(records: Iterable[SourceRecord]) -> Iterator[SourceRecord]:
+    """Of files with the same bytes the first stays, with the texts beside each.
+
+    `records`, sorted by location, are gone through twice.
+    """
+    first: dict[tuple[bytes, str], int] = {}
+    beside_copies: defaultdict[int, list[str]] = defaultdict(list)
+    for number, record in enumerate(records):
+        original = _first_alike(record, number, first)
+        if original != number:
+            beside_copies[original] += record.sidecars
+    originals: dict[int, str] = {}
+    for number, record in enumerate(records):
+        original = _first_alike(record, number, first)
+        if original != number:
+            record.verdict, record.duplicate_of = "duplicate", originals[original]
+        elif number in beside_copies:
+            originals[number] = record.location
+            record.sidecars += beside_copies[number]
+        yield record
 
 
-def store_plan(version: Folder, records: Iterable[SourceRecord]) -> None:
-    lines = [record.model_dump_json(exclude_defaults=True) + "\n" for record in records]
-    version.write(SOURCES, "".join(lines).encode())
-
-
-def load_plan(version: Folder) -> list[SourceRecord]:
-    return [SourceRecord.model_validate(json.loads(line)) for line in version.lines(SOURCES)]
+def _first_alike(record: SourceRecord, number: int, first: dict[tuple[bytes, str], int]) -> int:
+    """The number of the first record of the same bytes; a reject is no original of a video."""
+    if record.verdict not in ("video", "rejected") or record.source_hash is None:
+        return number
+    return first.setdefault((bytes.fromhex(record.source_hash), record.verdict), number)
 
 
 def units_of(record: SourceRecord, config: BuildConfig) -> Iterator[Clip]:
@@ -244,20 +293,31 @@ def _spans(info: VideoInfo | None, config: BuildConfig) -> list[tuple[float, flo
     return list(zip(edges, [*edges[1:], None], strict=True))  # type: ignore[arg-type]
 
 
-def group_units(
-    units: Iterable[Clip], durations_s: dict[str, float], workers: int, count: int
-) -> Iterator[list[Clip]]:
-    """Units in blocks, one a task: enough blocks for every worker, none longer than two minutes.
+def timed_units(
+    records: Iterable[SourceRecord], config: BuildConfig
+) -> Iterator[tuple[Clip, float]]:
+    """Every unit of a plan, and about how many seconds of video it has; 0 where nobody knows."""
+    for record in records:
+        duration_s = record.info.duration if record.info else 0.0
+        for unit in units_of(record, config):
+            end_s = duration_s if unit.end_s is None else unit.end_s
+            yield unit, max(0.0, end_s - unit.start_s)
 
-    Ray Data pays about 10 ms for a block, and a killed worker does its block again.
+
+def group_units(
+    units: Iterable[tuple[Clip, float]], workers: int, count: int
+) -> Iterator[list[Clip]]:
+    """Units, with their seconds, in blocks, one a task.
+
+    There are enough blocks for every worker, and none is longer than two minutes: Ray Data pays
+    about 10 ms for a block, and a killed worker does its block again.
     """
     most_units = max(1, min(32, count // (workers * 8)))
     block: list[Clip] = []
     block_s = 0.0
-    for unit in units:
+    for unit, unit_s in units:
         block.append(unit)
-        end_s = durations_s.get(unit.source_path, 0.0) if unit.end_s is None else unit.end_s
-        block_s += max(0.0, end_s - unit.start_s)
+        block_s += unit_s
         if len(block) >= most_units or block_s >= 120.0:
             yield block
             block, block_s = [], 0.0

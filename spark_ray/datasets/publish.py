@@ -3,9 +3,13 @@
 import hashlib
 import json
 import platform
+import tempfile
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import av
@@ -13,7 +17,7 @@ import ray
 
 from spark_ray import __version__
 from spark_ray.core.provenance import code_version, git_commit, now_iso
-from spark_ray.core.storage import Folder
+from spark_ray.core.storage import Folder, storage_errors
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import (
     MANIFEST,
@@ -24,13 +28,13 @@ from spark_ray.datasets.layout import (
     SOURCES,
     dataset_name,
 )
-from spark_ray.datasets.ledger import Outcome, Recipe, dump_json, part_names, read_parts
+from spark_ray.datasets.ledger import Outcome, Recipe, dump_json, part_names
 from spark_ray.datasets.plan import SourceRecord
 from spark_ray.datasets.report import write_report
 from spark_ray.datasets.shards import ShardWriter
 from spark_ray.datasets.statistics import ClipStatistics, FilteredOut, survivor_funnel
 
-_SORT_BYTES = 256 << 20
+_SORTED_AT_ONCE_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class _Compaction:
 
 
 def publish(
-    config: BuildConfig, version: Folder, recipe: Recipe, records: list[SourceRecord]
+    config: BuildConfig, version: Folder, recipe: Recipe, records: Iterable[SourceRecord]
 ) -> Publication | None:
     """Publish what the parts hold, or None, with the rejects written, if that is no clip.
 
@@ -123,17 +127,26 @@ def _compact(config: BuildConfig, version: Folder) -> _Compaction:
 def sorted_outcomes(version: Folder) -> Iterator[Outcome]:
     """Outcomes of all parts in order of id, each once.
 
-    Parts come in the order in which work happened to finish. They are sorted in as many rounds as
-    keep a round's lines near 256 MB, each round taking a range of ids: ids begin with a hash, so
-    ranges are even.
+    Parts come in the order in which work happened to finish. They are dealt out to files on the
+    local disk by the first two digits of their ids, which are of a hash, so that each file is small
+    enough to be sorted in memory.
     """
     names = part_names(version)
-    rounds = 1 + sum(version.size(name) for name in names) // _SORT_BYTES
-    bounds = [f"{256 * i // rounds:02x}" for i in range(1, rounds)]
-    for low, high in zip(["", *bounds], [*bounds, "\U0010ffff"], strict=True):
-        chosen = {o.id: o for o in read_parts(version, names) if low <= o.id < high}
-        for identity in sorted(chosen):
-            yield chosen[identity]
+    count = min(256, 1 + sum(version.size(name) for name in names) // _SORTED_AT_ONCE_BYTES)
+    bounds = [f"{256 * i // count:02x}" for i in range(1, count)]
+    with tempfile.TemporaryDirectory(prefix="spark-ray-sort-") as folder:
+        dealt = [Path(folder, f"{number}.jsonl") for number in range(count)]
+        with storage_errors(folder, "write"), ExitStack() as stack:
+            files = [stack.enter_context(path.open("wb")) for path in dealt]
+            for name in names:
+                for line in version.lines(name):
+                    identity = Outcome.model_validate_json(line).id
+                    files[bisect_right(bounds, identity)].write(line)
+        for path in dealt:
+            with path.open("rb") as lines:
+                outcomes = {o.id: o for o in map(Outcome.model_validate_json, lines)}
+            for identity in sorted(outcomes):
+                yield outcomes.pop(identity)
 
 
 def json_line(value: dict[str, Any]) -> bytes:
@@ -144,7 +157,7 @@ def _metadata(
     config: BuildConfig,
     version: Folder,
     recipe: Recipe,
-    records: list[SourceRecord],
+    records: Iterable[SourceRecord],
     found: _Compaction,
 ) -> dict[str, Any]:
     return {

@@ -8,7 +8,7 @@ a file was damaged or a model fell over, is tried once more with the same settin
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -40,7 +40,7 @@ from spark_ray.datasets.layout import (
     writable,
 )
 from spark_ray.datasets.ledger import Outcome, commit_part, read_parts, read_recipe
-from spark_ray.datasets.plan import SourceRecord, load_plan, mark_duplicates
+from spark_ray.datasets.plan import SourceRecord, StoredPlan, mark_duplicates
 from spark_ray.datasets.stages import caption_stage, transcribe_stage
 
 _PARENT_UNIT = "parent"
@@ -76,12 +76,11 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
         if not version.exists(RECIPE):
             _carry_over(parent, version, config, metadata["statistics"]["clips"])
             begin(version, config, _records_to_retry(parent, rejects, config), origin)
-        records = load_plan(version)
-        run_units(config, version, records, [caption_stage(config), transcribe_stage(config)])
+        run_units(config, version, [caption_stage(config), transcribe_stage(config)])
         if not _recovered(parent, version):
             version.delete()
             return None
-        return finish(config, version, records)
+        return finish(config, version)
 
 
 def _unfinished_replay(dataset: Folder, origin: dict[str, Any]) -> Folder | None:
@@ -136,13 +135,13 @@ def _outcome(line: dict[str, Any], clips: int) -> Outcome:
 
 def _records_to_retry(
     parent: Folder, rejects: Iterable[dict[str, Any]], config: BuildConfig
-) -> list[SourceRecord]:
+) -> Iterator[SourceRecord]:
     """The parent's plan, reduced to what was rejected; files that failed as a whole are looked at
     anew, except links out of the input folder, which stay where they are."""
     units: defaultdict[str, list[str]] = defaultdict(list)
     for line in rejects:
         units[line["source_path"]].append(line["unit_id"])
-    records = load_plan(parent)
+    records = list(StoredPlan(parent))
     for record in records:
         if record.verdict == "video":
             record.units = units.get(record.location, [])
@@ -153,12 +152,13 @@ def _records_to_retry(
         if r.verdict == "rejected" and r.reject is not None and r.reject.error != "OutsideInput"
     }
     files = [_still_there(location) for location in failed]
-    again = plan_inputs(files, config)
+    again = list(plan_inputs(files, config))
     for record in again:
         record.attempt = failed[record.location].attempt + 1
         if record.reject is not None:
             record.reject.attempt = record.attempt
-    return mark_duplicates([r for r in records if r.location not in failed] + again)
+    retried = [r for r in records if r.location not in failed] + again
+    return mark_duplicates(sorted(retried, key=lambda record: record.location))
 
 
 def _still_there(location: str) -> InputFile:

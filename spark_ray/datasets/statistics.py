@@ -167,20 +167,22 @@ def survivor_funnel(
     config: BuildConfig,
 ) -> dict[str, Any]:
     """What every filter kept and dropped, from files found to frames stored."""
-    records = list(records)
-    verdicts = Counter(record.verdict for record in records)
+    verdicts: Counter[str] = Counter()
+    duplicates: list[dict[str, Any]] = []
     by_filter = dict(filtered)
     for record in records:
+        verdicts[record.verdict] += 1
+        if record.verdict == "duplicate" and len(duplicates) < _EXAMPLES:
+            duplicates.append({"source_path": record.location, "same_as": record.duplicate_of})
         if record.filtered is not None:
             entry = by_filter.setdefault(record.filtered.name, FilteredOut(record.filtered.limit))
             entry.add(record.location, record.filtered.value)
-    duplicates = [record for record in records if record.verdict == "duplicate"]
     clip_filters = sum(len(entry.values) for entry in filtered.values())
     clip_rejects = sum(n for (stage, _), n in rejects.items() if stage != "ingest")
     sampled = clips.frames + sum(clips.dropped.values())
     return {
         "files": {
-            "found": len(records),
+            "found": verdicts.total(),
             "no_video": verdicts["ignored"],
             "rejected": verdicts["rejected"],
             "duplicate": verdicts["duplicate"],
@@ -208,8 +210,5 @@ def survivor_funnel(
             {"stage": stage, "error": error, "count": count}
             for (stage, error), count in sorted(rejects.items())
         ],
-        "duplicates": [
-            {"source_path": record.location, "same_as": record.duplicate_of}
-            for record in duplicates[:_EXAMPLES]
-        ],
+        "duplicates": duplicates,
     }

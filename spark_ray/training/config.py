@@ -13,7 +13,7 @@ from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.storage import absolute, is_remote, local_path
 from spark_ray.datasets.config import check_outlives_job, in_job_files
 from spark_ray.training.augment import AugmentOptions
-from spark_ray.training.curriculum import Stage, check_epochs, default_curriculum
+from spark_ray.training.curriculum import Stage, check_curriculum, default_curriculum
 from spark_ray.training.tracking import default_tracking_uri
 
 EngineName = Literal["ddp", "zero1", "zero2", "zero3"]
@@ -108,7 +108,7 @@ class OptimizationOptions(BaseModel):
     gradient_accumulation: int = Field(8, ge=1, description="micro-batches in a step")
     learning_rate: float = Field(3e-5, gt=0, description="highest rate of AdamW")
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="how the rate falls after the warm-up"
+        "cosine", description="how the rate falls in each stage after its warm-up"
     )
     warmup_ratio: float = Field(
         0.05, ge=0, lt=1, description="share of each stage's steps in which the rate rises"
@@ -233,7 +233,7 @@ class TrainConfig(
     def _check_together(self) -> "TrainConfig":
         if (self.dataset is None) == (self.manifest_path is None):
             raise ValueError("give either dataset or manifest_path")
-        check_epochs(self.stages, self.epochs)
+        check_curriculum(self.stages, self.epochs, self.tasks)
         if self.engine == "ddp" and (self.offload or self.deepspeed_config):
             raise ValueError(
                 "offload and deepspeed_config need engine zero1, zero2 or zero3, not ddp"
@@ -255,7 +255,7 @@ class TrainConfig(
 
     @property
     def stages(self) -> list[Stage]:
-        return self.curriculum or default_curriculum(self.epochs)
+        return self.curriculum or default_curriculum(self.epochs, self.tasks)
 
     @property
     def global_batch(self) -> int:

@@ -1,9 +1,11 @@
 """The curriculum: stages of a run, each with what is seen, what learns, and how fast."""
 
+from collections.abc import Collection
 from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
+from spark_ray.apotheon import Task
 from spark_ray.apotheon.adaptation import FREEZABLE, PARTS
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.schema import Record
@@ -31,6 +33,22 @@ class Stage(Record):
     mixture: dict[str, float] = Field(
         {}, description="for a label, how often its clips are drawn; 1 where none is given"
     )
+
+    @property
+    def shows_frames(self) -> bool:
+        return bool({"image", "video"} & set(self.modalities))
+
+    @property
+    def shows_audio(self) -> bool:
+        return "audio" in self.modalities
+
+    def tasks(self, learned: Collection[Task]) -> tuple[Task, ...]:
+        """Those of the `learned` tasks whose texts are about what it shows.
+
+        A text about what is not there would only teach to make things up.
+        """
+        shown: dict[Task, bool] = {"caption": self.shows_frames, "transcript": self.shows_audio}
+        return tuple(task for task in shown if shown[task] and task in learned)
 
     @field_validator("modalities")
     @classmethod
@@ -66,13 +84,14 @@ class Stage(Record):
         return factors
 
 
-def default_curriculum(epochs: int) -> list[Stage]:
+def default_curriculum(epochs: int, tasks: Collection[Task]) -> list[Stage]:
     """Text and a picture, then sound too, then whole clips: epochs 0-2, 2-5 and 5-10 of 10.
 
     Other numbers of epochs are divided in the same proportions; a stage without an epoch is left
-    out, and the last one always stays.
+    out, and the last one always stays. Without captions to learn, sound is there from the start.
     """
-    first, second = round(0.2 * epochs), round(0.5 * epochs)
+    first = round(0.2 * epochs) if "caption" in tasks else 0
+    second = round(0.5 * epochs)
     if second >= epochs:
         first = second = epochs - 1
     lengths = (first, second - first, epochs - second)
@@ -88,11 +107,19 @@ def default_curriculum(epochs: int) -> list[Stage]:
     ]
 
 
-def check_epochs(stages: list[Stage], epochs: int) -> None:
+def check_curriculum(stages: list[Stage], epochs: int, tasks: Collection[Task]) -> None:
     """
     Raises:
-        ConfigError: the stages' epochs do not sum up to those of the run.
+        ConfigError: the stages' epochs do not sum up to those of the run, or a stage shows nothing
+            that any of the tasks is about.
     """
+    for stage in stages:
+        if not stage.tasks(tasks):
+            raise ConfigError(
+                f"curriculum: stage {stage.name!r} shows {', '.join(stage.modalities)}, but the "
+                f"run learns {', '.join(tasks)} alone; captions need image or video, transcripts "
+                "need audio"
+            )
     total = sum(stage.epochs for stage in stages)
     if total != epochs:
         raise ConfigError(

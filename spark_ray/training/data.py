@@ -9,7 +9,7 @@ import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,6 @@ from safetensors.numpy import save
 from safetensors.torch import load
 from torch import Tensor
 
-from spark_ray.apotheon import TASKS
 from spark_ray.apotheon.processing import PreparedClip, even_choice
 from spark_ray.core.errors import DatasetError, SparkRayError
 from spark_ray.datasets.samples import SampleIndex, read_clip
@@ -61,46 +60,42 @@ class BatchMaker:
             self._current = segment, self.plan.rows(segment)
         rows = share_of(self._current[1][position - segment.first], self.rank, self.world_size)
         clips = [self._clip(int(row), segment) for row in rows]
-        modalities = set(self.plan.stages[self.plan.shown(segment)].modalities)
-        always = {"texts"} | ({"audio"} & modalities)
-        always |= {"frames"} if {"image", "video"} & modalities else set()
+        stage = self.plan.shown(segment)
+        always = {"texts"}
+        always |= {"audio"} if stage.shows_audio else set()
+        always |= {"frames"} if stage.shows_frames else set()
         batch = self.plan.processor.collate(clips, always)
         return {**{name: tensor.numpy() for name, tensor in batch.items()}, "rows": rows}
 
     def _clip(self, row: int, segment: Segment) -> PreparedClip:
         """A clip as the stage shows it: augmented in training, with one frame for `image`."""
-        plan, processor = self.plan, self.plan.processor
+        plan, tasks = self.plan, self.plan.tasks(segment)
         if row < 0:
-            return processor.prepare([], [])
+            return replace(plan.processor.prepare([], []), texts=[[] for _ in tasks])
         index = plan.validation if segment.validation else plan.train
         assert index is not None
-        modalities = plan.stages[plan.shown(segment)].modalities
+        stage = plan.shown(segment)
         whole = self._whole(row, index, segment.validation)
         rng = np.random.default_rng([plan.config.seed, segment.epoch, row])
         pixels, times = whole.pixels, whole.frame_times
-        if "image" in modalities and len(pixels):
+        if "image" in stage.modalities and len(pixels):
             chosen = len(pixels) // 2 if segment.validation else int(rng.integers(len(pixels)))
             pixels, times = pixels[chosen : chosen + 1], times[chosen : chosen + 1]
-        elif "video" not in modalities:
+        elif not stage.shows_frames:
             pixels, times = pixels[:0], times[:0]
-        # A text about what is not there would only teach to make things up.
-        shown = {
-            "caption": len(pixels) > 0,
-            "transcript": "audio" in modalities and len(whole.mel) > 0,
-        }
-        caption, transcript = (
-            index.table[task][row].as_py() if task in plan.config.tasks and shown[task] else None
-            for task in TASKS
-        )
+        # As with stages: of what a clip lacks, it has no text.
+        there = {"caption": len(pixels) > 0, "transcript": len(whole.mel) > 0}
+        texts = {task: index.table[task][row].as_py() if there[task] else None for task in tasks}
         if not segment.validation:
-            pixels, caption = augment(pixels, caption, plan.config, rng)
-        heard = slice(None if "audio" in modalities else 0)
+            pixels, caption = augment(pixels, texts.get("caption"), plan.config, rng)
+            texts |= {"caption": caption} if "caption" in texts else {}
+        heard = slice(None if stage.shows_audio else 0)
         return PreparedClip(
             pixels,
             times,
             whole.mel[heard],
             whole.audio_frames[heard],
-            [self._tokenize(text) for text in (caption, transcript)],
+            [self._tokenize(text) for text in texts.values()],
         )
 
     def _whole(self, row: int, index: SampleIndex, validation: bool) -> PreparedClip:

@@ -79,12 +79,12 @@ class DeepSpeedEngine:
         self.universal = universal
         _check_every_gradient(self.engine.optimizer)
 
-    def evaluate(self, inputs: Mapping[str, Tensor]) -> ApotheonOutput:
+    def evaluate(self, inputs: Mapping[str, Any]) -> ApotheonOutput:
         with torch.no_grad():
             output: ApotheonOutput = self.engine(**inputs)
         return output
 
-    def accumulate(self, inputs: Mapping[str, Tensor], last: bool) -> ApotheonOutput:
+    def accumulate(self, inputs: Mapping[str, Any], last: bool) -> ApotheonOutput:
         output: ApotheonOutput = self.engine(**inputs)
         self.engine.backward(output.loss)
         assert self.engine.is_gradient_accumulation_boundary() == last

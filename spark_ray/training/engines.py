@@ -55,11 +55,11 @@ class Engine(Protocol):
 
     module: ApotheonModel
 
-    def evaluate(self, inputs: Mapping[str, Tensor]) -> ApotheonOutput:
+    def evaluate(self, inputs: Mapping[str, Any]) -> ApotheonOutput:
         """The losses of one batch, without gradients; every rank must call it."""
         ...
 
-    def accumulate(self, inputs: Mapping[str, Tensor], last: bool) -> ApotheonOutput:
+    def accumulate(self, inputs: Mapping[str, Any], last: bool) -> ApotheonOutput:
         """Add the gradient of one micro-batch, the `last` of its step or not; its losses."""
         ...
 
@@ -109,11 +109,11 @@ class TorchEngine:
                 module, device_ids=ids, gradient_as_bucket_view=True
             )
 
-    def evaluate(self, inputs: Mapping[str, Tensor]) -> ApotheonOutput:
+    def evaluate(self, inputs: Mapping[str, Any]) -> ApotheonOutput:
         with torch.no_grad(), self._autocast():
             return self.module(**inputs)
 
-    def accumulate(self, inputs: Mapping[str, Tensor], last: bool) -> ApotheonOutput:
+    def accumulate(self, inputs: Mapping[str, Any], last: bool) -> ApotheonOutput:
         with self._sync_only_if(last):
             with self._autocast():
                 output: ApotheonOutput = self.model(**inputs)

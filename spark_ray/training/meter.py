@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from spark_ray.apotheon.flops import batch_flops, batch_shape
 from spark_ray.apotheon.modeling import ApotheonModel
@@ -74,7 +74,7 @@ class Meter:
         yield
         self._wait_s += time.perf_counter() - started
 
-    def saw(self, model: ApotheonModel, inputs: dict[str, Tensor]) -> None:
+    def saw(self, model: ApotheonModel, inputs: dict[str, Any]) -> None:
         """Count a micro-batch of this rank."""
         shape = batch_shape(model, inputs)
         self._flops += batch_flops(model, shape)
@@ -100,7 +100,7 @@ class Meter:
         )
 
 
-def _real_tokens(model: ApotheonModel, inputs: dict[str, Tensor]) -> int:
+def _real_tokens(model: ApotheonModel, inputs: dict[str, Any]) -> int:
     """Tokens of media and texts that are no padding."""
     config = model.config
     count = int(inputs["text_mask"].sum())

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spark_ray.apotheon import ApotheonProcessor
+from spark_ray.apotheon import ApotheonProcessor, Task
 from spark_ray.core.errors import DatasetError
 from spark_ray.datasets.samples import SampleIndex
 from spark_ray.training.config import TrainConfig
@@ -88,7 +88,8 @@ class RunPlan:
         Raises:
             DatasetError: the training split is smaller than one step.
         """
-        config, weights, batch = self.config, self._weights[stage], self.batch(stage)
+        config, weights = self.config, self._weights[stage]
+        batch = self.batch(self.stages[stage])
         count = micro_batches(weights, batch, config.gradient_accumulation)
         if not count:
             raise DatasetError(
@@ -105,19 +106,23 @@ class RunPlan:
     def per_validation(self) -> int:
         """Micro-batches of a validation."""
         assert self.validation is not None
-        return -(-self.validation.table.num_rows // self.batch(len(self.stages) - 1))
+        return -(-self.validation.table.num_rows // self.batch(self.stages[-1]))
 
-    def shown(self, segment: Segment) -> int:
-        """The number of the stage whose modalities a segment shows.
+    def shown(self, segment: Segment) -> Stage:
+        """The stage whose modalities and texts a segment shows.
 
         A validation is always that of the last one, or its loss would be about other texts in every
         stage, and the best of them that of an early stage.
         """
-        return len(self.stages) - 1 if segment.validation else segment.stage
+        return self.stages[-1 if segment.validation else segment.stage]
 
-    def batch(self, stage: int) -> int:
+    def tasks(self, segment: Segment) -> tuple[Task, ...]:
+        """What the texts of a segment's clips are."""
+        return self.shown(segment).tasks(self.config.tasks)
+
+    def batch(self, stage: Stage) -> int:
         """Clips in a micro-batch of all workers."""
-        return self.config.global_batch * self.stages[stage].batch_scale
+        return self.config.global_batch * stage.batch_scale
 
     def segments_from(self, position: int) -> Iterator[tuple[Segment, int]]:
         """The segments from a position on, with the micro-batch of each at which to start."""
@@ -152,9 +157,10 @@ class RunPlan:
         index = self.validation if segment.validation else self.train
         assert index is not None
         processor = self.processor
-        shows_video = "video" in self.stages[self.shown(segment)].modalities
+        shows_video = "video" in self.shown(segment).modalities
         return Lengths.of(
             index.table,
+            self.tasks(segment),
             max_frames=processor.max_frames if shows_video else 1,
             window_s=processor.feature_extractor.chunk_length,
             max_windows=processor.max_windows,

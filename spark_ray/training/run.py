@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spark_ray.apotheon import TASKS, ApotheonConfig, ApotheonModel
-from spark_ray.apotheon.adaptation import Lora, add_lora, set_trainable
+from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.apotheon.sizes import parameter_table
 from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError
 from spark_ray.core.progress import ProgressReport
@@ -34,7 +34,7 @@ from spark_ray.training.board import Board
 from spark_ray.training.config import TrainConfig, check_resumable
 from spark_ray.training.outcome import leave_behind
 from spark_ray.training.plan import RunPlan
-from spark_ray.training.start import starting_point
+from spark_ray.training.start import add_adapters, starting_point
 from spark_ray.training.state import MODEL
 from spark_ray.training.worker import TrainJob, train_worker
 
@@ -313,8 +313,7 @@ def print_plan(plan: RunPlan, model_config: ApotheonConfig) -> None:
     # On the meta device, shapes alone: the weights of `base` would take 36 GB here.
     with torch.device("meta"):
         model = ApotheonModel(model_config)
-        lora = Lora(rank=config.lora_rank, alpha=config.lora_alpha)
-        add_lora(model, dict.fromkeys(config.lora, lora))
+        add_adapters(model, config)
     set_trainable(model, set(config.frozen), frames=True, audio=True)
     lines = [
         f"Training {config.output_dir}",
@@ -326,8 +325,8 @@ def print_plan(plan: RunPlan, model_config: ApotheonConfig) -> None:
     ]
     lines += [
         f"  stage        {stage.name}: {stage.epochs} epochs of {', '.join(stage.modalities)}, "
-        f"{plan.batch(number) * config.gradient_accumulation} clips a step"
-        for number, stage in enumerate(plan.stages)
+        f"{plan.batch(stage) * config.gradient_accumulation} clips a step"
+        for stage in plan.stages
     ]
     print("\n".join(lines), file=sys.stderr)
     table = Table("part", "parameters", "learning")

@@ -5,11 +5,13 @@ list out for itself and takes its share of each, so nothing depends on how many 
 which of them is faster, and a place in the data is two numbers: epoch and micro-batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+
+from spark_ray.apotheon import Task
 
 _WINDOW = 32
 """Micro-batches that are sorted by length together: more pads less, and shuffles less freely."""
@@ -27,20 +29,22 @@ class Lengths:
     characters: np.ndarray
 
     @classmethod
-    def of(cls, table: pa.Table, max_frames: int, window_s: float, max_windows: int) -> "Lengths":
-        """Of the rows of an index, given the processor's limits."""
+    def of(
+        cls,
+        table: pa.Table,
+        tasks: Sequence[Task],
+        max_frames: int,
+        window_s: float,
+        max_windows: int,
+    ) -> "Lengths":
+        """Of the rows of an index and their texts, given the processor's limits."""
         frames = np.array([len(times) for times in table["frame_times"].to_pylist()], np.int64)
         seconds = table["duration"].to_numpy() * table["has_audio"].to_numpy()
-        texts = [
-            max(len(caption or ""), len(transcript or ""))
-            for caption, transcript in zip(
-                table["caption"].to_pylist(), table["transcript"].to_pylist(), strict=True
-            )
-        ]
+        texts = zip(*(table[task].to_pylist() for task in tasks), strict=True)
         return cls(
             frames=np.minimum(frames, max_frames),
             windows=np.minimum(np.ceil(seconds / window_s), max_windows).astype(np.int64),
-            characters=np.array(texts, np.int64),
+            characters=np.array([max(len(t or "") for t in of_clip) for of_clip in texts]),
         )
 
     def order(self, clips: np.ndarray) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""The learning rate of every step."""
+"""The learning rate of every step.
+
+Each stage has a schedule of its own, as it has an optimizer of its own: it begins with small steps
+and, unless the rate is constant, ends with small ones.
+"""
 
 import math
 from typing import Literal
@@ -6,18 +10,15 @@ from typing import Literal
 Schedule = Literal["cosine", "linear", "constant"]
 
 
-def rate_at(step: int, stage: range, total: int, warmup_ratio: float, schedule: Schedule) -> float:
-    """The factor of the highest rate at `step`, counted from 0, of a run of `total`.
+def rate_at(step: int, stage: range, warmup_ratio: float, schedule: Schedule) -> float:
+    """The factor of the highest rate at `step`, which is one of `stage`.
 
-    Over the run it falls to 0 along half a cosine or a line, or stays. In each stage it rises
-    linearly at first, through `warmup_ratio` of its steps: a stage starts with a new optimizer,
-    whose first estimates are of single gradients.
-
-    Args:
-        stage: the steps of the stage that `step` is in.
+    It rises linearly through `warmup_ratio` of the steps, while the new optimizer's estimates are
+    of a few gradients, and falls to 0 along half a cosine or a line, or stays.
     """
-    rise = min(1.0, (step - stage.start + 1) / max(1, round(warmup_ratio * len(stage))))
-    progress = step / total
+    done = step - stage.start
+    rise = min(1.0, (done + 1) / max(1, round(warmup_ratio * len(stage))))
+    progress = done / len(stage)
     if schedule == "constant":
         return rise
     if schedule == "linear":

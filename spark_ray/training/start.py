@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from spark_ray.apotheon import ApotheonConfig, ApotheonModel, ApotheonProcessor
-from spark_ray.apotheon.adaptation import load_components
+from spark_ray.apotheon.adaptation import Lora, add_lora, load_components
 from spark_ray.apotheon.initialization import start_audio, start_vision
 from spark_ray.apotheon.sizes import SIZES, processor_for
 from spark_ray.apotheon.tokenization import train_tokenizer
@@ -73,6 +73,12 @@ def initial_model(config: TrainConfig, model_config: ApotheonConfig) -> Apotheon
         },
     )
     return model
+
+
+def add_adapters(model: ApotheonModel, config: TrainConfig) -> None:
+    """Low-rank adapters, as the configuration wants them."""
+    lora = Lora(rank=config.lora_rank, alpha=config.lora_alpha)
+    add_lora(model, dict.fromkeys(config.lora, lora))
 
 
 def _resolve(reference: str, setting: str) -> Path:

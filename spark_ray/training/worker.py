@@ -15,8 +15,8 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 from torch import Tensor
 
-from spark_ray.apotheon import ApotheonConfig
-from spark_ray.apotheon.adaptation import Lora, add_lora, set_trainable
+from spark_ray.apotheon import ApotheonConfig, ApotheonOutput
+from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.core.errors import SparkRayError
 from spark_ray.training.curriculum import Stage
 from spark_ray.training.data import Batch, load_batches
@@ -25,7 +25,7 @@ from spark_ray.training.export import save_model
 from spark_ray.training.meter import Meter, StepRecord
 from spark_ray.training.plan import RunPlan, Segment
 from spark_ray.training.schedule import rate_at
-from spark_ray.training.start import initial_model
+from spark_ray.training.start import add_adapters, initial_model
 from spark_ray.training.state import (
     MODEL,
     TrainState,
@@ -122,13 +122,13 @@ class Worker:
         for _ in range(start, segment.length, config.gradient_accumulation):
             if self.state.step >= self.plan.steps:
                 break
-            record = self._step(engine, segment.stage, batches)
+            record = self._step(engine, segment, batches)
             self.state.position += config.gradient_accumulation
             self.state.step += 1
             self._tell(segment, record)
             self._checkpoint_if_due(engine)
 
-    def _step(self, engine: Engine, stage: int, batches: Iterator[Batch]) -> StepRecord:
+    def _step(self, engine: Engine, segment: Segment, batches: Iterator[Batch]) -> StepRecord:
         """One optimizer step over `gradient_accumulation` micro-batches."""
         config = self.config
         self.meter.start()
@@ -137,32 +137,30 @@ class Worker:
         for micro in range(config.gradient_accumulation):
             with self.meter.waiting():
                 batch = next(batches)
-            inputs = self._inputs(batch)
+            inputs = self._inputs(batch, segment)
             output = engine.accumulate(inputs, last=micro + 1 == config.gradient_accumulation)
-            losses = torch.stack([output[name].detach().float() for name in LOSSES])
+            losses = _losses(output)
             if not bool(losses.isfinite().all()):
                 bad_rows += [row for row in batch.rows if row >= 0]
             sums += losses / config.gradient_accumulation
             self.meter.saw(engine.module, inputs)
-        factor = rate_at(
-            self.state.step,
-            self.plan.stage_steps[stage],
-            self.plan.steps,
-            config.warmup_ratio,
-            config.schedule,
-        )
-        rate = config.learning_rate * self.plan.stages[stage].learning_rate_scale * factor
+        steps = self.plan.stage_steps[segment.stage]
+        factor = rate_at(self.state.step, steps, config.warmup_ratio, config.schedule)
+        scale = self.plan.stages[segment.stage].learning_rate_scale
+        rate = config.learning_rate * scale * factor
         outcome = engine.step(rate)
         self._count_skips(outcome.applied, bad_rows)
         means = self._mean_over_ranks(sums)
         return self.meter.stop(dict(zip(LOSSES, means, strict=True)), rate, outcome)
 
-    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+    def _inputs(self, batch: Batch, segment: Segment) -> dict[str, Any]:
+        """The arguments of the model's `forward`."""
         tensors = {
             name: tensor.to(self.device, non_blocking=True)
             for name, tensor in batch.tensors.items()
         }
-        return dict(self.plan.processor.normalise(tensors))
+        normalised = self.plan.processor.normalise(tensors)
+        return {**normalised, "tasks": self.plan.tasks(segment)}
 
     def _mean_over_ranks(self, values: Tensor) -> list[float]:
         if self.world_size > 1:
@@ -201,8 +199,7 @@ class Worker:
         engine.module.eval()
         sums = torch.zeros(len(LOSSES), device=self.device)
         for _ in range(segment.length):
-            output = engine.evaluate(self._inputs(next(batches)))
-            sums += torch.stack([output[name].float() for name in LOSSES])
+            sums += _losses(engine.evaluate(self._inputs(next(batches), segment)))
         engine.module.train()
         means = self._mean_over_ranks(sums / segment.length)
         self.state.validation_loss = means[0]
@@ -228,15 +225,15 @@ class Worker:
         if last is not None:
             last.close()
         model = initial_model(config, self.job.model_config)
-        lora = Lora(rank=config.lora_rank, alpha=config.lora_alpha)
-        add_lora(model, dict.fromkeys(config.lora, lora))
+        add_adapters(model, config)
         if weights is not None:
             model.load_state_dict(weights)
         set_trainable(
             model,
             {*stage.frozen, *config.frozen},
-            frames=bool({"image", "video"} & set(stage.modalities)),
-            audio="audio" in stage.modalities,
+            frames=stage.shows_frames,
+            audio=stage.shows_audio,
+            tasks=stage.tasks(config.tasks),
         )
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -278,7 +275,7 @@ class Worker:
             deepspeed.deepspeed_config(
                 int(config.engine[-1]), config.deepspeed_config, config.offload
             ),
-            micro_batch=-(-config.global_batch * stage.batch_scale // self.world_size),
+            micro_batch=-(-self.plan.batch(stage) // self.world_size),
             universal=resized,
         )
 
@@ -322,3 +319,11 @@ class Worker:
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,
         )
+
+
+def _losses(output: ApotheonOutput) -> Tensor:
+    """The `LOSSES` of a batch; 0 for a head that the stage has no texts for."""
+    assert output.loss is not None
+    found = (getattr(output, name) for name in LOSSES)
+    zero = torch.zeros_like(output.loss)
+    return torch.stack([zero if loss is None else loss.detach() for loss in found]).float()

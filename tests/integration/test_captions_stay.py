@@ -163,9 +163,9 @@ def test_a_whole_build_whose_captions_come_from_the_pictures(
     records = make_plan(list_inputs(config.input), config, lambda _: None)
     begin(version, config, records)
     stages = [reading_stage(holds_weights=own_actor), transcribe_stage(config)]
-    run_units(config, version, records, stages)
+    run_units(config, version, stages)
 
-    result = finish(config, version, records)
+    result = finish(config, version)
 
     assert result.rejects == 1
     seen = {}

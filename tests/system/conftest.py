@@ -1,13 +1,96 @@
 """System tests start clusters of their own; they share the helpers of the integration tests."""
 
+import os
+import secrets
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 pytest.register_assert_rewrite("builds")
+import builds  # noqa: E402
+from clusters import RAY, START_S, Node, StartNode, free_port, run_ray  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow_clone: installs a bare clone; takes minutes")
+
+
+@pytest.fixture(scope="session")
+def token() -> str:
+    return secrets.token_hex(32)
+
+
+@pytest.fixture(scope="session")
+def environment(token: str) -> dict[str, str]:
+    """As a user of the cluster has it: the token, and nothing of other clusters."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {
+        **kept,
+        "PATH": os.pathsep.join([str(RAY.parent), os.environ["PATH"]]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+@pytest.fixture(scope="session")
+def start_node(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartNode]:
+    nodes: list[Node] = []
+    # Ray's sockets lie below its folder, and their paths may have 107 characters at most.
+    folder = Path("/tmp") / f"srt{secrets.token_hex(3)}"
+
+    def start(*arguments: str) -> Node:
+        log = tmp_path_factory.mktemp("node") / "log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [
+                    RAY,
+                    "start",
+                    "--block",
+                    "--disable-usage-stats",
+                    f"--temp-dir={folder}",
+                    *arguments,
+                ],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        nodes.append(Node(process, log))
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        if node.process.poll() is None:
+            node.kill()
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def head(start_node: StartNode, environment: dict[str, str]) -> dict[str, Any]:
+    """A head node with two CPUs; its address for drivers, and for submitted jobs."""
+    port, dashboard = free_port(), free_port()
+    node = start_node(
+        "--head",
+        "--num-cpus=2",
+        "--include-dashboard=true",
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-agent-listen-port={free_port()}",
+        f"--ray-client-server-port={free_port()}",
+    )
+    jobs = f"http://127.0.0.1:{dashboard}"
+    builds.wait_until(
+        lambda: run_ray(environment, "job", "list", "--address", jobs).returncode == 0,
+        f"a cluster that answers; see {node.log}",
+        seconds=START_S,
+    )
+    return {"address": f"127.0.0.1:{port}", "jobs": jobs, "node": node}

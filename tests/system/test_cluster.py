@@ -1,139 +1,14 @@
 """On a cluster that others run: jobs are submitted with a token, and whole nodes may die."""
 
-import os
 import secrets
-import socket
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import builds
 import psutil
 import pytest
-
-ROOT = Path(__file__).parents[2]
-RAY = Path(sys.executable).with_name("ray")
-START_S = 90
-
-StartNode = Callable[..., "Node"]
-
-
-class Node:
-    """A `ray start --block` and all that it started."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process = process
-        self.log = log
-
-    def processes(self) -> list[psutil.Process]:
-        return [*psutil.Process(self.process.pid).children(recursive=True)]
-
-    def kill(self) -> None:
-        """Pull the plug: every process of the node at once."""
-        for process in self.processes():
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        self.process.kill()
-        self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def token() -> str:
-    return secrets.token_hex(32)
-
-
-@pytest.fixture(scope="module")
-def environment(token: str) -> dict[str, str]:
-    """As a user of the cluster has it: the token, and nothing of other clusters."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {
-        **kept,
-        "PATH": os.pathsep.join([str(RAY.parent), os.environ["PATH"]]),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-
-
-@pytest.fixture(scope="module")
-def start_node(
-    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[StartNode]:
-    nodes: list[Node] = []
-    # Ray's sockets lie below its folder, and their paths may have 107 characters at most.
-    folder = Path("/tmp") / f"srt{secrets.token_hex(3)}"
-
-    def start(*arguments: str) -> Node:
-        log = tmp_path_factory.mktemp("node") / "log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [
-                    RAY,
-                    "start",
-                    "--block",
-                    "--disable-usage-stats",
-                    f"--temp-dir={folder}",
-                    *arguments,
-                ],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-        nodes.append(Node(process, log))
-        return nodes[-1]
-
-    yield start
-    for node in nodes:
-        if node.process.poll() is None:
-            node.kill()
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
-
-
-@pytest.fixture(scope="module")
-def head(start_node: StartNode, environment: dict[str, str]) -> dict[str, Any]:
-    """A head node with two CPUs; its address for drivers, and for submitted jobs."""
-    port, dashboard = free_port(), free_port()
-    node = start_node(
-        "--head",
-        "--num-cpus=2",
-        "--include-dashboard=true",
-        f"--port={port}",
-        f"--dashboard-port={dashboard}",
-        "--dashboard-host=127.0.0.1",
-        f"--dashboard-agent-listen-port={free_port()}",
-        f"--ray-client-server-port={free_port()}",
-    )
-    jobs = f"http://127.0.0.1:{dashboard}"
-    builds.wait_until(
-        lambda: run_ray(environment, "job", "list", "--address", jobs).returncode == 0,
-        f"a cluster that answers; see {node.log}",
-        seconds=START_S,
-    )
-    return {"address": f"127.0.0.1:{port}", "jobs": jobs, "node": node}
-
-
-def run_ray(
-    environment: dict[str, str], *arguments: str, timeout: float = 180
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [RAY, *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=ROOT,
-        timeout=timeout,
-    )
+from clusters import START_S, Node, StartNode, run_ray
 
 
 def submit(

@@ -1,6 +1,7 @@
 """Our count of operations is that of PyTorch's own counter, whatever learns and is seen."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import apotheons
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from spark_ray.apotheon import ApotheonModel
+from spark_ray.apotheon import TASKS, ApotheonModel
 from spark_ray.apotheon.adaptation import PARTS, Lora, add_lora, set_trainable
 from spark_ray.apotheon.flops import BatchShape, batch_flops, batch_shape, part_flops
 
@@ -46,6 +47,13 @@ def _long_texts() -> dict[str, torch.Tensor]:
     return {**small, "input_ids": tokens, "labels": tokens, "text_mask": mask}
 
 
+def _captions() -> dict[str, Any]:
+    inputs: dict[str, Any] = _without("audio")
+    for name in ("input_ids", "labels", "text_mask"):
+        inputs[name] = inputs[name][:, :1]
+    return {**inputs, "tasks": ("caption",)}
+
+
 def _without(what: str) -> dict[str, torch.Tensor]:
     return {k: v for k, v in apotheons.batch().items() if k not in MEDIA[what]}
 
@@ -55,6 +63,7 @@ BATCHES = {
     "frames": lambda: _without("audio"),
     "audio": lambda: _without("frames"),
     "texts": _long_texts,
+    "captions": _captions,
 }
 
 
@@ -74,7 +83,7 @@ def test_count_agrees_with_that_of_pytorch(frozen, adapted, seen):
     model, inputs = apotheons.model().train(), BATCHES[seen]()
     add_lora(model, {part: Lora(rank=8) for part in adapted})
     shows = {"frames": "pixel_values" in inputs, "audio": "input_features" in inputs}
-    set_trainable(model, frozen, **shows)
+    set_trainable(model, frozen, **shows, tasks=inputs.get("tasks", TASKS))
     shape = batch_shape(model, inputs)
 
     ours = batch_flops(model, shape) + _hidden_by_causal_masks(model, shape)

@@ -86,7 +86,7 @@ def test_generation_with_caches_is_greedy_search_without(model, batch, task):
     tokens = torch.full((4, 1), model.config.bos_token_id)
     with torch.no_grad():
         for _ in range(written.shape[1] - 1):
-            logits = model(input_ids=tokens, task=task, **media).logits[:, -1]
+            logits = model(input_ids=tokens, tasks=(task,), **media).logits[:, -1]
             tokens = torch.cat([tokens, logits.argmax(dim=-1, keepdim=True)], dim=1)
     ended = (tokens == model.config.eos_token_id).cumsum(dim=1).bool()
     ended = torch.cat([torch.zeros(4, 1, dtype=torch.bool), ended[:, :-1]], dim=1)
@@ -98,7 +98,7 @@ def test_the_heads_write_the_logits_that_training_scores(model, batch):
     with torch.no_grad():
         trained = model(**batch).transcription_logits
         media = apotheons.media(batch)
-        alone = model(input_ids=batch["input_ids"][:, 1], task="transcript", **media).logits
+        alone = model(input_ids=batch["input_ids"][:, 1], tasks=("transcript",), **media).logits
     torch.testing.assert_close(trained, alone, **TOLERANCE)
 
 
@@ -109,7 +109,7 @@ def test_beams_find_texts_at_least_as_likely_as_greedy_search(model, batch):
     for beams in (1, 4):
         tokens = model.generate(**media, num_beams=beams, length_penalty=0.0, **options)
         with torch.no_grad():
-            logits = model(input_ids=tokens, task="caption", **media).logits
+            logits = model(input_ids=tokens, tasks=("caption",), **media).logits
         logits[..., model.config.eos_token_id] = float("-inf")
         chosen = logits[:, :-1].log_softmax(-1).gather(2, tokens[:, 1:, None])
         scores.append(float(chosen.sum()))
@@ -206,3 +206,15 @@ def test_losses_in_16_bits_are_those_in_32(model, batch):
 def test_media_without_frames_or_audio_is_refused(model):
     with pytest.raises(ValueError, match="pixel_values or input_features"):
         model.encode_media()
+
+
+def test_a_batch_of_one_text_costs_and_learns_that_alone(model, batch):
+    captions = {
+        name: tensor[:, :1] if name in ("input_ids", "text_mask", "labels") else tensor
+        for name, tensor in batch.items()
+    }
+    with torch.no_grad():
+        both, one = model(**batch), model(**captions, tasks=("caption",))
+    torch.testing.assert_close(one.caption_loss, both.caption_loss, **TOLERANCE)
+    assert one.transcription_logits is one.transcription_loss is None
+    torch.testing.assert_close(one.loss, one.caption_loss + 0.5 * one.contrastive_loss, **TOLERANCE)

@@ -140,7 +140,7 @@ def test_a_new_run_tries_again(version: Folder) -> None:
 def test_outcomes_come_sorted_and_once_in_any_number_of_rounds(
     version: Folder, monkeypatch: pytest.MonkeyPatch, round_bytes: int
 ) -> None:
-    monkeypatch.setattr(publish, "_SORT_BYTES", round_bytes)
+    monkeypatch.setattr(publish, "_SORTED_AT_ONCE_BYTES", round_bytes)
     ids = [f"{number * 37 % 256:02x}{number:04x}-clip" for number in range(300)]
     ids += ["file-0123", "ffff-last", "00-first"]
     for start in range(0, len(ids), 40):

@@ -11,11 +11,12 @@ from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.plan import (
     SourceRecord,
+    StoredPlan,
     _apply_limits,
     group_units,
-    load_plan,
     mark_duplicates,
     store_plan,
+    timed_units,
     units_of,
 )
 
@@ -38,7 +39,7 @@ def limited(duration: float, **chosen: object) -> SourceRecord:
 
 def test_of_equal_files_the_first_by_location_stays() -> None:
     records = mark_duplicates(
-        [record("c"), record("a"), record("b", source_hash="cd" * 32), record("d")]
+        [record("a"), record("b", source_hash="cd" * 32), record("c"), record("d")]
     )
     assert [(r.location, r.verdict, r.duplicate_of) for r in records] == [
         ("a", "video", None),
@@ -46,6 +47,14 @@ def test_of_equal_files_the_first_by_location_stays() -> None:
         ("c", "duplicate", "a"),
         ("d", "duplicate", "a"),
     ]
+
+
+def test_the_texts_beside_a_copy_go_to_the_original() -> None:
+    first, copy = mark_duplicates(
+        [record("a", sidecars=["a.txt"]), record("b", sidecars=["b.srt"])]
+    )
+    assert first.sidecars == ["a.txt", "b.srt"]
+    assert copy.duplicate_of == "a"
 
 
 def test_a_file_that_is_left_out_does_not_make_its_copy_a_duplicate() -> None:
@@ -136,14 +145,15 @@ def test_a_stored_plan_reads_back_the_same(tmp_path: object) -> None:
     version = Folder(str(tmp_path))
     records = [record("ü\n.mp4", sidecars=["x.txt"], label="l"), limited(0.5, min_duration_s=1)]
     store_plan(version, records)
-    assert load_plan(version) == records
+    assert list(StoredPlan(version)) == records
 
 
 def test_blocks_hold_every_unit_once_and_at_most_two_minutes_or_so() -> None:
-    units = [u for i in range(9) for u in units_of(record(str(i), duration=100.0), config())]
-    durations = {str(i): 100.0 for i in range(9)}
+    records = [record(str(i), duration=100.0) for i in range(9)]
+    units = list(timed_units(records, config()))
+    assert [length_s for _, length_s in units] == [50.0] * 18
     for workers in (1, 2, 16):
-        blocks = list(group_units(units, durations, workers, len(units)))
-        assert [u for block in blocks for u in block] == units
+        blocks = list(group_units(units, workers, len(units)))
+        assert [u for block in blocks for u in block] == [u for u, _ in units]
         assert all(sum(50 for _ in block) <= 170 for block in blocks)
-    assert len(list(group_units(units, durations, 16, len(units)))) == len(units)
+    assert len(list(group_units(units, 16, len(units)))) == len(units)

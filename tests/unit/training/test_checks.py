@@ -62,7 +62,7 @@ def test_a_sound_configuration_passes(dataset: Path):
     [
         ({"tasks": ["caption", "transcript"]}, DatasetError, "--tasks caption"),
         (
-            {"curriculum": [{"name": "ears", "epochs": 1, "modalities": ["audio"]}]},
+            {"curriculum": [{"name": "ears", "epochs": 1, "modalities": ["image", "audio"]}]},
             DatasetError,
             "stage 'ears' of the curriculum needs audio",
         ),

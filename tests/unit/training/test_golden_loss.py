@@ -37,7 +37,7 @@ def twenty_steps() -> list[tuple[float, ...]]:
     losses = []
     for step in range(STEPS):
         output = engine.accumulate(clips, last=True)
-        engine.step(2e-3 * rate_at(step, range(STEPS), STEPS, 0.2, "cosine"))
+        engine.step(2e-3 * rate_at(step, range(STEPS), 0.2, "cosine"))
         losses.append(tuple(output[name].item() for name in LOSSES))
     return losses
 

@@ -1,0 +1,55 @@
+"""Ray nodes as operators start them, for the tests that kill them."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+RAY = Path(sys.executable).with_name("ray")
+START_S = 90
+
+StartNode = Callable[..., "Node"]
+
+
+class Node:
+    """A `ray start --block` and all that it started."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    def processes(self) -> list[psutil.Process]:
+        return [*psutil.Process(self.process.pid).children(recursive=True)]
+
+    def kill(self) -> None:
+        """Pull the plug: every process of the node at once."""
+        for process in self.processes():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.kill()
+        self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def run_ray(
+    environment: dict[str, str], *arguments: str, timeout: float = 180
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RAY, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        timeout=timeout,
+    )
