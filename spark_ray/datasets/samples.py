@@ -6,7 +6,7 @@ Ray's object store it exists once a node); pictures and sound are read when a cl
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
@@ -158,18 +158,30 @@ def _has_audio(line: Mapping[str, Any]) -> bool:
     return line["meta"]["video_info"].get("audio_codec") is not None
 
 
-def read_clip(version: Folder, row: Mapping[str, Any]) -> ClipBytes:
+def read_clip(
+    version: Folder,
+    row: Mapping[str, Any],
+    *,
+    frames: Sequence[int] | None = None,
+    audio: bool = True,
+) -> ClipBytes:
     """Pictures and sound of a row of the index, from its files or from its shard.
+
+    Args:
+        frames: which of its frames, counted from 0; all of them if not given.
+        audio: whether the sound is wanted.
 
     Raises:
         DatasetError: they are not where the manifest says.
     """
     try:
-        if row["has_files"]:
-            names = [frame_name(row["id"], n) for n in range(1, len(row["frame_times"]) + 1)]
-            frames = [version.read(name) for name in names]
-            return ClipBytes(frames, version.read(row["audio"]) if row["audio"] else None)
-        return _read_from_shard(version, row)
+        wanted = range(len(row["frame_times"])) if frames is None else frames
+        if not row["has_files"]:
+            found = _read_from_shard(version, row)
+            pictures = [found.frames[number] for number in wanted]
+            return ClipBytes(pictures, found.audio if audio else None)
+        pictures = [version.read(frame_name(row["id"], number + 1)) for number in wanted]
+        return ClipBytes(pictures, version.read(row["audio"]) if audio and row["audio"] else None)
     except StorageError as error:
         raise DatasetError(
             f"clip {row['id']}: a file that the manifest names is gone or unreadable ({error}); "

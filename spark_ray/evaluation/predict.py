@@ -108,11 +108,14 @@ class Predictor:
     def _read(self, row: Mapping[str, Any]) -> "PreparedClip | Exception":
         """The clip ready for the model, or why it can't be."""
         assert self._model is not None
+        times = row["frame_times"]
+        chosen = self._model.choose_frames(len(times))
         try:
-            found = read_clip(self._version, row)
+            found = read_clip(self._version, row, frames=chosen)
             if not found.frames and not found.audio:
                 raise CorruptMedia("the clip has neither frames nor sound")
-            return self._model.prepare(found.frames, row["frame_times"], found.audio)
+            shown_at = [times[number] for number in chosen]
+            return self._model.prepare(found.frames, shown_at, found.audio)
         except (SparkRayError, OSError, pa.ArrowException) as error:
             return error
 

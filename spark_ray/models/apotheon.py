@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spark_ray.apotheon import ApotheonModel, ApotheonProcessor, Task
-from spark_ray.apotheon.processing import PreparedClip
+from spark_ray.apotheon.processing import PreparedClip, even_choice
 from spark_ray.core.errors import ConfigError, CorruptMedia
 from spark_ray.core.schema import Caption, Clip, ModelInfo, Segment, Transcript
 from spark_ray.media.audio_codec import decode_audio
@@ -52,6 +52,10 @@ class Apotheon:
         model = load_model(ApotheonModel, weights, setting, placement)
         processor = load_processor(ApotheonProcessor, weights, setting)
         return cls(model, processor, placement, weights)
+
+    def choose_frames(self, available: int) -> list[int]:
+        """Which of a clip's frames the model looks at."""
+        return even_choice(available, self.processor.max_frames)
 
     def prepare(
         self,
@@ -116,9 +120,10 @@ def prepare_clip(
     Raises:
         CorruptMedia: a frame or the audio can't be decoded.
     """
+    chosen = even_choice(len(frames), processor.max_frames)  # the others need no decoding
     return processor.prepare(
-        [decode_frame(frame) for frame in frames],
-        frame_times,
+        [decode_frame(frames[number]) for number in chosen],
+        [frame_times[number] for number in chosen],
         decode_audio(audio) if audio else None,
         caption,
         transcript,

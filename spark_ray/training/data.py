@@ -108,15 +108,12 @@ class BatchMaker:
         used = {modality for stage in self.plan.stages for modality in stage.modalities}
         processor = self.plan.processor
         try:
-            found = read_clip(index.version, entry)
             limit = processor.max_frames if {"image", "video"} & used else 0
-            chosen = even_choice(len(found.frames), limit) if limit else []
-            clip = prepare_clip(
-                processor,
-                [found.frames[number] for number in chosen],
-                [entry["frame_times"][number] for number in chosen],
-                found.audio if "audio" in used else None,
-            )
+            times = entry["frame_times"]
+            chosen = even_choice(len(times), limit) if limit else []
+            found = read_clip(index.version, entry, frames=chosen, audio="audio" in used)
+            shown_at = [times[number] for number in chosen]
+            clip = prepare_clip(processor, found.frames, shown_at, found.audio)
         except SparkRayError as error:
             raise DatasetError(f"clip {entry['id']}: {error}") from error
         self.cache.put(key, clip)

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from spark_ray.core.schema import Clip, Transcript
+from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import load_index, read_clip
 from spark_ray.media.audio_codec import encode_audio
 from spark_ray.models.apotheon import Apotheon
@@ -110,7 +111,7 @@ def test_a_run_leaves_a_model_that_anybody_can_load(undisturbed: TrainResult, da
 
 
 def test_every_step_is_logged_with_all_that_was_measured(undisturbed: TrainResult):
-    history = histories(undisturbed.output.location)
+    history = histories(undisturbed.output, database_beside(undisturbed.output))
     assert [step for step, _ in history["loss"]] == list(range(1, STEPS + 1))
     for name in ("caption_loss", "learning_rate", "grad_norm", "data_wait", "samples_per_s"):
         assert len(history[name]) == STEPS
@@ -141,8 +142,8 @@ def test_killed_workers_and_a_killed_driver_change_nothing(
     weights = load_file(Path(undisturbed.model) / "model.safetensors")
     resumed = load_file(Path(result.model) / "model.safetensors")
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
-    expected = histories(undisturbed.output.location)["loss"]
-    assert histories(str(output))["loss"] == expected
+    expected = histories(undisturbed.output, database_beside(undisturbed.output))["loss"]
+    assert histories(result.output, database_beside(result.output))["loss"] == expected
 
 
 def wait_for_checkpoint(driver: subprocess.Popen[bytes], output: Path, step: int) -> None:
@@ -167,12 +168,37 @@ def ranks() -> list[psutil.Process]:
     return found
 
 
-def histories(output: str) -> dict[str, list[tuple[int, float]]]:
+def database_beside(output: Folder) -> str:
+    return f"sqlite:///{Path(output.location).parent}/mlflow.db"
+
+
+def histories(output: Folder, tracking_uri: str) -> dict[str, list[tuple[int, float]]]:
     """Step and value of every metric, as MLflow has them."""
-    record = json.loads((Path(output) / "run.json").read_text())
-    client = MlflowClient(f"sqlite:///{Path(output).parent}/mlflow.db")
+    record = json.loads(output.read("run.json"))
+    client = MlflowClient(tracking_uri)
     run = client.get_run(record["tracking_run"])
     return {
         name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
         for name in run.data.metrics
     }
+
+
+def test_a_run_in_a_bucket_is_resumed_from_there(s3: str, dataset: Path, tmp_path: Path):
+    """The folder of a run may be in object storage; here four steps are done, and then two more."""
+    values = settings(dataset, tmp_path / "unused")
+    values |= {"output_dir": "s3://sets/runs/bucket", "num_workers": [1], "batch_size": 4}
+    values["tracking_uri"] = uri = f"sqlite:///{tmp_path}/mlflow.db"
+    first = train(TrainConfig.from_values(**{**values, "max_steps": 4}))
+    assert first.steps == 4
+
+    result = train(TrainConfig.from_values(**{**values, "max_steps": 6}))
+    assert result.steps == 6
+    steps = [step for step, _ in histories(result.output, uri)["loss"]]
+    assert steps == [1, 2, 3, 4, 5, 6], "steps that a checkpoint holds are not done again"
+    model = result.output.sub("model")
+    for name in model.names():
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / name).write_bytes(model.read(name))
+    record = TrainingRecord.read(tmp_path / "model")
+    assert record.steps == 6
+    assert Apotheon.load(str(tmp_path / "model"), setting="model").model.num_parameters() > 0
