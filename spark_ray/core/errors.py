@@ -17,12 +17,20 @@ class StorageError(SparkRayError):
     """A path or bucket can't be listed, read or written."""
 
 
+class StorageUnavailable(StorageError):
+    """The whole storage can't be used: no endpoint, or no valid credentials."""
+
+
 class DatasetError(SparkRayError):
     """A dataset is missing, unfinished, damaged, or was built with other settings."""
 
 
 class ModelError(SparkRayError):
     """A model's weights can't be found, read, or don't fit the backend that was asked for."""
+
+
+class ModelFailed(SparkRayError):
+    """A model that was loaded well fails again and again."""
 
 
 class MissingDependency(SparkRayError):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -17,10 +17,17 @@ VIDEO_ID_CHARS = 16
 
 def content_hash(file: BinaryIO) -> str:
     """SHA-256 of a file from its current position, as 64 hex characters."""
+    *_, digest = running_hash(file)
+    return digest
+
+
+def running_hash(file: BinaryIO) -> Iterator[str]:
+    """The hash of what was read so far, again after every MiB; the last is `content_hash`."""
     digest = hashlib.sha256()
+    yield digest.hexdigest()
     while chunk := file.read(_CHUNK_BYTES):
         digest.update(chunk)
-    return digest.hexdigest()
+        yield digest.hexdigest()
 
 
 def text_hash(text: str) -> str:

@@ -18,9 +18,12 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import fsspec
 from fsspec.core import split_protocol
 
-from spark_ray.core.errors import StorageError
+from spark_ray.core.errors import StorageError, StorageUnavailable
 
 _FILE_URL = "file://"
+_BAD_CREDENTIALS = frozenset(
+    ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
+)
 _S3_CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}
 
 
@@ -84,7 +87,8 @@ def storage_errors(location: str, doing: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise StorageError(f"{location}: can't {doing} it: it does not exist") from error
     except PermissionError as error:
-        raise StorageError(
+        kind = StorageUnavailable if _credentials_fail(error) else StorageError
+        raise kind(
             f"{location}: can't {doing} it: access denied; check permissions or credentials"
         ) from error
     except OSError as error:
@@ -93,7 +97,13 @@ def storage_errors(location: str, doing: str) -> Iterator[None]:
         # botocore's errors share no base with OSError; anything else is a defect and passes.
         if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
             raise
-        raise StorageError(f"{location}: can't {doing} it: {_s3_reason(error)}") from error
+        raise StorageUnavailable(f"{location}: can't {doing} it: {_s3_reason(error)}") from error
+
+
+def _credentials_fail(error: PermissionError) -> bool:
+    """Whether S3 refuses them for every object; s3fs hides its answer in the cause."""
+    answer = getattr(error.__cause__, "response", {})
+    return answer.get("Error", {}).get("Code") in _BAD_CREDENTIALS
 
 
 def _reason(error: OSError) -> str:

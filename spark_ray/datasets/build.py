@@ -1,5 +1,6 @@
 """The dataset job: plan, decode, caption, transcribe, commit, publish. Killed, it goes on later."""
 
+import json
 import logging
 import math
 import sys
@@ -20,7 +21,6 @@ from spark_ray.core.errors import (
     DatasetError,
     ModelError,
     SparkRayError,
-    StorageError,
 )
 from spark_ray.core.logging import get_logger
 from spark_ray.core.progress import ProgressReport
@@ -30,6 +30,8 @@ from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile, list_inputs
 from spark_ray.datasets.layout import (
+    METADATA,
+    PARTS,
     RECIPE,
     dataset_name,
     is_published,
@@ -55,7 +57,13 @@ from spark_ray.datasets.plan import (
     store_plan,
     timed_units,
 )
-from spark_ray.datasets.publish import Publication, clear_scaffold, publish
+from spark_ray.datasets.publish import (
+    Publication,
+    clear_scaffold,
+    discard,
+    publication_of,
+    publish,
+)
 from spark_ray.datasets.stages import (
     CommitStage,
     DecodeStage,
@@ -78,7 +86,6 @@ class BuildResult:
     version: Folder
     publication: Publication | None
     rejects: int
-    copies: int
 
 
 def build_dataset(config: BuildConfig) -> BuildResult:
@@ -90,6 +97,9 @@ def build_dataset(config: BuildConfig) -> BuildResult:
         StorageError: the output can't be written; everything committed so far is kept.
     """
     config = config.located()
+    published = sweep_published(config)
+    if published is not None:
+        return published
     version = writable(choose_version(config))
     recipe = check_recipe(version, config)
     # Made first, so that bad settings show before Ray starts.
@@ -98,10 +108,30 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     announce(config, version, resumed=recipe is not None)
     with ray_session(config):
         if recipe is None:
+            discard(version)
             begin(version, config, plan_inputs(files, config))
             log.info("planned", version=version.location, files=len(files))
         run_units(config, version, stages)
         return finish(config, version)
+
+
+def sweep_published(config: BuildConfig) -> BuildResult | None:
+    """Clean up after a run that was killed when it had published, but not yet removed its scaffold.
+
+    If that was a run of this very command, its result is the answer: there is nothing left to do.
+    """
+    dataset = Folder(config.output.rstrip("/"))
+    names = [config.version] if config.version else numbered_versions(dataset)[::-1]
+    newest = next((name for name in names if is_published(dataset.sub(name))), None)
+    if newest is None or not dataset.sub(newest).exists(PARTS):
+        return None
+    version = dataset.sub(newest)
+    metadata = json.loads(version.read(METADATA))
+    clear_scaffold(version, metadata)
+    if metadata["fingerprint"] != config.fingerprint():
+        return None
+    publication = publication_of(metadata)
+    return BuildResult(version, publication, publication.rejects)
 
 
 def choose_version(config: BuildConfig) -> Folder:
@@ -120,7 +150,6 @@ def choose_version(config: BuildConfig) -> Folder:
         if is_unfinished(dataset.sub(name)) and not read_recipe(dataset.sub(name)).parent:
             return dataset.sub(name)
         if is_published(dataset.sub(name)):
-            clear_scaffold(dataset.sub(name))  # a kill may have come between publishing and that
             break
     return dataset.sub(next_version(dataset))
 
@@ -318,8 +347,9 @@ def _consume(dataset: Dataset, progress: ProgressReport) -> None:
 def _reason(table: pa.Table) -> SparkRayError:
     """The error that an actor sent instead of raising it."""
     reject = next(r["reject"] for r in table.to_pylist() if r["status"] == "aborted")
-    kinds = {kind.__name__: kind for kind in (ConfigError, DatasetError, ModelError, StorageError)}
-    return kinds.get(reject["error"], SparkRayError)(reject["message"])
+    kinds = (ConfigError, DatasetError, ModelError)  # others fail in the course of the work
+    named = {kind.__name__: kind for kind in kinds}
+    return named.get(reject["error"], SparkRayError)(reject["message"])
 
 
 def _note(statuses: Counter[str]) -> str:
@@ -334,7 +364,7 @@ def finish(config: BuildConfig, version: Folder) -> BuildResult:
     units = (unit.unit_id for unit, _ in planned_units(version, config))
     unfinished = [unit_id for unit_id in units if not done.is_done(unit_id)]
     if unfinished:
-        raise DatasetError(
+        raise SparkRayError(
             f"{version.location}: {len(unfinished)} units did not come back "
             f"(e.g. {unfinished[0]}); run the same command again to do them"
         )
@@ -342,8 +372,6 @@ def finish(config: BuildConfig, version: Folder) -> BuildResult:
     assert recipe is not None
     if is_published(version):
         raise DatasetError(f"{version.location} was published meanwhile, by another build of it")
-    plan = StoredPlan(version)
-    copies = sum(record.verdict == "duplicate" for record in plan)
-    publication = publish(config, version, recipe, plan)
+    publication = publish(config, version, recipe, StoredPlan(version))
     log.info("published", version=version.location, **done.statuses)
-    return BuildResult(version, publication, done.statuses["rejected"], copies)
+    return BuildResult(version, publication, done.statuses["rejected"])

@@ -115,7 +115,7 @@ def _say_result(result: "BuildResult", elapsed_s: float) -> int:
         print(f"  try rejects  spark-ray data replay {where}")
     print(
         f"published {where}: {done.clips} clips, {done.frames} frames, {done.hours * 60:.1f} min "
-        f"of video in {elapsed_s:.0f} s, {_copies(result.copies)}{_rejects(result.rejects)}"
+        f"of video in {elapsed_s:.0f} s, {_copies(done.copies)}{_rejects(result.rejects)}"
     )
     return 0
 

@@ -1,11 +1,12 @@
-"""What the inputs name: files, folders, globs, list files and buckets become a sorted listing."""
+"""What the inputs name: files, folders, globs, list files and listings become a sorted listing."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
@@ -22,6 +23,8 @@ from spark_ray.core.storage import (
 
 LIST_SUFFIXES = frozenset((".txt", ".list", ".lst"))
 SIDECAR_SUFFIXES = frozenset((".json", ".txt", ".srt", ".vtt"))
+SUBTITLE_SUFFIXES = frozenset((".srt", ".vtt"))
+_LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _GLOB = frozenset("*?[")
 _MAX_LIST_BYTES = 64 << 20
 _LEAVES = "it is a symbolic link that leaves the input folder"
@@ -70,28 +73,43 @@ def list_inputs(inputs: Iterable[str]) -> list[InputFile]:
         StorageError: a folder or bucket can't be listed.
     """
     found: dict[str, InputFile] = {}
+    listings = _Listings()
     for given in inputs:
-        for file in _expand(given):
+        for file in _expand(given, listings):
             found.setdefault(file.location, file)
     return [found[location] for location in sorted(found)]
 
 
-def _expand(given: str) -> Iterator[InputFile]:
+def named_file(location: str) -> InputFile:
+    """One file with its sidecars.
+
+    Raises:
+        StorageError: it does not exist, or its folder can't be listed.
+    """
+    if is_remote(location):
+        return _Listings().file(location)
+    path = local_path(location)
+    if not path.exists():
+        raise StorageError(f"{location}: it does not exist")
+    return _Listings().beside(path)
+
+
+def _expand(given: str, listings: "_Listings") -> Iterator[InputFile]:
     if is_remote(given):
-        yield from _expand_remote(given)
+        yield from listings.expand(given)
         return
     path = local_path(given).expanduser()
     if path.is_dir():
         yield from _walk(path)
     elif path.exists() or path.is_symlink():
-        yield from _from_list(path) if _is_list(path) else [_beside(path)]
+        yield from _from_list(path, listings) if _is_list(path) else [listings.beside(path)]
     elif _GLOB & set(given):
-        yield from _from_pattern(path)
+        yield from _from_pattern(path, listings)
     else:
         raise ConfigError(f"input: {given!r} does not exist")
 
 
-def _from_pattern(pattern: Path) -> Iterator[InputFile]:
+def _from_pattern(pattern: Path, listings: "_Listings") -> Iterator[InputFile]:
     root = Path(*_leading_parts(pattern))
     inside = root.resolve()
     matches = [
@@ -102,14 +120,15 @@ def _from_pattern(pattern: Path) -> Iterator[InputFile]:
     if not matches:
         raise ConfigError(f"input: the pattern {location_of(pattern)!r} matches no file")
     for path in matches:
-        yield _beside(path, None if _stays_in(path, inside) else OutsideInput(_LEAVES))
+        stays = path.resolve().is_relative_to(inside)  # a folder on the way may be a link too
+        yield listings.beside(path, None if stays else OutsideInput(_LEAVES))
 
 
 def _stays_in(path: Path, root: Path) -> bool:
     return not path.is_symlink() or path.resolve().is_relative_to(root)
 
 
-def _leading_parts(pattern: Path) -> Iterator[str]:
+def _leading_parts(pattern: PurePath) -> Iterator[str]:
     for part in pattern.parts:
         if _GLOB & set(part):
             return
@@ -140,26 +159,14 @@ def _walk(root: Path) -> Iterator[InputFile]:
             yield InputFile(location_of(path.absolute()), _without(name, sidecars), problem)
 
 
-def _beside(path: Path, problem: SparkRayError | None = None) -> InputFile:
-    """A file that was named by itself, with its sidecars; those may not be links elsewhere."""
-    folder = path.parent.resolve()
-    candidates = (path.with_suffix(suffix) for suffix in sorted(SIDECAR_SUFFIXES))
-    sidecars = tuple(
-        location_of(text.absolute())
-        for text in candidates
-        if text != path and text.is_file() and _stays_in(text, folder)
-    )
-    return InputFile(location_of(path.absolute()), sidecars, problem)
-
-
-def _is_list(path: Path) -> bool:
+def _is_list(path: PurePath) -> bool:
     return path.suffix.lower() in LIST_SUFFIXES
 
 
-def _from_list(path: Path) -> Iterator[InputFile]:
+def _from_list(path: Path, listings: "_Listings") -> Iterator[InputFile]:
     """The files that a list names, one a line, relative to the list; `#` begins a comment."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"input: the list file {location_of(path)} is not UTF-8 text") from error
     except OSError as error:
@@ -169,68 +176,131 @@ def _from_list(path: Path) -> Iterator[InputFile]:
         raise ConfigError(f"input: the list file {location_of(path)} names no file")
     for entry in entries:
         if is_remote(entry):
-            yield from _expand_remote(entry)
+            yield from listings.in_list(entry)
             continue
         named = path.parent / local_path(entry)
         if named.is_dir():
             yield from _walk(named)
         elif named.exists():
-            yield _beside(named)
+            yield listings.beside(named)
         else:
             yield InputFile(
                 location_of(named.absolute()), problem=StorageError("it does not exist")
             )
 
 
-def _expand_remote(given: str) -> Iterator[InputFile]:
-    fs, path = filesystem(given)
-    with storage_errors(given, "list"):
-        fs.invalidate_cache()
-        keys: list[str] = []
-        if _GLOB & set(path) and not fs.exists(path):
-            keys = [key for key in fs.glob(path) if not fs.isdir(key)]
-        else:
-            with suppress(FileNotFoundError):  # what s3fs says of a bucket that is not there
-                keys = fs.find(path)
-        if not keys:
-            raise ConfigError(f"input: {given!r} does not exist or holds no file")
-    if keys == [path] and PurePosixPath(path).suffix.lower() in LIST_SUFFIXES:
-        yield from _from_remote_list(given)
-        return
-    yield from _remote_files(
-        fs, [key for key in keys if not PurePosixPath(key).name.startswith(".")]
-    )
+class _Listings:
+    """The texts in each folder, looked up once for all inputs; and what object storage holds."""
 
+    def __init__(self) -> None:
+        self._texts: dict[str, defaultdict[str, list[str]]] = {}
 
-def _from_remote_list(location: str) -> Iterator[InputFile]:
-    """As `_from_list`; entries are addresses, or keys relative to the list's own folder."""
-    folder = location.rpartition("/")[0]
-    for line in read_bytes(location, _MAX_LIST_BYTES).decode("utf-8", "replace").splitlines():
-        entry = line.strip()
-        if entry and not entry.startswith("#"):
-            yield from _expand_remote(entry if is_remote(entry) else f"{folder}/{entry}")
+    def beside(self, path: Path, problem: SparkRayError | None = None) -> InputFile:
+        """A local file that was named by itself, with its sidecars; those may not be links away."""
+        folder = path.parent
+        if str(folder) not in self._texts:
+            try:
+                names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+            except OSError:
+                names = []  # a folder that may be entered, but not listed
+            self._texts[str(folder)] = _texts_by_stem(names)
+        texts = (path.with_name(name) for name in self._texts[str(folder)][path.stem])
+        inside = folder.resolve()
+        sidecars = tuple(
+            location_of(text.absolute())
+            for text in texts
+            if text != path and _stays_in(text, inside)
+        )
+        return InputFile(location_of(path.absolute()), sidecars, problem)
 
+    def expand(self, given: str) -> Iterator[InputFile]:
+        """The files of a key, a prefix, a pattern or a list.
 
-def _remote_files(fs: Any, keys: list[str]) -> Iterator[InputFile]:
-    by_folder: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
+        Raises:
+            ConfigError: there are none.
+            StorageError: the bucket can't be listed.
+        """
+        fs, path = filesystem(given)
+        with storage_errors(given, "list"):
+            path = str(fs._strip_protocol(given))  # as the keys are written
+            fs.invalidate_cache()
+            if _GLOB & set(path) and not fs.exists(path):
+                root = "/".join(_leading_parts(PurePosixPath(path)))
+                keys = [key for key in fs.glob(path) if not fs.isdir(key)]
+            else:
+                root, keys = path, []
+                with suppress(FileNotFoundError):  # what s3fs says of a bucket that is not there
+                    keys = fs.find(path)
+            if not keys:
+                raise ConfigError(f"input: {given!r} does not exist or holds no file")
+        if keys == [path]:
+            yield from (
+                self._from_list(given)
+                if _is_list(PurePosixPath(path))
+                else [self._known_file(fs, path)]
+            )
+            return
+        for key in keys:
+            if not any(part.startswith(".") for part in key[len(root) :].split("/")):
+                yield self._known_file(fs, key)
+
+    def file(self, location: str) -> InputFile:
+        """One file.
+
+        Raises:
+            StorageError: it does not exist, or its folder can't be listed.
+        """
+        fs, path = filesystem(location)
+        with storage_errors(location, "read"):
+            if not fs.isfile(path):
+                raise StorageError(f"{location}: it does not exist")
+        return self._known_file(fs, path)
+
+    def in_list(self, entry: str) -> Iterator[InputFile]:
+        """What an entry of a list names. One that is not there is a reject, as any bad file."""
+        try:
+            fs, path = filesystem(entry)
+            with storage_errors(entry, "list"):
+                is_file = fs.isfile(path)
+            yield from [self._known_file(fs, path)] if is_file else self.expand(entry)
+        except ConfigError:
+            yield InputFile(entry, problem=StorageError("it does not exist"))
+
+    def _from_list(self, location: str) -> Iterator[InputFile]:
+        """As `_from_list`; entries are addresses, or keys relative to the list's own folder."""
+        folder = location.rpartition("/")[0]
+        for line in read_bytes(location, _MAX_LIST_BYTES).decode("utf-8", "replace").split("\n"):
+            entry = line.strip()
+            if entry and not entry.startswith("#"):
+                yield from self.in_list(entry if is_remote(entry) else f"{folder}/{entry}")
+
+    def _known_file(self, fs: Any, key: str) -> InputFile:
         folder, _, name = key.rpartition("/")
-        by_folder[folder].append(name)
-    for folder, names in by_folder.items():
-        texts = _texts_by_stem(names)
-        for name in names:
-            location = str(fs.unstrip_protocol(f"{folder}/{name}"))
-            parent = location.rpartition("/")[0]
-            sidecars = tuple(f"{parent}/{text}" for text in texts[PurePosixPath(name).stem])
-            yield InputFile(location, _without(name, sidecars))
+        parent = str(fs.unstrip_protocol(folder))
+        if parent not in self._texts:
+            with storage_errors(parent, "list"):
+                keys = fs.ls(folder, detail=False)
+            self._texts[parent] = _texts_by_stem(key.rpartition("/")[2] for key in keys)
+        texts = self._texts[parent][PurePosixPath(name).stem]
+        sidecars = tuple(f"{parent}/{text}" for text in texts)
+        return InputFile(f"{parent}/{name}", _without(name, sidecars))
 
 
 def _texts_by_stem(names: Iterable[str]) -> defaultdict[str, list[str]]:
+    """Text files by the stem of the video that they are about; film.de.srt is about film too."""
     texts: defaultdict[str, list[str]] = defaultdict(list)
-    for name in sorted(names):
-        if PurePosixPath(name).suffix.lower() in SIDECAR_SUFFIXES:
-            texts[PurePosixPath(name).stem].append(name)
+    sidecars = [path for path in map(PurePosixPath, sorted(names)) if _is_sidecar(path)]
+    for path in sidecars:
+        texts[path.stem].append(path.name)
+    for path in sidecars:
+        stem = PurePosixPath(path.stem)
+        if path.suffix.lower() in SUBTITLE_SUFFIXES and _LANGUAGE.fullmatch(stem.suffix):
+            texts[stem.stem].append(path.name)
     return texts
+
+
+def _is_sidecar(path: PurePosixPath) -> bool:
+    return path.suffix.lower() in SIDECAR_SUFFIXES
 
 
 def _without(name: str, sidecars: tuple[str, ...]) -> tuple[str, ...]:

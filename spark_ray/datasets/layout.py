@@ -15,6 +15,7 @@ MANIFEST = "manifest.jsonl"
 METADATA = "metadata.json"
 REJECTS = "rejects.jsonl"
 REPORT = "report.html"
+DATA = "data"
 PARTS = "parts"
 RECIPE = f"{PARTS}/recipe.json"
 _WRITING = f"{PARTS}/writing"
@@ -106,7 +107,7 @@ def _versions(dataset: Folder) -> list[str]:
 
 
 def asset_folder(clip_id: str) -> str:
-    return f"data/{clip_id[:2]}/{clip_id}"
+    return f"{DATA}/{clip_id[:2]}/{clip_id}"
 
 
 def frame_name(clip_id: str, number: int) -> str:

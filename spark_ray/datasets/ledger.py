@@ -94,9 +94,9 @@ def part_names(version: Folder) -> list[str]:
     return [name for name in version.names(_COMMITTED) if name.endswith(".jsonl")]
 
 
-def read_parts(version: Folder, names: Iterable[str] | None = None) -> Iterator[Outcome]:
+def read_parts(version: Folder) -> Iterator[Outcome]:
     """Every committed outcome. One that was committed twice, by a retried task, comes twice."""
-    for name in part_names(version) if names is None else names:
+    for name in part_names(version):
         for line in version.lines(name):
             yield Outcome.model_validate_json(line)
 

@@ -14,14 +14,16 @@ from typing import Any, Literal
 
 import ray
 from pydantic import Field
-from ray.exceptions import OutOfMemoryError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from spark_ray.core.errors import (
     MediaLimitExceeded,
     NotAVideo,
+    SparkRayError,
+    StorageUnavailable,
     WorkerCrashed,
 )
-from spark_ray.core.provenance import VIDEO_ID_CHARS, content_hash, text_hash
+from spark_ray.core.provenance import VIDEO_ID_CHARS, running_hash, text_hash
 from spark_ray.core.schema import Clip, FilterDecision, Record, Reject, VideoInfo
 from spark_ray.core.storage import (
     Folder,
@@ -34,7 +36,7 @@ from spark_ray.core.storage import (
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile
 from spark_ray.datasets.layout import SOURCES
-from spark_ray.media.deadline import call_with_deadline
+from spark_ray.media.deadline import iterate_with_deadline
 from spark_ray.media.source import VIDEO_EXTENSIONS, open_source
 
 _FILES_PER_TASK = 32
@@ -123,6 +125,8 @@ def _scan_all(
                 continue
             crash = WorkerCrashed("looking at it killed its worker process again and again")
             found = scan_files([replace(chunk[0], problem=crash)], config)
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, SparkRayError) else error) from None
         yield from found
         advance(len(found))
 
@@ -155,9 +159,13 @@ def scan_file(file: InputFile, config: BuildConfig) -> SourceRecord:
     try:
         if file.problem:
             raise file.problem
-        record.info, record.source_hash = call_with_deadline(
+        found = iterate_with_deadline(
             lambda: _look_inside(file.location, config), config.decode_timeout_s, "reading it"
         )
+        for record.info, record.source_hash in found:
+            pass  # the last has the hash of the whole
+    except StorageUnavailable:
+        raise  # it would make a reject of every file that is left
     except NotAVideo as error:
         if PurePosixPath(file.location).suffix.lower() not in VIDEO_EXTENSIONS:
             record.verdict = "ignored"
@@ -170,12 +178,13 @@ def scan_file(file: InputFile, config: BuildConfig) -> SourceRecord:
     return record
 
 
-def _look_inside(location: str, config: BuildConfig) -> tuple[VideoInfo, str]:
+def _look_inside(location: str, config: BuildConfig) -> Iterator[tuple[VideoInfo, str]]:
     with storage_errors(location, "read"):
-        return _probe_and_hash(location, config)
+        yield from _probe_and_hash(location, config)
 
 
-def _probe_and_hash(location: str, config: BuildConfig) -> tuple[VideoInfo, str]:
+def _probe_and_hash(location: str, config: BuildConfig) -> Iterator[tuple[VideoInfo, str]]:
+    """What the file says of itself, and its hash so far: again after each piece that was read."""
     size_bytes = _size_bytes(location)
     if size_bytes > config.max_file_bytes:
         raise MediaLimitExceeded(
@@ -187,7 +196,8 @@ def _probe_and_hash(location: str, config: BuildConfig) -> tuple[VideoInfo, str]
         with open_source(file, config) as source:
             info = source.info
         file.seek(0)
-        return info, content_hash(file)
+        for digest in running_hash(file):
+            yield info, digest
 
 
 def _size_bytes(location: str) -> int:

@@ -6,10 +6,9 @@ import platform
 import tempfile
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import av
@@ -20,11 +19,14 @@ from spark_ray.core.provenance import code_version, git_commit, now_iso
 from spark_ray.core.storage import Folder, storage_errors
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import (
+    DATA,
     MANIFEST,
     METADATA,
     PARTS,
+    RECIPE,
     REJECTS,
     REPORT,
+    SHARDS,
     SOURCES,
     dataset_name,
 )
@@ -35,6 +37,7 @@ from spark_ray.datasets.shards import ShardWriter
 from spark_ray.datasets.statistics import ClipStatistics, FilteredOut, survivor_funnel
 
 _SORTED_AT_ONCE_BYTES = 2 << 20
+_MOST_FILES = 128
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Publication:
 
     clips: int
     rejects: int
+    copies: int
     frames: int
     hours: float
     manifest_sha256: str
@@ -68,29 +72,44 @@ def publish(
     """
     found = _compact(config, version)
     if not found.statistics.clips:
-        for name in (MANIFEST, SOURCES, PARTS):
-            version.remove(name)
+        discard(version)
         return None
     metadata = _metadata(config, version, recipe, records, found)
     write_report(version, metadata)
     version.write(METADATA, dump_json(metadata))
-    clear_scaffold(version)
+    clear_scaffold(version, metadata)
+    return publication_of(metadata)
+
+
+def publication_of(metadata: Mapping[str, Any]) -> Publication:
+    """What the `metadata.json` of a published version says of it."""
+    statistics, funnel = metadata["statistics"], metadata["funnel"]
     return Publication(
-        clips=found.statistics.clips,
-        rejects=sum(found.rejects.values()),
-        frames=found.statistics.frames,
-        hours=found.statistics.duration_s / 3600,
-        manifest_sha256=found.manifest.hexdigest(),
+        clips=statistics["clips"],
+        rejects=sum(entry["count"] for entry in funnel["rejects"]),
+        copies=funnel["files"]["duplicate"],
+        frames=statistics["frames"],
+        hours=statistics["duration_s"] / 3600,
+        manifest_sha256=metadata["manifest_sha256"],
     )
 
 
-def clear_scaffold(version: Folder) -> None:
+def clear_scaffold(version: Folder, metadata: Mapping[str, Any]) -> None:
     """Remove what only the build of a published version needed; may be done again at any time."""
-    if not version.exists(PARTS):
-        return
-    if json.loads(version.read(METADATA))["format"] == "parquet":
-        version.remove("data")
+    if metadata["format"] == "parquet":
+        version.remove(DATA)
     version.remove(PARTS)
+
+
+def discard(version: Folder) -> None:
+    """Undo an unfinished build, or what a kill left of one; only its rejects stay.
+
+    The recipe goes first: without it nothing here is taken for a build to go on with. The parts go
+    last: where they are, this is done again.
+    """
+    if version.exists(PARTS):
+        for name in (RECIPE, DATA, SHARDS, MANIFEST, SOURCES, PARTS):
+            version.remove(name)
 
 
 def _compact(config: BuildConfig, version: Folder) -> _Compaction:
@@ -129,22 +148,20 @@ def sorted_outcomes(version: Folder) -> Iterator[Outcome]:
 
     Parts come in the order in which work happened to finish. They are dealt out to files on the
     local disk by the first two digits of their ids, which are of a hash, so that each file is small
-    enough to be sorted in memory.
+    enough to be sorted in memory. The files have no names, and go when the process does.
     """
     names = part_names(version)
-    count = min(256, 1 + sum(version.size(name) for name in names) // _SORTED_AT_ONCE_BYTES)
+    count = min(_MOST_FILES, 1 + sum(version.size(name) for name in names) // _SORTED_AT_ONCE_BYTES)
     bounds = [f"{256 * i // count:02x}" for i in range(1, count)]
-    with tempfile.TemporaryDirectory(prefix="spark-ray-sort-") as folder:
-        dealt = [Path(folder, f"{number}.jsonl") for number in range(count)]
-        with storage_errors(folder, "write"), ExitStack() as stack:
-            files = [stack.enter_context(path.open("wb")) for path in dealt]
-            for name in names:
-                for line in version.lines(name):
-                    identity = Outcome.model_validate_json(line).id
-                    files[bisect_right(bounds, identity)].write(line)
-        for path in dealt:
-            with path.open("rb") as lines:
-                outcomes = {o.id: o for o in map(Outcome.model_validate_json, lines)}
+    with storage_errors(tempfile.gettempdir(), "write"), ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
+        for name in names:
+            for line in version.lines(name):
+                identity = json.loads(line)["id"]
+                files[bisect_right(bounds, identity)].write(line)
+        for file in files:
+            file.seek(0)
+            outcomes = {o.id: o for o in map(Outcome.model_validate_json, file)}
             for identity in sorted(outcomes):
                 yield outcomes.pop(identity)
 

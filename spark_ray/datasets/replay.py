@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from spark_ray.core.errors import ConfigError, DatasetError
+from spark_ray.core.errors import StorageError
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
@@ -25,9 +25,10 @@ from spark_ray.datasets.build import (
     run_units,
 )
 from spark_ray.datasets.config import BuildConfig
-from spark_ray.datasets.ingest import InputFile, list_inputs
+from spark_ray.datasets.ingest import InputFile, named_file
 from spark_ray.datasets.layout import (
     METADATA,
+    PARTS,
     RECIPE,
     REJECTS,
     asset_folder,
@@ -41,9 +42,11 @@ from spark_ray.datasets.layout import (
 )
 from spark_ray.datasets.ledger import Outcome, commit_part, read_parts, read_recipe
 from spark_ray.datasets.plan import SourceRecord, StoredPlan, mark_duplicates
+from spark_ray.datasets.publish import clear_scaffold, discard
 from spark_ray.datasets.stages import caption_stage, transcribe_stage
 
 _PARENT_UNIT = "parent"
+_CARRYING = f"{PARTS}/carrying"
 _LINES_PER_PART = 1000
 
 
@@ -58,6 +61,7 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
     """
     parent = resolve_published(reference)
     metadata = json.loads(parent.read(METADATA))
+    clear_scaffold(parent, metadata)  # what a kill may have left of its build
     rejects = [json.loads(line) for line in parent.lines(REJECTS)]
     if not rejects:
         return None
@@ -74,10 +78,13 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
           file=sys.stderr)  # fmt: skip
     with ray_session(config):
         if not version.exists(RECIPE):
+            discard(version)
+            version.write(_CARRYING, b"")  # so that what a kill leaves is known to be of a build
             _carry_over(parent, version, config, metadata["statistics"]["clips"])
             begin(version, config, _records_to_retry(parent, rejects, config), origin)
         run_units(config, version, [caption_stage(config), transcribe_stage(config)])
         if not _recovered(parent, version):
+            discard(version)
             version.delete()
             return None
         return finish(config, version)
@@ -163,9 +170,9 @@ def _records_to_retry(
 
 def _still_there(location: str) -> InputFile:
     try:
-        return next(file for file in list_inputs([location]) if file.location == location)
-    except (ConfigError, StopIteration):
-        return InputFile(location, problem=DatasetError("it does not exist any more"))
+        return named_file(location)
+    except StorageError:
+        return InputFile(location, problem=StorageError("it does not exist any more"))
 
 
 def _recovered(parent: Folder, version: Folder) -> bool:

@@ -15,7 +15,13 @@ from uuid import uuid4
 import cv2
 import pyarrow as pa
 
-from spark_ray.core.errors import CorruptMedia, ModelError, SparkRayError, WorkerCrashed
+from spark_ray.core.errors import (
+    CorruptMedia,
+    ModelFailed,
+    SparkRayError,
+    StorageUnavailable,
+    WorkerCrashed,
+)
 from spark_ray.core.provenance import code_version
 from spark_ray.core.schema import (
     Clip,
@@ -173,6 +179,8 @@ class DecodeStage:
                 yield row
             if count == 0:
                 raise CorruptMedia("no frame lies in this span of it")
+        except StorageUnavailable:
+            raise  # it would make a reject of every file that is left
         except Exception as error:  # noqa: BLE001 - no file, however odd, may stop the build
             yield rejected(unit, self.name, error)
 
@@ -315,7 +323,7 @@ class ModelStage:
         """
         self._failures_in_a_row += 1
         if self.holds_weights and self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW:
-            raise ModelError(
+            raise ModelFailed(
                 f"{self.name}: the model failed on {_MAX_FAILURES_IN_A_ROW} clips in a row, last "
                 f"with {type(error).__name__}: {error}; mend that and run the same command again"
             ) from error

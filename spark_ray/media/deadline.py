@@ -65,8 +65,3 @@ def iterate_with_deadline(
 class _Failure:
     def __init__(self, error: BaseException) -> None:
         self.error = error
-
-
-def call_with_deadline(function: Callable[[], Item], timeout_s: float, doing: str) -> Item:
-    """`function()`, or `MediaTimeout` after `timeout_s` seconds."""
-    return next(iterate_with_deadline(lambda: iter([function()]), timeout_s, doing))

@@ -68,7 +68,6 @@ class SceneDetector:
         self._rate = rate if rate > 0 else Fraction(25)
         self._time_base = time_base
         self._downscaler: Downscaler | None = None
-        self.scores: list[float] = []
 
     def process(self, frame: av.VideoFrame, pts: int) -> list[float]:
         """Cuts, in seconds from pts 0, that are certain now that this frame is seen.
@@ -84,7 +83,6 @@ class SceneDetector:
         image = self._downscaler(frame)
         timecode = FrameTimecode(Timecode(pts=pts, time_base=self._time_base), fps=self._rate)
         cuts = self._detector.process_frame(timecode, image)
-        self.scores.append(self._detector._frame_score or 0.0)
         return [cut.seconds for cut in cuts]
 
 

@@ -1,13 +1,15 @@
 """What the inputs name: each file once, sorted, with the texts beside it."""
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
+import fsspec
 import pytest
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.storage import local_path
-from spark_ray.datasets.ingest import list_inputs
+from spark_ray.datasets.ingest import list_inputs, named_file
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -106,6 +108,21 @@ def test_a_text_that_is_a_link_out_of_the_folder_is_no_sidecar(tmp_path: Path) -
     assert files["a.mp4"].sidecars == ()
 
 
+def test_a_pattern_follows_no_link_out_of_its_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "in/x/a.mp4", "out/secret.mp4")
+    (tmp_path / "in" / "evil").symlink_to(tmp_path / "out")
+    found = {Path(f.location).name: f.problem for f in list_inputs([str(tmp_path / "in/*/*.mp4")])}
+    assert found["a.mp4"] is None
+    assert type(found["secret.mp4"]).__name__ == "OutsideInput"
+
+
+def test_subtitles_may_say_their_language(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "a.srt", "a.de.srt", "a.pt-BR.vtt", "a.de.txt", "a.part2.srt")
+    (found,) = list_inputs([str(tmp_path / "*.mp4")])
+    names = [Path(s).name for s in found.sidecars]
+    assert names == ["a.srt", "a.de.srt", "a.pt-BR.vtt"], "the plain name comes first"
+
+
 def test_the_label_is_the_folders_name(tmp_path: Path) -> None:
     touch(tmp_path, "cats/a.mp4")
     (file,) = list_inputs([str(tmp_path)])
@@ -126,3 +143,47 @@ def test_a_list_without_files_or_without_text_is_told_by_name(tmp_path: Path) ->
         list_inputs([str(tmp_path / "a.txt")])
     with pytest.raises(ConfigError, match=r"b\.txt is not UTF-8"):
         list_inputs([str(tmp_path / "b.txt")])
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """Object storage without a server: fsspec's own in-memory file system."""
+    fs = fsspec.filesystem("memory")
+    for name in ("in/a.mp4", "in/a.txt", "in/b.mp4", "in/.cache/h.mp4", "in/.h.mp4", "c.mp4"):
+        fs.pipe_file(f"/films/{name}", b"data")
+    yield "memory://films"
+    fs.rm("/films", recursive=True)
+
+
+def keys(*inputs: str) -> dict[str, tuple[str, ...]]:
+    """Names of what was found, with those of its sidecars."""
+    return {
+        PurePosixPath(file.location).name: tuple(PurePosixPath(s).name for s in file.sidecars)
+        for file in list_inputs(inputs)
+        if file.problem is None
+    }
+
+
+@pytest.mark.parametrize("given", ["in", "in/a.mp4", "in/*.mp4", "all.lst"])
+def test_a_file_in_a_bucket_has_its_sidecars_however_it_was_named(bucket: str, given: str) -> None:
+    fsspec.filesystem("memory").pipe_file("/films/all.lst", b"in/a.mp4\n")
+    assert keys(f"{bucket}/{given}")["a.mp4"] == ("a.txt",)
+    assert [Path(s).name for s in named_file(f"{bucket}/in/a.mp4").sidecars] == ["a.txt"]
+
+
+def test_what_is_hidden_in_a_bucket_is_left_out(bucket: str) -> None:
+    assert set(keys(f"{bucket}/in")) == {"a.mp4", "a.txt", "b.mp4"}
+    assert set(keys(f"{bucket}/**/*.mp4")) == {"a.mp4", "b.mp4", "c.mp4"}
+
+
+def test_a_list_in_a_bucket_may_name_itself_and_what_is_not_there(bucket: str) -> None:
+    fsspec.filesystem("memory").pipe_file("/films/all.lst", b"all.lst\ngone.mp4\n# x\nc.mp4\n")
+    found = {PurePosixPath(f.location).name: f.problem for f in list_inputs([f"{bucket}/all.lst"])}
+    assert found["all.lst"] is found["c.mp4"] is None
+    assert "does not exist" in str(found["gone.mp4"])
+
+
+def test_a_local_list_may_name_what_is_not_in_the_bucket(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "all.lst").write_text(f"{bucket}/gone.mp4\n{bucket}/c.mp4\n")
+    problems = [f.problem for f in list_inputs([str(tmp_path / "all.lst")])]
+    assert [problem is None for problem in problems] == [True, False]

@@ -7,7 +7,6 @@ import pytest
 from spark_ray.core.errors import DatasetError
 from spark_ray.core.schema import Clip
 from spark_ray.core.storage import Folder
-from spark_ray.datasets import publish
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import RECIPE
 from spark_ray.datasets.ledger import (
@@ -134,16 +133,3 @@ def test_a_new_run_tries_again(version: Folder) -> None:
     for _ in range(4):
         attempt(version, block, "killer")
     assert not CrashGuard(version, "another run").begin_block(block)
-
-
-@pytest.mark.parametrize("round_bytes", [1 << 30, 500, 40])
-def test_outcomes_come_sorted_and_once_in_any_number_of_rounds(
-    version: Folder, monkeypatch: pytest.MonkeyPatch, round_bytes: int
-) -> None:
-    monkeypatch.setattr(publish, "_SORTED_AT_ONCE_BYTES", round_bytes)
-    ids = [f"{number * 37 % 256:02x}{number:04x}-clip" for number in range(300)]
-    ids += ["file-0123", "ffff-last", "00-first"]
-    for start in range(0, len(ids), 40):
-        commit_part(version, [outcome(i) for i in ids[start : start + 40]])
-    commit_part(version, [outcome(i) for i in ids[30:60]])
-    assert [o.id for o in publish.sorted_outcomes(version)] == sorted(ids)

@@ -7,18 +7,22 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import pytest
 from media_factory import pictures
 
-from spark_ray.core.errors import MediaError, MediaTimeout
+from spark_ray.core.errors import MediaError, MediaTimeout, StorageUnavailable
+from spark_ray.core.schema import Clip
+from spark_ray.core.storage import Folder
+from spark_ray.datasets import plan, stages
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile
 from spark_ray.datasets.plan import SourceRecord, scan_file
+from spark_ray.datasets.stages import DecodeStage
 from spark_ray.media import deadline
-from spark_ray.media.deadline import call_with_deadline, iterate_with_deadline
+from spark_ray.media.deadline import iterate_with_deadline
 from spark_ray.media.encode import write_video
 
 
@@ -141,10 +145,6 @@ def test_whoever_stops_listening_leaves_no_thread_behind() -> None:
     assert closed.wait(5)
 
 
-def test_a_call_within_its_time_gives_its_value() -> None:
-    assert call_with_deadline(lambda: 7, 5.0, "thinking") == 7
-
-
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.mp4")
     started = time.monotonic()
@@ -183,6 +183,24 @@ def test_a_video_is_known_by_its_content(tmp_path: Path) -> None:
     assert records[0].video_id == records[1].video_id
     assert records[0].info is not None
     assert records[0].info.duration == pytest.approx(0.4)
+
+
+def test_storage_that_fails_altogether_makes_no_rejects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(location: str) -> BinaryIO:
+        raise StorageUnavailable(f"{location}: the endpoint can't be reached")
+
+    (tmp_path / "a.mp4").write_bytes(b"data")
+    monkeypatch.setattr(plan, "open_read", unreachable)
+    monkeypatch.setattr(stages, "open_read", unreachable)
+    with pytest.raises(StorageUnavailable):
+        scan(str(tmp_path / "a.mp4"))
+    config = BuildConfig.from_values(input=["x"], output="y")
+    decode = DecodeStage(config, Folder(str(tmp_path / "v1")), "run", {})
+    unit = Clip(clip_id="u", video_id="v", unit_id="u", source_path="s3://x/a.mp4", status="ok")
+    with pytest.raises(StorageUnavailable):
+        list(decode.process([unit]))
 
 
 def test_a_file_above_the_size_limit_is_refused(tmp_path: Path) -> None:

@@ -34,9 +34,11 @@ def our_scores(path: Path) -> list[float]:
         stream = container.streams.video[0]
         rate, base = Fraction(stream.guessed_rate), Fraction(stream.time_base)
         detector = SceneDetector(SceneOptions(), rate, base)
+        scores = []
         for frame in container.decode(stream):
             detector.process(frame, frame.pts - stream.start_time)
-    return detector.scores
+            scores.append(detector._detector._frame_score or 0.0)
+    return scores
 
 
 def written(path: Path, size: tuple[int, int], count: int, **settings: object) -> Path:
