@@ -89,7 +89,7 @@ def publication_of(metadata: Mapping[str, Any]) -> Publication:
         rejects=sum(entry["count"] for entry in funnel["rejects"]),
         copies=funnel["files"]["duplicate"],
         frames=statistics["frames"],
-        hours=statistics["duration_s"] / 3600,
+        hours=statistics["hours"],
         manifest_sha256=metadata["manifest_sha256"],
     )
 

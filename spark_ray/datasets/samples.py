@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from spark_ray.core.errors import DatasetError, StorageError, unknown_choice
+from spark_ray.core.provenance import content_hash
 from spark_ray.core.storage import Folder, open_read
 from spark_ray.datasets.layout import frame_name
 from spark_ray.datasets.reading import BrokenLines, manifest_of, read_manifest
@@ -66,6 +67,11 @@ class SampleIndex:
     @property
     def location(self) -> str:
         return self.version / self.manifest
+
+    def manifest_sha256(self) -> str:
+        """SHA-256 of the manifest, as 64 hex characters."""
+        with open_read(self.location) as file:
+            return content_hash(file)
 
     def split(self, name: str) -> "SampleIndex":
         """The clips of one split, or of all for `all`.

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_ray.core.errors import DatasetError, MissingDependency
-from spark_ray.core.provenance import code_version, content_hash, fingerprint, git_commit, now_iso
-from spark_ray.core.storage import Folder, open_read
+from spark_ray.core.provenance import code_version, fingerprint, git_commit, now_iso
+from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import ray_session
 from spark_ray.datasets.layout import MANIFEST, is_published
 from spark_ray.datasets.reading import load_metadata
@@ -171,14 +171,12 @@ def _dataset_info(config: EvaluateConfig, clips: SampleIndex) -> DatasetInfo:
     if clips.manifest == MANIFEST and is_published(clips.version):
         metadata = load_metadata(clips.version)
         name, version = metadata["name"], metadata["version"]
-    with open_read(clips.location) as file:
-        manifest_hash = content_hash(file)
     return DatasetInfo(
         reference=config.dataset,
         location=clips.location,
         name=name,
         version=version,
-        manifest_sha256=manifest_hash,
+        manifest_sha256=clips.manifest_sha256(),
         split=config.split,
     )
 

@@ -12,14 +12,23 @@ from spark_ray.training.tracking import RunStatus, Tracker, environment
 class Board:
     """The last metrics of a run, for whoever asks, and the run's tracker."""
 
-    def __init__(self, tracking: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        self.tracker = Tracker.start(**tracking)
-        self.tracker.log_settings(settings, environment())
+    tracker: Tracker
+
+    def __init__(self) -> None:
         self.step = 0
         self.metrics: dict[str, float] = {}
         self._logged: dict[str, int] = {}
 
-    def run_id(self) -> str | None:
+    def start(
+        self, tracking: Mapping[str, Any], settings: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> str | None:
+        """Open the MLflow run; its id.
+
+        Raises:
+            ConfigError: MLflow can't use such an address, or not this experiment.
+        """
+        self.tracker = Tracker.start(**tracking)
+        self.tracker.log_settings(settings, {**environment(), **tags})
         return self.tracker.run_id
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None:

@@ -1,6 +1,7 @@
 """The training job's configuration: model, data, optimisation, engine, checkpoints, tracking."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from spark_ray.core.storage import absolute, is_remote, local_path
 from spark_ray.datasets.config import check_outlives_job, in_job_files
 from spark_ray.training.augment import AugmentOptions
 from spark_ray.training.curriculum import Stage, check_curriculum, default_curriculum
+from spark_ray.training.schedule import Schedule
 from spark_ray.training.tracking import default_tracking_uri
 
 EngineName = Literal["ddp", "zero1", "zero2", "zero3"]
@@ -107,7 +109,7 @@ class OptimizationOptions(BaseModel):
     )
     gradient_accumulation: int = Field(8, ge=1, description="micro-batches in a step")
     learning_rate: float = Field(3e-5, gt=0, description="highest rate of AdamW")
-    schedule: Literal["cosine", "linear", "constant"] = Field(
+    schedule: Schedule = Field(
         "cosine", description="how the rate falls in each stage after its warm-up"
     )
     warmup_ratio: float = Field(
@@ -319,21 +321,23 @@ OPERATIONAL = {
     "data_ahead_bytes",
     "prefetch_batches",
     "offload",
+    "deepspeed_config",  # its content counts, not its name
     "gradient_checkpointing",
     "batch_size",
     "max_skipped_steps",
 }
 
 
-def check_resumable(config: TrainConfig, recorded: dict[str, Any]) -> None:
+def check_resumable(
+    output_dir: str, settings: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> None:
     """
     Raises:
         ConfigError: the run in this folder was started with other settings; names the first.
     """
-    current = {**config.content_settings(), "global_batch": config.global_batch}
-    for name in sorted({*current, *recorded}):
-        if current.get(name) != recorded.get(name):
+    for name in sorted({*settings, *recorded}):
+        if settings.get(name) != recorded.get(name):
             raise ConfigError(
-                f"{name}: {config.output_dir} holds a run with {recorded.get(name)!r}, and now it "
-                f"is {current.get(name)!r}; give the former to resume, or another output_dir"
+                f"{name}: {output_dir} holds a run with {recorded.get(name)!r}, and now it is "
+                f"{settings.get(name)!r}; give the former to resume, or another output_dir"
             )

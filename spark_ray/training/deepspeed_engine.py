@@ -6,7 +6,7 @@ user's may override the rest of it.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spark_ray.apotheon import ApotheonModel, ApotheonOutput
 from spark_ray.apotheon.losses import world_size
-from spark_ray.core.errors import ConfigError
+from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.training.engines import (
     StepOptions,
     StepOutcome,
@@ -156,7 +156,7 @@ def _numel(parameter: nn.Parameter) -> int:
     return _shape(parameter).numel()
 
 
-def deepspeed_config(stage: int, overrides: str | None, offload: list[str]) -> dict[str, Any]:
+def deepspeed_config(stage: int, overrides: str | None, offload: Sequence[str]) -> dict[str, Any]:
     """The shipped configuration of a ZeRO stage, with a JSON file of the user's laid over it.
 
     Args:
@@ -167,6 +167,8 @@ def deepspeed_config(stage: int, overrides: str | None, offload: list[str]) -> d
     """
     shipped = resources.files("spark_ray.training") / "zero" / f"zero{stage}.json"
     config: dict[str, Any] = json.loads(shipped.read_text())
+    # DeepSpeed's own AdamW on the CPU would have to be compiled; PyTorch's is fused too.
+    config["zero_force_ds_cpu_optimizer"] = False
     for what in offload:
         key = {"optimizer": "offload_optimizer", "parameters": "offload_param"}[what]
         config["zero_optimization"][key] = {"device": "cpu", "pin_memory": True}
@@ -175,6 +177,7 @@ def deepspeed_config(stage: int, overrides: str | None, offload: list[str]) -> d
             laid_over = json.loads(Path(overrides).read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(f"deepspeed_config: {overrides} can't be read: {error}") from error
+        _check_shape(laid_over, overrides)
         for key in laid_over:
             if key in _OURS:
                 raise ConfigError(
@@ -188,6 +191,27 @@ def deepspeed_config(stage: int, overrides: str | None, offload: list[str]) -> d
             f"deepspeed_config: {overrides} has ZeRO stage {found}, but engine is zero{stage}"
         )
     return config
+
+
+def _check_shape(laid_over: Any, file: str) -> None:
+    """
+    Raises:
+        ConfigError: it is no object, or names an option of ZeRO that DeepSpeed does not have.
+    """
+    zero = laid_over.get("zero_optimization", {}) if isinstance(laid_over, dict) else None
+    if not isinstance(zero, dict):
+        raise ConfigError(
+            f"deepspeed_config: {file} must be a JSON object, and zero_optimization in it another"
+        )
+    if zero:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu" if not torch.cuda.is_available() else "cuda")
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+        fields = DeepSpeedZeroConfig.model_fields
+        known = {*fields, *(field.alias for field in fields.values() if field.alias)}
+        for key in zero:
+            if key not in known:
+                raise unknown_choice(f"deepspeed_config: zero_optimization of {file}", key, known)
 
 
 def convert_checkpoint(folder: Path) -> None:

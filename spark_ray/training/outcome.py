@@ -1,6 +1,5 @@
 """What a run leaves behind: the best model with record and card, and its place in the registry."""
 
-import hashlib
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -16,7 +15,7 @@ from spark_ray.models.training_record import DatasetUse, TrainingRecord
 from spark_ray.training.model_card import write_model_card
 from spark_ray.training.plan import RunPlan
 from spark_ray.training.registry import register_model
-from spark_ray.training.state import MODEL
+from spark_ray.training.state import MODEL, TrainState
 from spark_ray.training.tracking import environment
 
 
@@ -25,18 +24,16 @@ def leave_behind(
     plan: RunPlan,
     index: SampleIndex,
     result: Result,
-    metrics: dict[str, float],
     run_id: str | None,
-) -> str | None:
+) -> tuple[dict[str, float], str | None]:
     """Put the best model into the run's `model/`, and into the registry where that was asked for.
 
     Args:
         folder: of this machine, empty: the model is completed there.
         index: all clips of the dataset.
-        metrics: the last that the loop logged.
 
     Returns:
-        The registered model's reference.
+        The metrics that were known when that model was stored, and its reference in the registry.
 
     Raises:
         StorageError: the run has no checkpoint, or the model can't be stored.
@@ -46,15 +43,17 @@ def leave_behind(
     output = Folder(config.output_dir)
     with best_checkpoint(result, output).as_directory() as local:
         shutil.copytree(Path(local) / MODEL, folder, dirs_exist_ok=True)
+        metrics = TrainState.load(Path(local)).metrics
     _training_record(plan, index, result, metrics, run_id).write(folder)
     write_model_card(folder, config.register_as or f"apotheon-{config.size}")
     target = output.sub(MODEL)
     for file in sorted(folder.iterdir()):
         target.write(file.name, file.read_bytes())
     if config.register_as is None:
-        return None
+        return metrics, None
     assert config.tracking_uri is not None
-    return register_model(folder, tracking_uri=config.tracking_uri, name=config.register_as).uri
+    model = register_model(folder, tracking_uri=config.tracking_uri, name=config.register_as)
+    return metrics, model.uri
 
 
 def best_checkpoint(result: Result, output: Folder) -> Checkpoint:
@@ -79,16 +78,13 @@ def _training_record(
 ) -> TrainingRecord:
     config = plan.config
     splits = Counter(index.table["split"].to_pylist())
-    digest = hashlib.sha256()
-    for line in index.version.lines(index.manifest):
-        digest.update(line)
     return TrainingRecord(
         date=now_iso(),
         dataset=DatasetUse(
             reference=config.reference,
             location=index.version.location,
             version=index.version.location.rpartition("/")[2],
-            manifest_sha256=digest.hexdigest(),
+            manifest_sha256=index.manifest_sha256(),
             clips={split: splits[split] for split in SPLITS},
             texts={
                 name: plan.train.count(column)

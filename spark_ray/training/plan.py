@@ -124,6 +124,11 @@ class RunPlan:
         """Clips in a micro-batch of all workers."""
         return self.config.global_batch * stage.batch_scale
 
+    def stage_before(self, position: int) -> int:
+        """The number of the stage that the micro-batch before a position belongs to."""
+        ends = (segment.first + segment.length for segment in self.segments)
+        return next(s.stage for s, end in zip(self.segments, ends, strict=True) if position <= end)
+
     def segments_from(self, position: int) -> Iterator[tuple[Segment, int]]:
         """The segments from a position on, with the micro-batch of each at which to start."""
         for segment in self.segments:

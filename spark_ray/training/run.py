@@ -2,49 +2,52 @@
 
 import json
 import logging
-import math
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow.fs
 import ray
 import torch
-from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.exceptions import RayTaskError
 from rich.console import Console
 from rich.table import Table
 
 from spark_ray.apotheon import TASKS, ApotheonConfig, ApotheonModel
 from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.apotheon.sizes import parameter_table
-from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError
+from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError, unknown_choice
 from spark_ray.core.progress import ProgressReport
-from spark_ray.core.storage import Folder, filesystem, is_remote
+from spark_ray.core.provenance import code_version, git_commit
+from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import ray_session
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.training.board import Board
+from spark_ray.training.cluster import fit, share_resources
 from spark_ray.training.config import TrainConfig, check_resumable
+from spark_ray.training.deepspeed_engine import deepspeed_config
 from spark_ray.training.outcome import leave_behind
 from spark_ray.training.plan import RunPlan
-from spark_ray.training.start import add_adapters, starting_point
+from spark_ray.training.start import add_adapters, learns, starting_point
 from spark_ray.training.state import MODEL
-from spark_ray.training.worker import TrainJob, train_worker
+from spark_ray.training.worker import TrainJob
 
 RUN = "run.json"
 _LOOKED_AT = 16
+_HEADS = {
+    "caption": "caption_loss",
+    "transcript": "transcription_loss",
+    "contrast": "contrastive_loss",
+}
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to. `metrics` are the last ones, `model` the best model's folder."""
+    """What a run came to: the best model's folder, and the metrics that were known at that time."""
 
     output: Folder
     model: str
@@ -62,29 +65,40 @@ def train(config: TrainConfig) -> TrainResult:
     """
     config = config.located()
     output = Folder(config.output_dir)
-    index = load_index(config.reference)
+    zero_config = _zero_config(config, config.offload)
+    settings = {
+        **config.content_settings(),
+        "global_batch": config.global_batch,
+        "zero_config": _zero_config(config, offload=[]),
+    }
+    earlier = _earlier_run(output, config, settings)
+    index = load_index(earlier.get("dataset", config.reference))
     plan, model_config = prepare(config, index)
-    check_resumed_run(output, config)
+    finished = earlier.get("finished")
+    if finished is not None and finished["steps"] >= plan.steps:
+        print(f"  is done      {finished['steps']} steps; nothing is left to do", file=sys.stderr)
+        return TrainResult(output, output / MODEL, **finished)
     print_plan(plan, model_config)
     with ray_session(config):
-        settings, scaling, threads = share_resources(config)
-        plan = RunPlan(settings, plan.processor, plan.train, plan.validation)
-        board = _start_board(output, plan)
-        run_id = ray.get(board.run_id.remote())
-        _record(output, config, run_id)
-        job = TrainJob(ray.put(plan), model_config, board, threads)
+        shares, scaling, threads = share_resources(config)
+        plan = RunPlan(shares, plan.processor, plan.train, plan.validation)
+        board, run_id = _start_board(plan, index, earlier.get("tracking_run"))
+        record = {"settings": settings, "tracking_run": run_id, "dataset": _pinned(config, index)}
+        _write_record(output, record)
+        job = TrainJob(ray.put(plan), model_config, zero_config, board, threads)
         status = "FAILED"
         try:
             with _progress(board, plan.steps):
-                result = _fit(config, scaling, job)
+                result = fit(config, scaling, job)
             status = "FINISHED"
         finally:
             ray.get(board.finish.remote(status))
-        _, metrics = ray.get(board.last.remote())
         with tempfile.TemporaryDirectory(prefix="spark-ray-model-") as folder:
-            registered = leave_behind(Path(folder), plan, index, result, metrics, run_id)
+            metrics, registered = leave_behind(Path(folder), plan, index, result, run_id)
     steps = int(cast(Any, result).return_value["steps"])
-    return TrainResult(output, output / MODEL, steps, metrics, registered)
+    finished = {"steps": steps, "metrics": metrics, "registered": registered}
+    _write_record(output, {**record, "finished": finished})
+    return TrainResult(output, output / MODEL, **finished)
 
 
 def prepare(config: TrainConfig, index: SampleIndex) -> tuple[RunPlan, ApotheonConfig]:
@@ -97,9 +111,6 @@ def prepare(config: TrainConfig, index: SampleIndex) -> tuple[RunPlan, ApotheonC
     validation = index.split("validation") if _has(index, "validation") else None
     check_dataset(train, config)
     model_config, processor = starting_point(config, train)
-    for task, weight in zip(TASKS, ("caption_weight", "transcription_weight"), strict=True):
-        if task not in config.tasks:
-            setattr(model_config, weight, 0.0)
     plan = RunPlan(config, processor, train, validation)
     assert plan.segments  # raises where the split is smaller than one step
     return plan, model_config
@@ -129,145 +140,81 @@ def check_dataset(train: SampleIndex, config: TrainConfig) -> None:
                 f"{train.location}: stage {stage.name!r} of the curriculum needs audio, but no "
                 "clip of the train split has any; give a curriculum without it"
             )
+        labels = set(train.table["label"].to_pylist())
+        for label in stage.mixture:
+            if label not in labels:
+                raise unknown_choice(
+                    f"mixture of stage {stage.name!r}", label, [text for text in labels if text]
+                )
     step = max(1, train.table.num_rows // _LOOKED_AT)
     for row in range(0, train.table.num_rows, step):
         read_clip(train.version, train.table.slice(row, 1).to_pylist()[0])
 
 
-def check_resumed_run(output: Folder, config: TrainConfig) -> None:
-    """
+def _zero_config(config: TrainConfig, offload: Sequence[str]) -> dict[str, Any] | None:
+    """DeepSpeed's configuration, read once and here: workers may not have the user's file."""
+    if config.engine == "ddp":
+        return None
+    stage = int(config.engine[-1])
+    return deepspeed_config(stage, config.deepspeed_config, offload)
+
+
+def _earlier_run(
+    output: Folder, config: TrainConfig, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is known of the run in this folder; empty for a new one.
+
     Raises:
         ConfigError: the folder holds a run with other settings, or no run at all.
     """
     if output.exists(RUN):
-        recorded = json.loads(output.read(RUN))
-        check_resumable(config, recorded["settings"])
+        found: dict[str, Any] = json.loads(output.read(RUN))
+        check_resumable(config.output_dir, settings, found["settings"])
         print(f"  resumes      the run in {output.location}", file=sys.stderr)
-    elif output.names():
+        return found
+    if output.names():
         raise ConfigError(
             f"output_dir: {output.location} holds something else than a training run; give a new "
             "or empty folder"
         )
+    return {}
 
 
-def _record(output: Folder, config: TrainConfig, run_id: str | None) -> None:
+def _pinned(config: TrainConfig, index: SampleIndex) -> str:
+    """The very version that is trained on: a newer one may be there when the run is resumed."""
+    return config.reference if config.manifest_path else index.version.location
+
+
+def _write_record(output: Folder, record: Mapping[str, Any]) -> None:
     """Remember what this run is, so that the same command resumes it and another is refused."""
-    settings = {**config.content_settings(), "global_batch": config.global_batch}
-    record = {"settings": settings, "tracking_run": run_id}
     output.write(RUN, json.dumps(record, indent=1, sort_keys=True).encode())
 
 
-def _start_board(output: Folder, plan: RunPlan) -> Any:
+def _start_board(plan: RunPlan, index: SampleIndex, run_id: str | None) -> tuple[Any, str | None]:
+    """The board, and the MLflow run that it goes on with or began.
+
+    Raises:
+        ConfigError: MLflow can't be used as the configuration says.
+    """
     config = plan.config
-    run_id = None
-    if output.exists(RUN):
-        run_id = json.loads(output.read(RUN)).get("tracking_run")
     tracking = {
         "uri": config.tracking_uri,
         "experiment": config.experiment,
         "run_name": config.output_dir.rstrip("/").rpartition("/")[2],
         "run_id": run_id,
     }
-    return ray.remote(Board).options(num_cpus=0).remote(tracking, config.model_dump(mode="json"))
-
-
-def share_resources(config: TrainConfig) -> tuple[TrainConfig, ScalingConfig, int]:
-    """What each worker and each of its data actors may use, of what the cluster has.
-
-    Unset, a worker gets two thirds of its share of the CPUs and its data actors the rest. Data
-    actors that found no CPU would never start, and the training would wait for them for ever.
-
-    Raises:
-        ConfigError: the cluster is too small, or has no GPU for fp16.
-    """
-    resources = ray.cluster_resources()
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    least, most = config.num_workers[0], config.num_workers[-1]
-    gpu = config.gpus_per_worker
-    if gpu is None:
-        gpu = 1.0 if gpus else 0.0
-    if config.mixed_precision == "fp16" and not gpu:
-        raise ConfigError(
-            "mixed_precision: fp16 needs GPUs, and this cluster has none; choose bf16 or fp32"
-        )
-    share = cpus / least if config.num_workers[0] != most else cpus / most
-    worker = config.cpus_per_worker or _round_down(share * 2 / 3)
-    data = config.data_cpus or _round_down((share - worker) / config.data_workers)
-    needed = least * (worker + data * config.data_workers)
-    if needed > cpus + 1e-6 or data <= 0:
-        raise ConfigError(
-            f"num_workers: {least} workers with {worker:g} CPUs and {config.data_workers} data "
-            f"actors of {data:g} CPUs each need {needed:g} CPUs, but the cluster has {cpus:g}; "
-            "lower num_workers, cpus_per_worker or data_cpus"
-        )
-    if least * gpu > gpus:
-        raise ConfigError(
-            f"num_workers: {least} workers of {gpu:g} GPUs need {least * gpu:g}, but the cluster "
-            f"has {gpus:g}; lower num_workers or gpus_per_worker"
-        )
-    resources_per_worker = {"CPU": worker}
-    if gpu:
-        resources_per_worker["GPU"] = gpu
-    scaling = ScalingConfig(
-        # Train V2 takes a range too; the annotation is that of V1.
-        num_workers=cast(int, most if least == most else (least, most)),
-        use_gpu=bool(gpu),
-        resources_per_worker=resources_per_worker,
-    )
-    threads = config.threads_per_worker or max(1, round(share))
-    return config.model_copy(update={"data_cpus": data}), scaling, threads
-
-
-def _round_down(cpus: float) -> float:
-    """To whole CPUs, or to hundredths of one: Ray schedules no 1.5."""
-    return float(math.floor(cpus)) if cpus >= 1 else math.floor(cpus * 100) / 100
-
-
-def _fit(config: TrainConfig, scaling: ScalingConfig, job: TrainJob) -> Result:
-    parent, _, name = config.output_dir.rstrip("/").rpartition("/")
-    storage: pyarrow.fs.FileSystem | None = None
-    if is_remote(config.output_dir):
-        fs, _ = filesystem(config.output_dir)
-        storage = PyFileSystem(FSSpecHandler(fs))
-        parent = parent.partition("://")[2]
-    trainer = TorchTrainer(
-        cast(Callable[[dict[Any, Any]], None], train_worker),
-        train_loop_config={"job": job},
-        scaling_config=scaling,
-        run_config=RunConfig(
-            name=name,
-            storage_path=parent or "/",
-            storage_filesystem=storage,
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=config.keep_checkpoints,
-                checkpoint_score_attribute="score",
-                checkpoint_score_order="min",
-            ),
-        ),
-    )
+    tags = {
+        "dataset": index.version.location,
+        "manifest_sha256": index.manifest_sha256(),
+        "code_version": code_version(),
+        "git_commit": git_commit() or "unknown",
+    }
+    board: Any = ray.remote(Board).options(num_cpus=0).remote()
+    settings = config.model_dump(mode="json")
     try:
-        return trainer.fit()
-    except WorkerGroupError as error:
-        for failure in error.worker_failures.values():
-            known = _known_error(failure)
-            if known is not None:
-                raise known from None
-        raise
-    except TrainingFailedError as error:
-        known = _known_error(error)
-        if known is None:
-            raise
-        raise known from None
-
-
-def _known_error(error: BaseException | None) -> SparkRayError | None:
-    """The error of ours among the causes of Ray's."""
-    while error is not None:
-        if isinstance(error, SparkRayError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
+        return board, ray.get(board.start.remote(tracking, settings, tags))
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, SparkRayError) else error) from None
 
 
 @contextmanager
@@ -296,10 +243,21 @@ def _progress(board: Any, steps: int) -> Iterator[None]:
 
 
 def _note(metrics: dict[str, float]) -> str:
-    parts = [f"loss {metrics['loss']:.3f}"]
+    heads = [
+        f"{name} {metrics[key]:.2f}"
+        for name, key in _HEADS.items()
+        if metrics.get(key)  # 0 where the stage has no such texts
+    ]
+    parts = [f"loss {metrics['loss']:.3f} ({', '.join(heads)})"]
     if "validation_loss" in metrics:
         parts.append(f"validation {metrics['validation_loss']:.3f}")
+    parts.append(f"rate {metrics['learning_rate']:.1e}")
+    parts.append(f"gradient {metrics['grad_norm']:.1f}")
     parts.append(f"{metrics['samples_per_s']:.0f} clips/s")
+    parts.append(f"{metrics['tokens_per_s']:.0f} tokens/s")
+    parts.append(f"{metrics['memory_gb']:.1f} GB")
+    if "mfu" in metrics:
+        parts.append(f"MFU {metrics['mfu']:.0%}")
     if metrics["data_wait"] > 0.05:
         parts.append(f"waits {metrics['data_wait']:.0%} for data")
     if metrics["skipped"]:
@@ -314,6 +272,11 @@ def print_plan(plan: RunPlan, model_config: ApotheonConfig) -> None:
     with torch.device("meta"):
         model = ApotheonModel(model_config)
         add_adapters(model, config)
+    for stage in plan.stages:
+        if not learns(model, stage, config):
+            raise ConfigError(
+                f"frozen: nothing is left to learn in stage {stage.name!r}; freeze less"
+            )
     set_trainable(model, set(config.frozen), frames=True, audio=True)
     lines = [
         f"Training {config.output_dir}",

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from spark_ray.apotheon import ApotheonConfig, ApotheonModel, ApotheonProcessor
-from spark_ray.apotheon.adaptation import Lora, add_lora, load_components
+from spark_ray.apotheon.adaptation import Lora, add_lora, load_components, set_trainable
 from spark_ray.apotheon.initialization import start_audio, start_vision
 from spark_ray.apotheon.sizes import SIZES, processor_for
 from spark_ray.apotheon.tokenization import train_tokenizer
@@ -17,6 +17,7 @@ from spark_ray.core.errors import ModelError
 from spark_ray.datasets.samples import SampleIndex
 from spark_ray.models.weights import SAFETENSORS, resolve_weights
 from spark_ray.training.config import TrainConfig
+from spark_ray.training.curriculum import Stage
 
 _INSTEAD = "leave it out to start from random weights"
 _WIDTHS = {
@@ -73,6 +74,23 @@ def initial_model(config: TrainConfig, model_config: ApotheonConfig) -> Apotheon
         },
     )
     return model
+
+
+def choose_trainable(model: ApotheonModel, stage: Stage, config: TrainConfig) -> None:
+    """What learns in a stage."""
+    set_trainable(
+        model,
+        {*stage.frozen, *config.frozen},
+        frames=stage.shows_frames,
+        audio=stage.shows_audio,
+        tasks=stage.tasks(config.tasks),
+    )
+
+
+def learns(model: ApotheonModel, stage: Stage, config: TrainConfig) -> bool:
+    """Whether anything learns in a stage."""
+    choose_trainable(model, stage, config)
+    return any(parameter.requires_grad for parameter in model.parameters())
 
 
 def add_adapters(model: ApotheonModel, config: TrainConfig) -> None:

@@ -4,7 +4,7 @@ import errno
 import json
 import random
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +23,8 @@ MODEL = "model"
 class TrainState:
     """Where a run is: in its plan, and in its schedule.
 
-    `position` is that of `RunPlan`, `step` counts optimizer steps, and `world_size` the ranks that
-    wrote the checkpoint.
+    `position` is that of `RunPlan`, `step` counts optimizer steps, `world_size` the ranks that
+    wrote the checkpoint, and `metrics` are the last of each kind.
     """
 
     world_size: int
@@ -33,6 +33,7 @@ class TrainState:
     skipped: int = 0
     skipped_in_a_row: int = 0
     validation_loss: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:

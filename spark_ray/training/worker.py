@@ -16,7 +16,6 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from torch import Tensor
 
 from spark_ray.apotheon import ApotheonConfig, ApotheonOutput
-from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.core.errors import SparkRayError
 from spark_ray.training.curriculum import Stage
 from spark_ray.training.data import Batch, load_batches
@@ -25,7 +24,7 @@ from spark_ray.training.export import save_model
 from spark_ray.training.meter import Meter, StepRecord
 from spark_ray.training.plan import RunPlan, Segment
 from spark_ray.training.schedule import rate_at
-from spark_ray.training.start import add_adapters, initial_model
+from spark_ray.training.start import add_adapters, choose_trainable, initial_model
 from spark_ray.training.state import (
     MODEL,
     TrainState,
@@ -44,10 +43,15 @@ class NonFiniteError(SparkRayError):
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What every worker of a run gets. `board` is the actor that is told of each step."""
+    """What every worker of a run gets.
+
+    `plan` is a reference to the `RunPlan` in Ray's object store, `board` the actor that is told of
+    each step, and `zero_config` DeepSpeed's configuration; None for DDP.
+    """
 
     plan: Any
     model_config: ApotheonConfig
+    zero_config: dict[str, Any] | None
     board: Any
     threads: int
 
@@ -80,13 +84,16 @@ class Worker:
         batches = load_batches(self.job.plan, self.rank, self.world_size, self.state.position)
         engine: Engine | None = None
         stage = -1
+        if resumed is not None:
+            # The stage that wrote it; where that is over, the next one begins as it always does.
+            stage = self.plan.stage_before(self.state.position)
+            engine = self._next_engine(self.plan.stages[stage], None, resumed)
         for segment, start in self.plan.segments_from(self.state.position):
             if self._is_over():
                 break
             if segment.stage != stage:
                 stage = segment.stage
-                engine = self._next_engine(self.plan.stages[stage], engine, resumed)
-                resumed = None
+                engine = self._next_engine(self.plan.stages[stage], engine, None)
             assert engine is not None
             if segment.validation:
                 self._validate(engine, segment, batches)
@@ -133,6 +140,7 @@ class Worker:
         config = self.config
         self.meter.start()
         sums = torch.zeros(len(LOSSES), device=self.device)
+        rows: list[int] = []
         bad_rows: list[int] = []
         for micro in range(config.gradient_accumulation):
             with self.meter.waiting():
@@ -140,16 +148,19 @@ class Worker:
             inputs = self._inputs(batch, segment)
             output = engine.accumulate(inputs, last=micro + 1 == config.gradient_accumulation)
             losses = _losses(output)
+            seen = [row for row in batch.rows if row >= 0]
+            rows += seen
             if not bool(losses.isfinite().all()):
-                bad_rows += [row for row in batch.rows if row >= 0]
+                bad_rows += seen
             sums += losses / config.gradient_accumulation
             self.meter.saw(engine.module, inputs)
-        steps = self.plan.stage_steps[segment.stage]
-        factor = rate_at(self.state.step, steps, config.warmup_ratio, config.schedule)
-        scale = self.plan.stages[segment.stage].learning_rate_scale
-        rate = config.learning_rate * scale * factor
+        stage, steps = self.plan.stages[segment.stage], self.plan.stage_steps[segment.stage]
+        schedule = stage.schedule or config.schedule
+        factor = rate_at(self.state.step, steps, config.warmup_ratio, schedule)
+        rate = config.learning_rate * stage.learning_rate_scale * factor
         outcome = engine.step(rate)
-        self._count_skips(outcome.applied, bad_rows)
+        # Where every loss was finite and a gradient was not, any of the clips may be at fault.
+        self._count_skips(outcome.applied, bad_rows or rows)
         means = self._mean_over_ranks(sums)
         return self.meter.stop(dict(zip(LOSSES, means, strict=True)), rate, outcome)
 
@@ -187,11 +198,10 @@ class Worker:
             gathered = [bad_rows]
         rows = sorted({row for part in gathered for row in part})
         ids = self.plan.train.table["id"].take(rows).to_pylist()
-        named = f"clips of the last: {', '.join(ids)}" if ids else "every loss was finite"
         raise NonFiniteError(
-            f"step {state.step}: loss or gradient was not finite in {state.skipped_in_a_row} steps "
-            f"in a row ({named}); look at these clips, or lower learning_rate "
-            f"({config.learning_rate:g}); the last checkpoint is sound"
+            f"step {state.step}: loss or gradient was not finite in {state.skipped_in_a_row} "
+            f"steps in a row (clips of the last: {', '.join(ids)}); look at these, or lower "
+            f"learning_rate ({config.learning_rate:g}); the last checkpoint is sound"
         )
 
     def _validate(self, engine: Engine, segment: Segment, batches: Iterator[Batch]) -> None:
@@ -204,15 +214,17 @@ class Worker:
         means = self._mean_over_ranks(sums / segment.length)
         self.state.validation_loss = means[0]
         self.state.position = segment.first + segment.length
+        losses = {f"validation_{name}": mean for name, mean in zip(LOSSES, means, strict=True)}
+        self.state.metrics |= losses
         if self.rank == 0:
-            losses = {f"validation_{name}": mean for name, mean in zip(LOSSES, means, strict=True)}
             self.job.board.validated.remote(self.state.step, losses)
         self._checkpoint_if_due(engine)
 
     def _tell(self, segment: Segment, record: StepRecord) -> None:
+        counts = {"epoch": segment.epoch, "stage": segment.stage, "skipped": self.state.skipped}
+        metrics = {**record.metrics(), **counts}
+        self.state.metrics |= metrics
         if self.rank == 0:
-            counts = {"epoch": segment.epoch, "stage": segment.stage, "skipped": self.state.skipped}
-            metrics = {**record.metrics(), **counts}
             self.job.board.stepped.remote(self.state.step, metrics)
 
     def _next_engine(self, stage: Stage, last: Engine | None, resumed: Path | None) -> Engine:
@@ -228,13 +240,7 @@ class Worker:
         add_adapters(model, config)
         if weights is not None:
             model.load_state_dict(weights)
-        set_trainable(
-            model,
-            {*stage.frozen, *config.frozen},
-            frames=stage.shows_frames,
-            audio=stage.shows_audio,
-            tasks=stage.tasks(config.tasks),
-        )
+        choose_trainable(model, stage, config)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         options = StepOptions(
@@ -264,17 +270,15 @@ class Worker:
         # Imported here: runs on DDP need no DeepSpeed.
         from spark_ray.training import deepspeed_engine as deepspeed
 
-        config = self.config
         resized = resumed is not None and self.state.world_size != self.world_size
         if resized and resumed is not None:
             deepspeed.convert_checkpoint(resumed)
+        assert self.job.zero_config is not None
         return deepspeed.DeepSpeedEngine(
             model,
             options,
             self.device,
-            deepspeed.deepspeed_config(
-                int(config.engine[-1]), config.deepspeed_config, config.offload
-            ),
+            self.job.zero_config,
             micro_batch=-(-self.plan.batch(stage) // self.world_size),
             universal=resized,
         )
@@ -315,7 +319,8 @@ class Worker:
         ray.train.report(
             metrics,
             checkpoint=Checkpoint.from_directory(str(folder)),
-            checkpoint_dir_name=f"step-{state.step:08d}",
+            # Where more ranks were cut off in uploading the same step, their files stay apart.
+            checkpoint_dir_name=f"step-{state.step:08d}-ranks-{self.world_size}",
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,
         )

@@ -8,15 +8,20 @@ from typing import Any
 import pytest
 import ray
 
+from spark_ray.apotheon.adaptation import PARTS
 from spark_ray.core.errors import ConfigError, DatasetError, ModelError
-from spark_ray.core.storage import Folder
 from spark_ray.datasets.layout import frame_name
 from spark_ray.datasets.samples import load_index
+from spark_ray.training.cluster import share_resources
 from spark_ray.training.config import TrainConfig
-from spark_ray.training.run import check_resumed_run, prepare, share_resources
+from spark_ray.training.run import prepare, print_plan, train
+from spark_ray.training.state import TrainState
+from spark_ray.training.worker import NonFiniteError, Worker
 
 sys.path.append(str(Path(__file__).parents[1] / "datasets"))
 from fake_version import jpeg, make_clip, write_version
+
+FILMS = {"name": "films", "epochs": 1, "modalities": ["text", "video"]}
 
 
 def make_dataset(folder: Path, caption: str | None, clips: int = 40) -> Path:
@@ -44,7 +49,7 @@ def config(dataset: Path, **values: Any) -> TrainConfig:
         "epochs": 1,
         "tasks": ["caption"],
         "gradient_accumulation": 1,
-        "curriculum": [{"name": "films", "epochs": 1, "modalities": ["text", "video"]}],
+        "curriculum": [FILMS],
     }
     return TrainConfig.from_values(**{**defaults, **values})
 
@@ -67,6 +72,11 @@ def test_a_sound_configuration_passes(dataset: Path):
             "stage 'ears' of the curriculum needs audio",
         ),
         ({"gradient_accumulation": 100}, DatasetError, "gradient_accumulation 100"),
+        (
+            {"curriculum": [{**FILMS, "mixture": {"cats": 2.0}}]},
+            ConfigError,
+            "mixture of stage 'films': 'cats' is unknown; choose one of: films",
+        ),
         ({"vision_checkpoint": "no/such folder"}, ModelError, "vision_checkpoint"),
     ],
 )
@@ -113,7 +123,7 @@ def test_an_empty_split_is_named(tmp_path: Path):
 def test_a_folder_with_something_else_is_left_alone(dataset: Path, tmp_path: Path):
     (tmp_path / "holiday.txt").write_text("photos")
     with pytest.raises(ConfigError, match="something else than a training run"):
-        check_resumed_run(Folder(str(tmp_path)), config(dataset))
+        train(config(dataset, output_dir=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -132,13 +142,42 @@ def test_what_the_cluster_lacks_is_said(
         share_resources(config(dataset, **values))
 
 
-@pytest.mark.parametrize(("cpus", "workers"), [(2, 1), (2, 2), (16, 4), (64, 8)])
+@pytest.mark.parametrize(
+    ("cpus", "workers"), [(2, [1]), (2, [2]), (16, [4]), (64, [8]), (2, [1, 2]), (16, [2, 8])]
+)
 def test_workers_and_their_data_actors_fit_into_the_cluster(
-    dataset: Path, cpus: int, workers: int, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, cpus: int, workers: list[int], monkeypatch: pytest.MonkeyPatch
 ):
+    """Ray Train starts as many workers of a range as find room; their data needs room as well."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
-    settings, scaling, threads = share_resources(config(dataset, num_workers=[workers]))
+    settings, scaling, threads = share_resources(config(dataset, num_workers=workers))
     assert settings.data_cpus is not None
     worker = scaling.resources_per_worker["CPU"]
-    assert 0 < workers * (worker + settings.data_cpus) <= cpus
-    assert threads == max(1, cpus // workers)
+    started = min(workers[-1], int(cpus / worker))
+    assert 0 < started * (worker + settings.data_cpus) <= cpus
+    assert threads == max(1, cpus // workers[-1])
+
+
+def test_a_stage_in_which_nothing_learns_is_refused(dataset: Path):
+    settings = config(dataset, frozen=list(PARTS))
+    plan, model_config = prepare(settings, load_index(str(dataset)))
+    with pytest.raises(ConfigError, match="nothing is left to learn in stage 'films'"):
+        print_plan(plan, model_config)
+
+
+def test_a_run_of_one_task_leaves_a_model_that_may_learn_the_other(dataset: Path):
+    _, model_config = prepare(config(dataset), load_index(str(dataset)))
+    assert model_config.transcription_weight == 1.0
+
+
+def test_a_step_that_is_no_number_names_its_clips(dataset: Path):
+    plan, _ = prepare(config(dataset, max_skipped_steps=2), load_index(str(dataset)))
+    worker = object.__new__(Worker)
+    worker.plan, worker.config, worker.world_size = plan, plan.config, 1
+    worker.state = TrainState(world_size=1, step=7)
+    ids = plan.train.table["id"].to_pylist()
+    worker._count_skips(False, [0])
+    with pytest.raises(NonFiniteError, match=f"in 2 steps in a row .*{ids[3]}, {ids[5]}"):
+        worker._count_skips(False, [5, 3])
+    worker._count_skips(True, [])
+    assert (worker.state.skipped, worker.state.skipped_in_a_row) == (2, 0)

@@ -124,6 +124,13 @@ def test_a_stage_may_have_larger_batches(index: SampleIndex):
     assert plan.steps == pictures + films
 
 
+def test_the_stage_before_a_position_is_that_of_the_last_micro_batch(index: SampleIndex):
+    plan = run_plan(index)
+    for segment in plan.segments:
+        assert plan.stage_before(segment.first + 1) == segment.stage
+        assert plan.stage_before(segment.first + segment.length) == segment.stage
+
+
 def test_every_epoch_ends_in_a_validation_over_the_whole_split(index: SampleIndex):
     plan = run_plan(index)
     maker = BatchMaker(plan, 0, 1)

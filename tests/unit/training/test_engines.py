@@ -19,7 +19,7 @@ from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.training.engines import Engine, StepOptions, TorchEngine
 
 STEPS = 6
-ENGINES = ["ddp", "zero1", "zero2", "zero3"]
+ENGINES = ["ddp", "zero1", "zero2", "zero3", "zero3+optimizer+parameters"]
 CPU = torch.device("cpu")
 OPTIONS = StepOptions("fp32", 1, 0.01, (0.9, 0.98), 1.0, {"vision": 0.5})
 
@@ -31,7 +31,7 @@ def make_engine(name: str, world_size: int, converted: bool = False) -> Engine:
         return TorchEngine(model, OPTIONS, CPU)
     from spark_ray.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config
 
-    config = deepspeed_config(int(name[-1]), None, [])
+    config = deepspeed_config(int(name[4]), None, name.split("+")[1:])
     return DeepSpeedEngine(model, OPTIONS, CPU, config, 4 // world_size, universal=converted)
 
 

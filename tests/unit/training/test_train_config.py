@@ -67,14 +67,17 @@ def test_a_stage_shows_something_and_not_twice(modalities: list[str]):
 
 
 def test_a_run_is_resumed_under_its_own_settings_alone():
-    first = config(learning_rate=1e-4)
-    recorded = {**first.content_settings(), "global_batch": first.global_batch}
-    check_resumable(config(learning_rate=1e-4, max_failures=9, data_workers=2), recorded)
-    check_resumable(config(learning_rate=1e-4, num_workers=[2], batch_size=2), recorded)
-    with pytest.raises(ConfigError, match="learning_rate"):
-        check_resumable(config(learning_rate=2e-4), recorded)
+    def settings(**values: Any) -> dict[str, Any]:
+        made = config(**values)
+        return {**made.content_settings(), "global_batch": made.global_batch}
+
+    recorded = settings(learning_rate=1e-4)
+    for same in ({"max_failures": 9, "data_workers": 2}, {"num_workers": [2], "batch_size": 2}):
+        check_resumable("runs/x", settings(learning_rate=1e-4, **same), recorded)
+    with pytest.raises(ConfigError, match=r"learning_rate: runs/x holds a run with 0\.0001"):
+        check_resumable("runs/x", settings(learning_rate=2e-4), recorded)
     with pytest.raises(ConfigError, match="global_batch"):
-        check_resumable(config(learning_rate=1e-4, num_workers=[2]), recorded)
+        check_resumable("runs/x", settings(learning_rate=1e-4, num_workers=[2]), recorded)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -93,6 +96,13 @@ def test_a_file_may_change_deepspeed_but_not_what_we_decide(tmp_path: Path):
     assert merged["offload_optimizer"]["device"] == "cpu"
     file.write_text(json.dumps({"train_batch_size": 7}))
     with pytest.raises(ConfigError, match="batch_size decides"):
+        deepspeed_config(2, str(file), [])
+    for content in ([1], {"zero_optimization": 3}):
+        file.write_text(json.dumps(content))
+        with pytest.raises(ConfigError, match="must be a JSON object"):
+            deepspeed_config(2, str(file), [])
+    file.write_text(json.dumps({"zero_optimization": {"overlap_com": True}}))
+    with pytest.raises(ConfigError, match=r"'overlap_com' is unknown; .*overlap_comm"):
         deepspeed_config(2, str(file), [])
     file.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
     with pytest.raises(ConfigError, match="engine is zero2"):

@@ -1,0 +1,135 @@
+"""A run on the cluster: what each worker may use, Ray Train's trainer, and its failures as ours."""
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import pyarrow.fs
+import ray
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    UserCallback,
+)
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from spark_ray.core.errors import ConfigError, SparkRayError
+from spark_ray.core.storage import filesystem, is_remote
+from spark_ray.training.config import TrainConfig
+from spark_ray.training.worker import TrainJob, train_worker
+
+
+def share_resources(config: TrainConfig) -> tuple[TrainConfig, ScalingConfig, int]:
+    """What each worker and each of its data actors may use, of what the cluster has.
+
+    Unset, a worker gets two thirds of its share of the CPUs and its data actors the rest. Data
+    actors that found no CPU would never start, and the training would wait for them for ever.
+
+    Raises:
+        ConfigError: the cluster is too small, or has no GPU for fp16.
+    """
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    least, most = config.num_workers[0], config.num_workers[-1]
+    gpu = config.gpus_per_worker
+    if gpu is None:
+        gpu = 1.0 if gpus else 0.0
+    if config.mixed_precision == "fp16" and not gpu:
+        raise ConfigError(
+            "mixed_precision: fp16 needs GPUs, and this cluster has none; choose bf16 or fp32"
+        )
+    share = cpus / most  # elastic or not: Ray starts as many workers as find room
+    worker = config.cpus_per_worker or _round_down(share * 2 / 3)
+    data = config.data_cpus or _round_down((share - worker) / config.data_workers)
+    needed = least * (worker + data * config.data_workers)
+    if needed > cpus + 1e-6 or data <= 0:
+        raise ConfigError(
+            f"num_workers: {least} workers with {worker:g} CPUs and {config.data_workers} data "
+            f"actors of {data:g} CPUs each need {needed:g} CPUs, but the cluster has {cpus:g}; "
+            "lower num_workers, cpus_per_worker or data_cpus"
+        )
+    if least * gpu > gpus:
+        raise ConfigError(
+            f"num_workers: {least} workers of {gpu:g} GPUs need {least * gpu:g}, but the cluster "
+            f"has {gpus:g}; lower num_workers or gpus_per_worker"
+        )
+    resources_per_worker = {"CPU": worker}
+    if gpu:
+        resources_per_worker["GPU"] = gpu
+    scaling = ScalingConfig(
+        # Train V2 takes a range too; the annotation is that of V1.
+        num_workers=cast(int, most if least == most else (least, most)),
+        use_gpu=bool(gpu),
+        resources_per_worker=resources_per_worker,
+    )
+    threads = config.threads_per_worker or max(1, round(share))
+    return config.model_copy(update={"data_cpus": data}), scaling, threads
+
+
+def _round_down(cpus: float) -> float:
+    """To whole CPUs, or to hundredths of one: Ray schedules no 1.5."""
+    return float(math.floor(cpus)) if cpus >= 1 else math.floor(cpus * 100) / 100
+
+
+def fit(config: TrainConfig, scaling: ScalingConfig, job: TrainJob) -> Result:
+    parent, _, name = config.output_dir.rstrip("/").rpartition("/")
+    storage: pyarrow.fs.FileSystem | None = None
+    if is_remote(config.output_dir):
+        fs, _ = filesystem(config.output_dir)
+        storage = PyFileSystem(FSSpecHandler(fs))
+        parent = parent.partition("://")[2]
+    trainer = TorchTrainer(
+        cast(Callable[[dict[Any, Any]], None], train_worker),
+        train_loop_config={"job": job},
+        scaling_config=scaling,
+        run_config=RunConfig(
+            name=name,
+            callbacks=[cast(Any, _FailForGood())],  # the annotation is that of V1
+            storage_path=parent or "/",
+            storage_filesystem=storage,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=config.keep_checkpoints,
+                checkpoint_score_attribute="score",
+                checkpoint_score_order="min",
+            ),
+        ),
+    )
+    try:
+        return trainer.fit()
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            known = _known_error(failure)
+            if known is not None:
+                raise known from None
+        raise
+    except TrainingFailedError as error:
+        known = _known_error(error)
+        if known is None:
+            raise
+        raise known from None
+
+
+class _FailForGood(UserCallback):
+    """Ends the run at an error of ours: it would come again, unlike the loss of a worker."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            known = _known_error(error)
+            if known is not None:
+                raise known
+
+
+def _known_error(error: BaseException | None) -> SparkRayError | None:
+    """The error of ours among the causes of Ray's."""
+    while error is not None:
+        if isinstance(error, SparkRayError):
+            return error
+        hidden = getattr(error, "controller_failure", None) or getattr(error, "cause", None)
+        error = hidden or error.__cause__
+    return None
