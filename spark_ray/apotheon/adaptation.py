@@ -12,6 +12,7 @@ from transformers import CLIPVisionModel, LlamaModel, WhisperModel
 
 from spark_ray.apotheon.configuration import TASKS, Task
 from spark_ray.apotheon.modeling import ApotheonModel
+from spark_ray.core.errors import ModelError
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "vision": ("vision",),
@@ -147,7 +148,7 @@ def load_components(
     """Take encoders' weights from local folders of CLIP, Whisper or Llama checkpoints.
 
     Raises:
-        ValueError: a checkpoint has other widths than the configuration.
+        ModelError: a checkpoint has other widths than the configuration.
     """
     if vision is not None:
         _take(model.vision, CLIPVisionModel.from_pretrained(vision, **_SAFE), "vision", vision)
@@ -170,7 +171,7 @@ def _take(target: nn.Module, source: nn.Module, part: str, reference: str) -> No
     for name, tensor in needed.items():
         if name not in found or found[name].shape != tensor.shape:
             shape = tuple(found[name].shape) if name in found else "nothing"
-            raise ValueError(
+            raise ModelError(
                 f"{part}_checkpoint: {reference} does not fit: {name} is {shape} there, but "
                 f"{tuple(tensor.shape)} in the model; choose a checkpoint or a size that fits"
             )

@@ -138,10 +138,16 @@ class FusionBlock(GradientCheckpointingLayer):
         keys, values = self.self_attention.keys_and_values(texts)
         if cache is not None:
             keys, values = cache.update(keys, values, self.self_index)
-        # One new token sees all that were before it; a whole text sees itself causally.
-        # Texts are padded on the right, where no real token looks.
-        causal = texts.shape[1] > 1
-        return self.self_attention.attend(texts, keys, values, causal=causal).view_as(states)
+        # One new token sees all that were before it; a whole text sees itself causally; several
+        # new ones, as in assisted generation, see both. Texts are padded on the right, where no
+        # real token looks.
+        new, before = texts.shape[1], keys.shape[2] - texts.shape[1]
+        if new == 1 or not before:
+            found = self.self_attention.attend(texts, keys, values, causal=new > 1)
+        else:
+            seen = torch.ones(new, before + new, dtype=torch.bool, device=texts.device).tril(before)
+            found = self.self_attention.attend(texts, keys, values, mask=seen)
+        return found.view_as(states)
 
     def _attend_to_media(self, states: Tensor, media: Media, cache: Cache | None) -> Tensor:
         # The texts of a clip ask side by side, so its media's keys and values exist once.

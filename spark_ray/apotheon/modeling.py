@@ -127,7 +127,16 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
             tasks: what the T texts are: by default caption and transcript. Every rank must have the
                 same ones, or the ranks would wait for each other's gradients for ever.
             past_key_values: keys and values of the tokens before, and of the media.
+
+        Raises:
+            ValueError: `tasks` are not as many as the texts of a clip.
         """
+        texts_of_each = input_ids.shape[1] if input_ids.dim() == 3 else 1
+        if len(tasks) != texts_of_each:
+            raise ValueError(
+                f"tasks must name the {texts_of_each} texts of each clip that input_ids hold, "
+                f"but are {', '.join(tasks)}"
+            )
         if media_tokens is None:
             media = self.encode_media(
                 pixel_values, frame_times, frame_mask, input_features, audio_frames

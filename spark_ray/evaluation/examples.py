@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from heapq import nsmallest
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from spark_ray.core.errors import CorruptMedia, DatasetError
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.contact_sheet import spread
 from spark_ray.datasets.samples import read_clip
@@ -72,9 +74,6 @@ def choose_examples(
         predictions: of clips that could be read.
         version: where the dataset is.
         rows: of the index, by clip id.
-
-    Raises:
-        DatasetError: a clip's frames, which were there a moment ago, can't be read.
     """
     groups = []
     for task, quality in _QUALITY.items():
@@ -111,17 +110,26 @@ def _order(prediction: Prediction, task: Task) -> tuple[int, str]:
 
 
 def _example(prediction: Prediction, version: Folder, row: Mapping[str, Any]) -> Example:
-    frames = read_clip(version, row).frames
-    chosen = spread(len(frames), _FRAMES)
-    return Example(
-        prediction, tuple(Frame(row["frame_times"][i], _small(frames[i])) for i in chosen)
-    )
+    """With some of its frames. One that is gone or broken, and that the model did not look at, is
+    left out.
+    """
+    shown = []
+    for number in spread(len(row["frame_times"]), _FRAMES):
+        with suppress(DatasetError, CorruptMedia):
+            (jpeg,) = read_clip(version, row, frames=[number], audio=False).frames
+            shown.append(Frame(row["frame_times"][number], _small(jpeg)))
+    return Example(prediction, tuple(shown))
 
 
 def _small(jpeg: bytes) -> bytes:
-    """The picture again, at most 240 pixels wide."""
+    """The picture again, at most 240 pixels wide.
+
+    Raises:
+        CorruptMedia: it is none.
+    """
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert image is not None, "the model could read it"
+    if image is None:
+        raise CorruptMedia("a frame of the clip is no readable JPEG")
     height, width = image.shape[:2]
     if width <= _WIDTH:
         return jpeg

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, WhisperConfig
 
 from spark_ray.apotheon import ApotheonConfig, ApotheonModel, ApotheonProcessor
 from spark_ray.apotheon.adaptation import Lora, add_lora, load_components, set_trainable
 from spark_ray.apotheon.initialization import start_audio, start_vision
-from spark_ray.apotheon.sizes import SIZES, processor_for
+from spark_ray.apotheon.sizes import SIZES, processor_for, special_tokens
 from spark_ray.apotheon.tokenization import train_tokenizer
 from spark_ray.core.errors import ModelError
 from spark_ray.datasets.samples import SampleIndex
@@ -20,6 +20,7 @@ from spark_ray.training.config import TrainConfig
 from spark_ray.training.curriculum import Stage
 
 _INSTEAD = "leave it out to start from random weights"
+_CONFIGS = {"vision": CLIPVisionConfig, "audio": WhisperConfig, "text": LlamaConfig}
 _WIDTHS = {
     "vision": ("hidden_size", "num_hidden_layers", "image_size", "patch_size"),
     "audio": ("d_model", "encoder_layers", "num_mel_bins", "max_source_positions"),
@@ -48,8 +49,9 @@ def starting_point(
     else:
         tokenizer = train_tokenizer(_texts(train), config.vocab_size)
     model_config = SIZES[config.size](tokenizer)
-    for part in ("vision", "audio", "text"):
+    for part in _WIDTHS:
         _check_widths(config, model_config, part)
+        _take_own_config(config, model_config, part, tokenizer)
     return model_config, processor_for(model_config, tokenizer, config.max_frames)
 
 
@@ -120,6 +122,19 @@ def _check_widths(config: TrainConfig, model_config: ApotheonConfig, part: str) 
                 f"{setting}: {reference} has {name} {found[name]}, but size {config.size} has "
                 f"{getattr(needed, name)}; choose a checkpoint or a size that fits"
             )
+
+
+def _take_own_config(
+    config: TrainConfig, model_config: ApotheonConfig, part: str, tokenizer: Any
+) -> None:
+    """Weights mean nothing without their own heads, norms and rotations."""
+    reference = getattr(config, f"{part}_checkpoint")
+    if reference is not None:
+        folder = _resolve(reference, f"{part}_checkpoint")
+        own = _CONFIGS[part].from_pretrained(folder, local_files_only=True)
+        if part == "text":
+            own.update(special_tokens(tokenizer))
+        setattr(model_config, f"{part}_config", own)
 
 
 def _texts(train: SampleIndex) -> Iterator[str]:

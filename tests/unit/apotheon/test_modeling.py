@@ -218,3 +218,18 @@ def test_a_batch_of_one_text_costs_and_learns_that_alone(model, batch):
     torch.testing.assert_close(one.caption_loss, both.caption_loss, **TOLERANCE)
     assert one.transcription_logits is one.transcription_loss is None
     torch.testing.assert_close(one.loss, one.caption_loss + 0.5 * one.contrastive_loss, **TOLERANCE)
+
+
+@pytest.mark.parametrize("tasks", [("caption",), ("caption", "transcript", "caption")])
+def test_tasks_that_are_not_those_of_the_texts_are_refused(model, batch, tasks):
+    with pytest.raises(ValueError, match="must name the 2 texts of each clip"):
+        model(**batch, tasks=tasks)
+
+
+def test_several_tokens_at_a_time_are_those_of_one_after_the_other(model, batch):
+    """Assisted generation checks guesses in one step, behind a cache."""
+    options = {"task": "caption", "max_new_tokens": 12, "do_sample": False}
+    media = apotheons.media(batch, slice(1))
+    plain = model.generate(**media, **options)
+    guessed = model.generate(**media, **options, prompt_lookup_num_tokens=3)
+    assert plain.tolist() == guessed.tolist()

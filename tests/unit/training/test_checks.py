@@ -5,16 +5,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import apotheons
 import pytest
 import ray
+import torch
+from transformers import LlamaModel
 
 from spark_ray.apotheon.adaptation import PARTS
+from spark_ray.apotheon.sizes import tiny
 from spark_ray.core.errors import ConfigError, DatasetError, ModelError
 from spark_ray.datasets.layout import frame_name
 from spark_ray.datasets.samples import load_index
 from spark_ray.training.cluster import share_resources
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.run import prepare, print_plan, train
+from spark_ray.training.start import initial_model
 from spark_ray.training.state import TrainState
 from spark_ray.training.worker import NonFiniteError, Worker
 
@@ -181,3 +186,24 @@ def test_a_step_that_is_no_number_names_its_clips(dataset: Path):
         worker._count_skips(False, [5, 3])
     worker._count_skips(True, [])
     assert (worker.state.skipped, worker.state.skipped_in_a_row) == (2, 0)
+
+
+def test_a_checkpoint_brings_its_own_arithmetic(dataset: Path, tmp_path: Path):
+    """Other heads, rotations and norms than the size's, and the weights that belong to them."""
+    tokenizer = apotheons.processor().tokenizer
+    tokenizer.save_pretrained(tmp_path)
+    own = tiny(tokenizer).text_config
+    own.update({"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 16})
+    own.update({"rms_norm_eps": 0.1, "rope_parameters": {"rope_type": "default", "rope_theta": 77}})
+    llama = LlamaModel(own)
+    llama.save_pretrained(tmp_path)
+    settings = config(dataset, text_checkpoint=str(tmp_path))
+
+    _, model_config = prepare(settings, load_index(str(dataset)))
+    model = initial_model(settings, model_config)
+
+    assert model_config.text_config.num_attention_heads == 8
+    tokens = torch.arange(3, 9)[None]
+    with torch.no_grad():
+        expected = llama(tokens).last_hidden_state
+        torch.testing.assert_close(model.text(tokens).last_hidden_state, expected)
