@@ -1,7 +1,9 @@
 """A build that is killed, at any instant and however often, ends with the same bytes."""
 
+import json
 import os
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 import builds
 import psutil
 import pytest
+
+from spark_ray.datasets.build import build_dataset
+from spark_ray.datasets.config import BuildConfig
 
 FORMATS = ("files", "parquet")
 
@@ -107,11 +112,33 @@ def test_killed_at_every_change_of_the_dataset_in_turn(
     assert metadata.exists(), done.stderr
     kills = int(re.findall(r"killed (\d+) times", done.stdout)[0])
     assert kills > 6, "the driver changes more than that"
-    # The last died when it had published, but not swept up; the same command does just that.
-    assert (version / "parts").exists()
-    builds.assert_published(builds.run(command))
+    # The last died when it had published, before or after it swept up. The same command does that.
+    if (version / "parts").exists():
+        builds.assert_published(builds.run(command))
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["v1"]
     builds.assert_same(version, undisturbed[settings])
+
+
+def test_a_version_that_is_published_but_not_swept_is_the_answer(
+    undisturbed: dict[str, Path], videos: Path, tmp_path: Path
+) -> None:
+    version = tmp_path / "set" / "v1"
+    shutil.copytree(undisturbed["files"], version)
+    (version / "parts" / "committed").mkdir(parents=True)
+    (version / "parts" / "recipe.json").write_text("{}")
+
+    config = BuildConfig.from_values(
+        input=[str(videos)], output=str(tmp_path / "set"), **SETTINGS["files"]
+    )
+    metadata = json.loads((version / "metadata.json").read_text())
+    metadata["fingerprint"] = config.located().fingerprint()
+    (version / "metadata.json").write_text(json.dumps(metadata))
+    result = build_dataset(config)
+
+    assert result.publication is not None
+    assert result.publication.clips == len(builds.manifest(version))
+    assert Path(result.version.location) == version
+    assert not (version / "parts").exists()
 
 
 def test_a_decoding_actor_is_killed(

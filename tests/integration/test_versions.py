@@ -159,8 +159,12 @@ def test_nothing_of_a_killed_replay_gets_into_another_build(
     assert builds.build(others, tmp_path / "set") == tmp_path / "set" / "v2"
 
     assert captions(tmp_path / "set" / "v2") == ["the number 20", "the number 21"]
-    built = builds.build(others, tmp_path / "clean")
-    builds.assert_same(tmp_path / "set" / "v2", built)
+    clean = builds.build(others, tmp_path / "clean")
+    assert files_in(tmp_path / "set" / "v2") == files_in(clean), "something of the replay is left"
+
+
+def files_in(version: Path) -> list[str]:
+    return sorted(str(path.relative_to(version)) for path in version.rglob("*") if path.is_file())
 
 
 @pytest.fixture(scope="module")
@@ -225,11 +229,10 @@ def test_export_goes_to_an_empty_folder_only(
 
 def test_stats_count_what_is_there(spoken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert builds.main_here("data", "stats", spoken, "--json") == 0
-    counted = json.loads(capsys.readouterr().out)
+    counted = json.loads(capsys.readouterr().out)["statistics"]
     published = json.loads((spoken / "metadata.json").read_text())["statistics"]
-    assert {name: counted[name] for name in ("clips", "frames", "hours")} == {
-        name: published[name] for name in ("clips", "frames", "hours")
-    }
+    assert counted["clips"] == len(builds.manifest(spoken))
+    assert counted == published
 
 
 def test_inspect_shows_versions_and_a_clip(

@@ -48,6 +48,9 @@ def test_nodes_with_different_weights_are_refused() -> None:
 class NoMemory:
     """A model whose first batch is too large."""
 
+    def choose_frames(self, available: int) -> list[int]:
+        return list(range(available))
+
     def prepare(self, *_: object) -> None:
         return None
 
