@@ -21,7 +21,7 @@ from spark_ray.media.audio_codec import encode_audio
 from spark_ray.models.apotheon import Apotheon
 from spark_ray.models.training_record import TrainingRecord
 from spark_ray.training.config import TrainConfig
-from spark_ray.training.run import TrainResult, train
+from spark_ray.training.run import TrainResult, prepare, train
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "datasets"))
 from fake_version import jpeg, make_clip, write_version
@@ -183,22 +183,31 @@ def histories(output: Folder, tracking_uri: str) -> dict[str, list[tuple[int, fl
     }
 
 
-def test_a_run_in_a_bucket_is_resumed_from_there(s3: str, dataset: Path, tmp_path: Path):
-    """The folder of a run may be in object storage; here four steps are done, and then two more."""
+def test_a_run_in_a_bucket_is_resumed_at_the_end_of_a_stage(
+    undisturbed: TrainResult, s3: str, dataset: Path, tmp_path: Path
+):
+    """Another number of ranks, object storage, and a checkpoint that the next stage begins from."""
     values = settings(dataset, tmp_path / "unused")
     values |= {"output_dir": "s3://sets/runs/bucket", "num_workers": [1], "batch_size": 4}
     values["tracking_uri"] = uri = f"sqlite:///{tmp_path}/mlflow.db"
-    first = train(TrainConfig.from_values(**{**values, "max_steps": 4}))
-    assert first.steps == 4
+    plan, _ = prepare(TrainConfig.from_values(**values), load_index(str(dataset)))
+    boundary = plan.stage_steps[0].stop
+    assert boundary < STEPS
+    first = train(TrainConfig.from_values(**{**values, "max_steps": boundary}))
+    assert first.steps == boundary
 
-    result = train(TrainConfig.from_values(**{**values, "max_steps": 6}))
-    assert result.steps == 6
-    steps = [step for step, _ in histories(result.output, uri)["loss"]]
-    assert steps == [1, 2, 3, 4, 5, 6], "steps that a checkpoint holds are not done again"
+    result = train(TrainConfig.from_values(**values))
+    assert result.steps == STEPS
+    losses = dict(histories(result.output, uri)["loss"])
+    expected = dict(histories(undisturbed.output, database_beside(undisturbed.output))["loss"])
+    assert losses == pytest.approx(expected, rel=1e-3)
     model = result.output.sub("model")
+    (tmp_path / "model").mkdir()
     for name in model.names():
-        (tmp_path / "model").mkdir(exist_ok=True)
         (tmp_path / "model" / name).write_bytes(model.read(name))
-    record = TrainingRecord.read(tmp_path / "model")
-    assert record.steps == 6
+    assert TrainingRecord.read(tmp_path / "model").steps == STEPS
     assert Apotheon.load(str(tmp_path / "model"), setting="model").model.num_parameters() > 0
+
+    started = time.monotonic()
+    assert train(TrainConfig.from_values(**values)) == result
+    assert time.monotonic() - started < 20, "a run that is done is not done again"
