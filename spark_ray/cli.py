@@ -131,7 +131,9 @@ def _no_command(words: Sequence[str]) -> int:
     if asked_for_help:
         print(text)
         return 0
-    print(f"error: unknown command {' '.join(words[:2])!r}\n{text}", file=sys.stderr)
+    given = " ".join(words[:2])
+    wrong = f"{given!r} needs a command" if given in known else f"unknown command {given!r}"
+    print(f"error: {wrong}\n{text}", file=sys.stderr)
     return WRONG_USAGE
 
 

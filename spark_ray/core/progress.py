@@ -35,6 +35,7 @@ class ProgressReport:
         self._done = 0
         self._note = ""
         self._started = self._last_line = time.monotonic()
+        self._first = 0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -68,6 +69,9 @@ class ProgressReport:
 
     def advance(self, count: int, note: str = "") -> None:
         """Count `count` more; `note` (e.g. "3 rejects") stands at the end of the line."""
+        if not self._done:
+            # What comes before the first, e.g. loading a model, says nothing about the rate.
+            self._first, self._began = count, time.monotonic()
         self._done += count
         self._note = note or self._note
         if self._bar is not None and self._task is not None:
@@ -76,14 +80,17 @@ class ProgressReport:
             self._print_line()
 
     def _rate(self) -> str:
-        elapsed = max(time.monotonic() - self._started, 1e-9)
-        return f"{self._done / elapsed:.1f} {self._unit}/s"
+        return f"{self._per_second():.1f} {self._unit}/s"
+
+    def _per_second(self) -> float:
+        if self._done > self._first:
+            return (self._done - self._first) / max(time.monotonic() - self._began, 1e-9)
+        return self._done / max(time.monotonic() - self._started, 1e-9)
 
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
-        elapsed = self._last_line - self._started
         total = f"/{self._total}" if self._total is not None else ""
         parts = [f"{self._title}: {self._done}{total} {self._unit}", self._rate()]
         if self._total and self._done and self._done < self._total:
-            parts.append(f"{elapsed / self._done * (self._total - self._done):.0f} s left")
+            parts.append(f"{(self._total - self._done) / self._per_second():.0f} s left")
         print(", ".join([*parts, *filter(None, [self._note])]), file=sys.stderr, flush=True)

@@ -251,6 +251,20 @@ class Folder:
         with storage_errors(self / name, "look at"):
             return int(fs.size(path))
 
+    def create(self) -> None:
+        """Make a local folder, so that what is in its way shows before any work is done.
+
+        Raises:
+            StorageError: it can't be made.
+        """
+        if not is_remote(self.location):
+            try:
+                local_path(self.location).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StorageError(
+                    f"{self.location}: this folder can't be made: {_reason(error)}"
+                ) from error
+
     def remove(self, name: str) -> None:
         """Remove a file or folder; nothing happens if there is none."""
         fs, path = filesystem(self / name)

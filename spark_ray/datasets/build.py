@@ -22,6 +22,7 @@ from spark_ray.core.errors import (
     ModelError,
     SparkRayError,
 )
+from spark_ray.core.interrupts import interrupts_held
 from spark_ray.core.logging import get_logger
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, now_iso
@@ -101,6 +102,7 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     if published is not None:
         return published
     version = writable(choose_version(config))
+    version.create()
     recipe = check_recipe(version, config)
     # Made first, so that bad settings show before Ray starts.
     stages = [caption_stage(config), transcribe_stage(config)]
@@ -179,12 +181,13 @@ def ray_session(config: _HasCluster) -> Iterator[None]:
     """A connection to Ray: the caller's, the cluster's, or a local one that ends with the job."""
     ours = not ray.is_initialized()
     if ours:
-        client = ray.init(
-            address=config.ray_address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=None if config.dashboard else False,
-        )
+        with interrupts_held():
+            client = ray.init(
+                address=config.ray_address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=None if config.dashboard else False,
+            )
         if config.dashboard:
             print(f"  dashboard    http://{client.dashboard_url}", file=sys.stderr)
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -39,7 +39,8 @@ class PublishOptions(BaseModel):
     """What comes out."""
 
     output: str = Field(
-        description="where the dataset goes; the last part is its name (a folder or s3://)"
+        min_length=1,
+        description="where the dataset goes; the last part is its name (a folder or s3://)",
     )
     version: str | None = Field(
         None,

@@ -30,6 +30,10 @@ _MAX_LIST_BYTES = 64 << 20
 _LEAVES = "it is a symbolic link that leaves the input folder"
 
 
+Place = Annotated[str, Field(min_length=1)]
+"""An empty one, as of an unset shell variable, would be the working folder."""
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -37,7 +41,7 @@ def _as_list(value: object) -> object:
 class IngestOptions(BaseModel):
     """What goes in."""
 
-    input: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+    input: Annotated[list[Place], BeforeValidator(_as_list)] = Field(
         min_length=1,
         description="video files, folders (recursive), globs, list files (.txt, one path a line), "
         "or s3:// addresses of any of these",

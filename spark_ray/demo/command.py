@@ -11,6 +11,7 @@ from spark_ray.datasets.layout import REPORT
 from spark_ray.demo.config import DemoConfig
 from spark_ray.demo.world import build_shapes, compare, draw_clips, print_agreement
 from spark_ray.evaluation.commands import say_result
+from spark_ray.evaluation.results import REPORT as EVALUATION_REPORT
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,15 +25,17 @@ def main(arguments: Sequence[str]) -> int:
     print_agreement(agreement, console)
     if not agreement.whole:
         return 1
-    if config.train:
-        _learn(config, dataset, console)
+    learned = _learn(config, dataset, console) if config.train else []
+    for line in learned:
+        print(line)
     print(f"  dataset      {dataset.location}/{REPORT}")
     print(f"  look inside  spark-ray data inspect {dataset.location}")
     print(f"done in {time.monotonic() - started:.0f} s")
     return 0
 
 
-def _learn(config: DemoConfig, dataset: Folder, console: Console) -> None:
+def _learn(config: DemoConfig, dataset: Folder, console: Console) -> list[str]:
+    """Train, evaluate, describe; lines that say where to look."""
     # Imported here: torch and MLflow take seconds that `--no-train` need not wait.
     from spark_ray.demo import learning
 
@@ -42,3 +45,9 @@ def _learn(config: DemoConfig, dataset: Folder, console: Console) -> None:
     new = draw_clips(Path(config.folder) / "new", config.new_clips, config, config.seed + 1)
     described = learning.describe_new(config, trained.model)
     learning.print_described(described.version, new, console)
+    return [
+        f"  model        {trained.model}/README.md",
+        f"  evaluation   {evaluation.output.location}/{EVALUATION_REPORT}",
+        f"  described    {described.version.location}/{REPORT}",
+        f"  runs         mlflow ui --backend-store-uri sqlite:///{config.folder}/mlflow.db",
+    ]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, cast
 
 import pyarrow.fs
@@ -101,7 +102,7 @@ def fit(config: TrainConfig, scaling: ScalingConfig, job: TrainJob) -> Result:
         ),
     )
     try:
-        return trainer.fit()
+        return _in_thread(trainer.fit)
     except WorkerGroupError as error:
         for failure in error.worker_failures.values():
             known = _known_error(failure)
@@ -113,6 +114,21 @@ def fit(config: TrainConfig, scaling: ScalingConfig, job: TrainJob) -> Result:
         if known is None:
             raise
         raise known from None
+
+
+def _in_thread(function: Callable[[], Result]) -> Result:
+    """Call it where it can't take Ctrl-C for itself: Ray Train would end the process as done."""
+    with ThreadPoolExecutor(1, thread_name_prefix="fit") as pool:
+        running = pool.submit(function)
+        try:
+            while not running.done():
+                wait([running], timeout=0.5)
+        except BaseException:
+            # The thread waits for Ray, and fails as soon as the session has ended.
+            pool.shutdown(wait=False)
+            ray.shutdown()
+            raise
+        return running.result()
 
 
 class _FailForGood(UserCallback):

@@ -86,9 +86,10 @@ def train(config: TrainConfig) -> TrainResult:
         record = {"settings": settings, "tracking_run": run_id, "dataset": _pinned(config, index)}
         _write_record(output, record)
         job = TrainJob(ray.put(plan), model_config, zero_config, board, threads)
+        print(f"  starting     {scaling.num_workers} workers on Ray", file=sys.stderr)
         status = "FAILED"
         try:
-            with _progress(board, plan.steps):
+            with _progress(board, plan):
                 result = fit(config, scaling, job)
             status = "FINISHED"
         finally:
@@ -218,19 +219,19 @@ def _start_board(plan: RunPlan, index: SampleIndex, run_id: str | None) -> tuple
 
 
 @contextmanager
-def _progress(board: Any, steps: int) -> Iterator[None]:
+def _progress(board: Any, plan: RunPlan) -> Iterator[None]:
     """Show the board's numbers while the block runs."""
     over = threading.Event()
 
     def follow() -> None:
-        with ProgressReport("Training", steps, "steps") as progress:
+        with ProgressReport("Training", plan.steps, "steps") as progress:
             shown = None
             while not over.wait(1.0):
                 step, metrics = ray.get(board.last.remote())
                 if shown is None:
                     shown = 0
                 if step > shown:
-                    progress.advance(step - shown, note=_note(metrics))
+                    progress.advance(step - shown, note=_note(metrics, plan))
                     shown = step
 
     thread = threading.Thread(target=follow, name="progress", daemon=True)
@@ -242,13 +243,14 @@ def _progress(board: Any, steps: int) -> Iterator[None]:
         thread.join()
 
 
-def _note(metrics: dict[str, float]) -> str:
+def _note(metrics: dict[str, float], plan: RunPlan) -> str:
     heads = [
         f"{name} {metrics[key]:.2f}"
         for name, key in _HEADS.items()
         if metrics.get(key)  # 0 where the stage has no such texts
     ]
-    parts = [f"loss {metrics['loss']:.3f} ({', '.join(heads)})"]
+    stage = plan.stages[int(metrics["stage"])].name
+    parts = [f"{stage}: loss {metrics['loss']:.3f} ({', '.join(heads)})"]
     if "validation_loss" in metrics:
         parts.append(f"validation {metrics['validation_loss']:.3f}")
     parts.append(f"rate {metrics['learning_rate']:.1e}")
@@ -289,7 +291,8 @@ def print_plan(plan: RunPlan, model_config: ApotheonConfig) -> None:
     lines += [
         f"  stage        {stage.name}: {stage.epochs} epochs of {', '.join(stage.modalities)}, "
         f"{plan.batch(stage) * config.gradient_accumulation} clips a step"
-        for stage in plan.stages
+        + ("" if steps.start < plan.steps else " (not reached)")
+        for stage, steps in zip(plan.stages, plan.stage_steps, strict=True)
     ]
     print("\n".join(lines), file=sys.stderr)
     table = Table("part", "parameters", "learning")

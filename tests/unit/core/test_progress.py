@@ -35,6 +35,19 @@ def test_lines_come_now_and_then_with_the_time_that_is_left(
     ]
 
 
+def test_what_comes_before_the_first_says_nothing_about_the_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with ProgressReport("Training", 100, "steps") as report:
+        now[0] += 300.0  # loading a model, say
+        report.advance(1)
+        now[0] += 10.0
+        report.advance(10)
+    assert "Training: 11/100 steps, 1.0 steps/s, 89 s left" in capsys.readouterr().err
+
+
 def test_an_unknown_total_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressReport("Counting", None, "lines") as report:
         report.advance(7)

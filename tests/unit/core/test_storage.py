@@ -187,3 +187,11 @@ def test_a_full_disk_says_how_to_go_on() -> None:
         Path("/dev/full").open("wb", buffering=0) as full,
     ):
         full.write(b"data")
+
+
+def test_what_is_in_the_way_of_a_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file/v1: this folder can't be made: Not a directory"):
+        Folder(str(tmp_path / "file" / "v1")).create()
+    Folder(str(tmp_path / "a" / "b")).create()
+    assert (tmp_path / "a" / "b").is_dir()

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spark_ray.core.errors import ConfigError
 from spark_ray.core.schema import VideoInfo
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
@@ -157,3 +158,10 @@ def test_blocks_hold_every_unit_once_and_at_most_two_minutes_or_so() -> None:
         assert [u for block in blocks for u in block] == [u for u, _ in units]
         assert all(sum(50 for _ in block) <= 170 for block in blocks)
     assert len(list(group_units(units, 16, len(units)))) == len(units)
+
+
+@pytest.mark.parametrize("empty", [{"input": ""}, {"input": ["a", ""]}, {"output": ""}])
+def test_an_empty_place_is_not_the_working_folder(empty: dict) -> None:
+    (name,) = empty
+    with pytest.raises(ConfigError, match=f"^{name}.*at least 1 character"):
+        config(**empty)

@@ -1,0 +1,29 @@
+"""Ctrl-C where Python would lose it."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while the block runs, and raise it afterwards.
+
+    For blocks that start processes: Python swallows what is raised in its hooks around a fork, and
+    the program would go on as if nobody had pressed anything.
+
+    Raises:
+        KeyboardInterrupt: after the block, if it came meanwhile.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
