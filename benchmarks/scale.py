@@ -28,6 +28,6 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
         slope_ratio=round(late / early, 4) if early > 0 else None,
     )  # fmt: skip
     yield ratio_result(
-        "scale-driver-memory", f"the driver's peak memory at {few:,} clips", 1.5,
+        "scale-driver-memory", f"the driver's peak memory at {few:,} clips", 1.15,
         [large["driver_peak_mib"]], [small["driver_peak_mib"]], clips=sizes,
     )  # fmt: skip

@@ -31,6 +31,7 @@ from spark_ray.evaluation.results import (
 )
 from spark_ray.evaluation.slices import sources_of
 from spark_ray.evaluation.text import has_words
+from spark_ray.models.weights import check_reference
 
 _PACKAGES = {
     "torch": "models",
@@ -74,6 +75,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     config = config.located()
     assert config.output_dir is not None
     output = Folder(config.output_dir)
+    check_reference(config.model, "model")
     earlier = [load_results(location) for location in config.compare]
     chosen = _choose_clips(config)
     _announce(config, chosen)

@@ -76,6 +76,7 @@ def resolve_weights(
         MissingDependency: a registered model was named, and MLflow is not installed.
         ModelError: nothing is there, it may not be fetched, or it holds no weights of this kind.
     """
+    check_reference(reference, setting)
     folder = Path(reference).expanduser()
     if reference.startswith(REGISTERED):
         if revision is not None:
@@ -87,15 +88,25 @@ def resolve_weights(
     elif folder.is_dir():
         if revision is not None:
             raise ConfigError(f"{setting}: {reference} is a local folder and has no revisions")
-    elif _HUB_ID.fullmatch(reference) and not reference.startswith("."):
+    else:
         folder = _from_hub(reference, setting, revision, kind, instead)
         revision = folder.name if _COMMIT.fullmatch(folder.name) else revision
-    else:
+    return Weights(reference, folder, revision, _weight_files(folder, setting, reference, kind))
+
+
+def check_reference(reference: str, setting: str) -> None:
+    """See, without asking anybody, whether a reference can name a model at all.
+
+    Raises:
+        ModelError: it can't.
+    """
+    is_hub_id = _HUB_ID.fullmatch(reference) and not reference.startswith(".")
+    is_folder = Path(reference).expanduser().is_dir()
+    if not (is_folder or is_hub_id or reference.startswith(REGISTERED)):
         raise ModelError(
             f"{setting}: {reference} is neither a folder on this machine nor a hub id like "
             "'organisation/model', nor a registered model like 'models:/apotheon@champion'"
         )
-    return Weights(reference, folder, revision, _weight_files(folder, setting, reference, kind))
 
 
 def offline() -> bool:

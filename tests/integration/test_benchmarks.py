@@ -32,6 +32,10 @@ def test_decode_benchmark_compares_one_pass_with_naive_programs_and_bare_decode(
     assert naive.ratio < 1
 
 
+def test_the_readmes_table_is_made_from_the_results():
+    assert table.render(table.load()) in (harness.ROOT / "README.md").read_text()
+
+
 def test_result_file_names_its_baseline_and_machine_but_no_host(results, tmp_path):
     results[0].write(tmp_path)
     [path] = tmp_path.iterdir()

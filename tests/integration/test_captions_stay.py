@@ -5,7 +5,9 @@ Every clip here shows a number, so its pictures themselves say which caption is 
 
 import os
 import random
+import signal
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import builds
@@ -38,6 +40,21 @@ class ReadsNumbers:
             if number != 7:  # about some clips there is nothing to say
                 answers[clip.clip_id] = Caption(text=builds.caption_of_number(number))
         return answers
+
+
+class KillsItsProcess(ReadsNumbers):
+    """Five kills the actor once, nine every time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mark = folder / "five-has-killed"
+
+    def caption(self, clips: Sequence[Clip]) -> dict[str, Caption]:
+        numbers = {builds.number_seen(jpeg) for clip in clips for jpeg in clip.frames}
+        if 9 in numbers or (5 in numbers and not self.mark.exists()):
+            if 5 in numbers:
+                self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().caption(clips)
 
 
 def reading_stage(*, holds_weights: bool = False) -> ModelStage:
@@ -151,6 +168,31 @@ def test_an_answer_about_a_strange_clip_is_a_defect(rows: list[Clip]) -> None:
     )
     with pytest.raises(AssertionError, match="some-other-clip"):
         list(StagePool([stage])(clips_to_table(rows[:3])))
+
+
+def test_a_captioning_actor_dies_and_only_what_kills_it_is_given_up(
+    cluster: str, videos: Path, tmp_path: Path
+) -> None:
+    config = config_for(videos, tmp_path / "set")
+    version = Folder(config.output).sub("v1")
+    begin(version, config, make_plan(list_inputs(config.input), config, lambda _: None))
+    deadly = ModelStage(
+        "caption",
+        "caption",
+        partial(KillsItsProcess, tmp_path),
+        lambda backend, clips: backend.caption(clips),
+        holds_weights=True,
+    )
+    run_units(config, version, [deadly, transcribe_stage(config)])
+
+    result = finish(config, version)
+
+    reasons = {line["error"]: line["message"] for line in builds.rejects(Path(version.location))}
+    assert reasons["WorkerCrashed"] == "the caption model's process died on it twice"
+    assert result.rejects == 2
+    found = [line["meta"]["caption"] for line in builds.manifest(Path(version.location))]
+    sound = {*range(1, 17), *SPANS} - {9, 13}
+    assert sorted(map(str, found)) == sorted(str(expected_caption(number)) for number in sound)
 
 
 @pytest.mark.parametrize("own_actor", [False, True])
