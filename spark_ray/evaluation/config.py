@@ -14,12 +14,14 @@ class EvaluatedOptions(BaseModel):
     """What is evaluated, and where the results go."""
 
     model: str = Field(
+        min_length=1,
         description="an Apotheon: a folder, a registered model (models:/apotheon@champion) or a "
-        "hub id"
+        "hub id",
     )
     dataset: str = Field(
+        min_length=1,
         description="a dataset's folder or s3:// address, with @vN for a version other than the "
-        "newest; or a manifest.jsonl"
+        "newest; or a manifest.jsonl",
     )
     split: Literal["train", "validation", "test", "all"] = Field(
         "test", description="which of its clips"

@@ -183,7 +183,8 @@ class CheckpointOptions(BaseModel):
     """What is kept."""
 
     output_dir: str = Field(
-        description="the run's folder (local or s3://); the same command again resumes it"
+        min_length=1,
+        description="the run's folder (local or s3://); the same command again resumes it",
     )
     checkpoint_every_steps: int | None = Field(
         None, ge=1, description="steps between checkpoints; unset: one at the end of each epoch"
@@ -228,8 +229,12 @@ class TrainConfig(
     Exit status: 0 trained, 1 stopped by a failure, 2 wrong usage or configuration.
     """
 
-    dataset: str | None = Field(None, description="published dataset: path, path@version or s3://")
-    manifest_path: str | None = Field(None, description="its manifest.jsonl, in place of dataset")
+    dataset: str | None = Field(
+        None, min_length=1, description="published dataset: path, path@version or s3://"
+    )
+    manifest_path: str | None = Field(
+        None, min_length=1, description="its manifest.jsonl, in place of dataset"
+    )
 
     @model_validator(mode="after")
     def _check_together(self) -> "TrainConfig":
