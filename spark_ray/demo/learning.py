@@ -25,7 +25,7 @@ _MAX_TOKENS = 48
 def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
     """Apotheon-tiny, from nothing, on DeepSpeed; the same command resumes it."""
     curriculum = [
-        Stage(name="sound", epochs=7, modalities=["text", "audio"]),
+        Stage(name="sound", epochs=8, modalities=["text", "audio"]),
         # Shapes: a picture costs a tenth of a whole clip, so that a step can see many. Then
         # motions, which are learned in half the steps while there is nothing to hear.
         Stage(
@@ -35,13 +35,11 @@ def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
             batch_scale=4,
             part_rates={"vision": 0.5},
         ),
-        Stage(name="films", epochs=11, modalities=["text", "video"], part_rates={"vision": 0.5}),
-        # All together. The run's rate has almost come to its end, and much is to be put right.
+        Stage(name="films", epochs=10, modalities=["text", "video"], part_rates={"vision": 0.5}),
         Stage(
             name="clips",
             epochs=10,
             modalities=["text", "audio", "video"],
-            learning_rate_scale=4.0,
             part_rates={"vision": 0.2},
         ),
     ]
