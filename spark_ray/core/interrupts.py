@@ -16,7 +16,8 @@ def interrupts_held() -> Iterator[None]:
     Raises:
         KeyboardInterrupt: after the block, if it came meanwhile.
     """
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []

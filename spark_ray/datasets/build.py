@@ -102,11 +102,11 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     if published is not None:
         return published
     version = writable(choose_version(config))
-    version.create()
     recipe = check_recipe(version, config)
     # Made first, so that bad settings show before Ray starts.
     stages = [caption_stage(config), transcribe_stage(config)]
     files = list_inputs(config.input) if recipe is None else []
+    version.create()
     announce(config, version, resumed=recipe is not None)
     with ray_session(config):
         if recipe is None:

@@ -75,9 +75,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     config = config.located()
     assert config.output_dir is not None
     output = Folder(config.output_dir)
-    check_reference(config.model, "model")
     earlier = [load_results(location) for location in config.compare]
     chosen = _choose_clips(config)
+    check_reference(config.model, "model")
     _announce(config, chosen)
     with ray_session(config):
         answers = predict(config, chosen.clips)

@@ -9,7 +9,6 @@ from spark_ray.apotheon import Task
 from spark_ray.apotheon.adaptation import FREEZABLE, PARTS
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.schema import Record
-from spark_ray.training.schedule import Schedule
 
 Modality = Literal["text", "image", "audio", "video"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
@@ -28,9 +27,6 @@ class Stage(Record):
         1, ge=1, description="times batch_size: a picture takes a fraction of a whole clip's time"
     )
     learning_rate_scale: float = Field(1.0, gt=0, description="times learning_rate")
-    schedule: Schedule | None = Field(
-        None, description="how its rate falls after the warm-up; unset: as the run's schedule says"
-    )
     part_rates: dict[str, float] = Field(
         {}, description="for a part, a further factor of its learning rate"
     )

@@ -155,8 +155,7 @@ class Worker:
             sums += losses / config.gradient_accumulation
             self.meter.saw(engine.module, inputs)
         stage, steps = self.plan.stages[segment.stage], self.plan.stage_steps[segment.stage]
-        schedule = stage.schedule or config.schedule
-        factor = rate_at(self.state.step, steps, config.warmup_ratio, schedule)
+        factor = rate_at(self.state.step, steps, config.warmup_ratio, config.schedule)
         rate = config.learning_rate * stage.learning_rate_scale * factor
         outcome = engine.step(rate)
         # Where every loss was finite and a gradient was not, any of the clips may be at fault.

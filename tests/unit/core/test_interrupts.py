@@ -3,10 +3,19 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from spark_ray.core.interrupts import interrupts_held
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard() -> Iterator[None]:
+    """They are not in what a shell has put into the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_comes_after_the_block() -> None:
@@ -31,6 +40,13 @@ def test_without_an_interrupt_nothing_happens() -> None:
 def test_an_error_of_the_block_comes_first() -> None:
     with pytest.raises(ValueError, match="mine"), interrupts_held():
         raise ValueError("mine")
+
+
+def test_where_interrupts_are_ignored_they_stay_so() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupts_held():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_other_threads_have_no_handlers_to_set() -> None:
