@@ -19,7 +19,7 @@ MUTANTS = 1000
 PROCESSES = 2
 SLOWEST_S = 5.0
 # A decoder holds up to 17 pictures of max_pixels, 53 MB each in 4:2:0, imports take 250 MB, and a
-# picture in BGR and half of it 133. What is left is not given back between 500 files: 1580 were seen.
+# picture in BGR and half of it 133. The rest is not given back between 500 files; 1580 were seen.
 MOST_MB = 250 + 17 * 53 + 133 + 450
 
 
