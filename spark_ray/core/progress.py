@@ -91,6 +91,6 @@ class ProgressReport:
         self._last_line = time.monotonic()
         total = f"/{self._total}" if self._total is not None else ""
         parts = [f"{self._title}: {self._done}{total} {self._unit}", self._rate()]
-        if self._total and self._done and self._done < self._total:
+        if self._total and self._first < self._done < self._total:
             parts.append(f"{(self._total - self._done) / self._per_second():.0f} s left")
         print(", ".join([*parts, *filter(None, [self._note])]), file=sys.stderr, flush=True)

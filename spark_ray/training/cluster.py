@@ -1,8 +1,9 @@
 """A run on the cluster: what each worker may use, Ray Train's trainer, and its failures as ours."""
 
 import math
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import Any, cast
 
 import pyarrow.fs
@@ -117,18 +118,22 @@ def fit(config: TrainConfig, scaling: ScalingConfig, job: TrainJob) -> Result:
 
 
 def _in_thread(function: Callable[[], Result]) -> Result:
-    """Call it where it can't take Ctrl-C for itself: Ray Train would end the process as done."""
-    with ThreadPoolExecutor(1, thread_name_prefix="fit") as pool:
-        running = pool.submit(function)
+    """Call it where it can't take Ctrl-C for itself: Ray Train would end the process as done.
+
+    After Ctrl-C the thread is left behind; what it waits for ends with the session.
+    """
+    outcome: Future[Result] = Future()
+
+    def run() -> None:
         try:
-            while not running.done():
-                wait([running], timeout=0.5)
-        except BaseException:
-            # The thread waits for Ray, and fails as soon as the session has ended.
-            pool.shutdown(wait=False)
-            ray.shutdown()
-            raise
-        return running.result()
+            outcome.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="fit", daemon=True).start()
+    while not outcome.done():
+        wait([outcome], timeout=0.5)
+    return outcome.result()
 
 
 class _FailForGood(UserCallback):
