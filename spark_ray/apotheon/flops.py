@@ -156,8 +156,7 @@ def _fusion(model: ApotheonModel, shape: BatchShape) -> float:
 
 def _heads(model: ApotheonModel, shape: BatchShape) -> float:
     learns = _media_learns(model) or _text_learns(model) or _learns(model.fusion)
-    heads = {"caption": model.caption_head, "transcript": model.transcription_head}
-    matrices = [matrix for task in shape.tasks for matrix in _matrices(heads[task])]
+    matrices = [matrix for task in shape.tasks for matrix in _matrices(model.head(task))]
     return _products(matrices, shape.clips * shape.text_tokens, learns)
 
 

@@ -152,13 +152,13 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
             (task,) = tasks
             texts = self.encode_text(input_ids[:, None], self_cache)
             states = self._fuse(texts, media, tasks, self_cache, media_cache)
-            logits = self._head(task)(states[:, 0])
+            logits = self.head(task)(states[:, 0])
             return ApotheonOutput(logits=logits, past_key_values=past_key_values)
 
         texts_BTLD = self.encode_text(input_ids)  # noqa: N806
         states_BTLD = self._fuse(texts_BTLD, media, tasks)  # noqa: N806
         logits_of = {
-            task: self._head(task)(states_BTLD[:, number]) for number, task in enumerate(tasks)
+            task: self.head(task)(states_BTLD[:, number]) for number, task in enumerate(tasks)
         }
         output = ApotheonOutput(
             caption_logits=logits_of.get("caption"),
@@ -266,7 +266,8 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
             states = block(states, media, self_cache=self_cache, media_cache=media_cache)
         return self.fusion_norm(states)
 
-    def _head(self, task: Task) -> nn.Module:
+    def head(self, task: Task) -> nn.Module:
+        """What writes the texts of a task."""
         return {"caption": self.caption_head, "transcript": self.transcription_head}[task]
 
     def _add_losses(

@@ -183,9 +183,8 @@ def read_clip(
     try:
         wanted = range(len(row["frame_times"])) if frames is None else frames
         if not row["has_files"]:
-            found = _read_from_shard(version, row)
-            pictures = [found.frames[number] for number in wanted]
-            return ClipBytes(pictures, found.audio if audio else None)
+            found = _read_from_shard(version, row, audio=audio)
+            return ClipBytes([found.frames[number] for number in wanted], found.audio)
         pictures = [version.read(frame_name(row["id"], number + 1)) for number in wanted]
         return ClipBytes(pictures, version.read(row["audio"]) if audio and row["audio"] else None)
     except StorageError as error:
@@ -195,7 +194,8 @@ def read_clip(
         ) from error
 
 
-def _read_from_shard(version: Folder, row: Mapping[str, Any]) -> ClipBytes:
+def _read_from_shard(version: Folder, row: Mapping[str, Any], *, audio: bool) -> ClipBytes:
+    wanted = ["id", "frames", *(["audio"] if audio else [])]
     location = version / row["shard"]
     with open_read(location) as source:
         file = pq.ParquetFile(source, metadata=_footer(location))
@@ -203,10 +203,10 @@ def _read_from_shard(version: Folder, row: Mapping[str, Any]) -> ClipBytes:
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             if place < count:
-                columns = file.read_row_group(group, columns=["id", "frames", "audio"])
+                columns = file.read_row_group(group, columns=wanted)
                 found = columns.slice(place, 1).to_pylist()[0]
                 if found["id"] == row["id"]:
-                    return ClipBytes(found["frames"], found["audio"])
+                    return ClipBytes(found["frames"], found.get("audio"))
                 break
             place -= count
     raise DatasetError(f"{location}: does not hold clip {row['id']} in row {row['row']}")
