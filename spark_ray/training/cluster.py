@@ -15,14 +15,14 @@ from ray.train import (
     Result,
     RunConfig,
     ScalingConfig,
-    UserCallback,
 )
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from spark_ray.core.errors import ConfigError, SparkRayError
+from spark_ray.core.errors import ConfigError
 from spark_ray.core.storage import filesystem, is_remote
 from spark_ray.training.config import TrainConfig
+from spark_ray.training.failures import FailForGood, known_error
 from spark_ray.training.worker import TrainJob, train_worker
 
 
@@ -87,11 +87,12 @@ def fit(config: TrainConfig, scaling: ScalingConfig, job: TrainJob) -> Result:
         parent = parent.partition("://")[2]
     trainer = TorchTrainer(
         cast(Callable[[dict[Any, Any]], None], train_worker),
-        train_loop_config={"job": job},
+        # By reference: to read it, the controller would have to load the model's code.
+        train_loop_config={"job": ray.put(job)},
         scaling_config=scaling,
         run_config=RunConfig(
             name=name,
-            callbacks=[cast(Any, _FailForGood())],  # the annotation is that of V1
+            callbacks=[cast(Any, FailForGood())],  # the annotation is that of V1
             storage_path=parent or "/",
             storage_filesystem=storage,
             failure_config=FailureConfig(max_failures=config.max_failures),
@@ -106,12 +107,12 @@ def fit(config: TrainConfig, scaling: ScalingConfig, job: TrainJob) -> Result:
         return _in_thread(trainer.fit)
     except WorkerGroupError as error:
         for failure in error.worker_failures.values():
-            known = _known_error(failure)
+            known = known_error(failure)
             if known is not None:
                 raise known from None
         raise
     except TrainingFailedError as error:
-        known = _known_error(error)
+        known = known_error(error)
         if known is None:
             raise
         raise known from None
@@ -134,23 +135,3 @@ def _in_thread(function: Callable[[], Result]) -> Result:
     while not outcome.done():
         wait([outcome], timeout=0.5)
     return outcome.result()
-
-
-class _FailForGood(UserCallback):
-    """Ends the run at an error of ours: it would come again, unlike the loss of a worker."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            known = _known_error(error)
-            if known is not None:
-                raise known
-
-
-def _known_error(error: BaseException | None) -> SparkRayError | None:
-    """The error of ours among the causes of Ray's."""
-    while error is not None:
-        if isinstance(error, SparkRayError):
-            return error
-        hidden = getattr(error, "controller_failure", None) or getattr(error, "cause", None)
-        error = hidden or error.__cause__
-    return None

@@ -14,6 +14,7 @@ from typing import Any, cast
 import ray
 import torch
 from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
@@ -210,7 +211,9 @@ def _start_board(plan: RunPlan, index: SampleIndex, run_id: str | None) -> tuple
         "code_version": code_version(),
         "git_commit": git_commit() or "unknown",
     }
-    board: Any = ray.remote(Board).options(num_cpus=0).remote()
+    # Beside the driver, whose loss ends the run anyway; any other node may be lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     settings = config.model_dump(mode="json")
     try:
         return board, ray.get(board.start.remote(tracking, settings, tags))

@@ -59,7 +59,7 @@ class TrainJob:
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """Train from the last checkpoint, or from the start, to the end; returns where that was."""
     with tempfile.TemporaryDirectory(prefix="spark-ray-resume-") as folder:
-        return Worker(settings["job"], Path(folder)).run()
+        return Worker(ray.get(settings["job"]), Path(folder)).run()
 
 
 class Worker:

@@ -13,7 +13,7 @@ from clusters import START_S, Node, StartNode
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "datasets"))
 from fake_version import make_clip, write_version
 
-STEPS = 12
+STEPS = 8
 
 
 def settings(folder: Path) -> dict[str, Any]:
