@@ -1,7 +1,6 @@
 """What the inputs name: files, folders, globs, list files and listings become a sorted listing."""
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -20,11 +19,15 @@ from spark_ray.core.storage import (
     read_bytes,
     storage_errors,
 )
+from spark_ray.models.sidecar_files import (
+    LANGUAGE_TAG,
+    SIDECAR_SUFFIXES,
+    is_named_caption,
+    is_named_subtitles,
+    tag,
+)
 
 LIST_SUFFIXES = frozenset((".txt", ".list", ".lst"))
-SIDECAR_SUFFIXES = frozenset((".json", ".txt", ".srt", ".vtt"))
-SUBTITLE_SUFFIXES = frozenset((".srt", ".vtt"))
-_LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _GLOB = frozenset("*?[")
 _MAX_LIST_BYTES = 64 << 20
 _LEAVES = "it is a symbolic link that leaves the input folder"
@@ -291,15 +294,18 @@ class _Listings:
 
 
 def _texts_by_stem(names: Iterable[str]) -> defaultdict[str, list[str]]:
-    """Text files by the stem of the video that they are about; film.de.srt is about film too."""
+    """Text files by the stem of the video that they are about.
+
+    film.de.srt and film.caption.txt are about film too.
+    """
     texts: defaultdict[str, list[str]] = defaultdict(list)
     sidecars = [path for path in map(PurePosixPath, sorted(names)) if _is_sidecar(path)]
     for path in sidecars:
         texts[path.stem].append(path.name)
     for path in sidecars:
-        stem = PurePosixPath(path.stem)
-        if path.suffix.lower() in SUBTITLE_SUFFIXES and _LANGUAGE.fullmatch(stem.suffix):
-            texts[stem.stem].append(path.name)
+        in_language = is_named_subtitles(path.name) and LANGUAGE_TAG.fullmatch(tag(path.name))
+        if in_language or is_named_caption(path.name):
+            texts[PurePosixPath(path.stem).stem].append(path.name)
     return texts
 
 

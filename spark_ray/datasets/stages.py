@@ -47,6 +47,8 @@ from spark_ray.datasets.ledger import CrashGuard, Outcome, commit_part
 from spark_ray.media.deadline import iterate_with_deadline
 from spark_ray.media.decode import DecodedClip, Span, decode_clips
 from spark_ray.models.captioning import build_captioner
+from spark_ray.models.protocols import Captioner
+from spark_ray.models.sidecar_files import is_named_subtitles
 from spark_ray.models.transcription import build_transcriber
 
 _CLIPS_PER_CALL = 16
@@ -330,13 +332,26 @@ class ModelStage:
 
 
 def caption_stage(config: BuildConfig) -> ModelStage:
+    subtitles_are_speech = config.transcription_backend == "subtitles"
+
+    def call(backend: Captioner, clips: list[Clip]) -> Mapping[str, Any]:
+        # Where somebody asks for subtitles, film.srt is what is said, and no caption too.
+        return backend.caption(
+            [_without_speech(c) for c in clips] if subtitles_are_speech else clips
+        )
+
     return ModelStage(
         "caption",
         "caption",
         lambda: build_captioner(config),
-        lambda backend, clips: backend.caption(clips),
+        call,
         holds_weights=build_captioner(config).uses_accelerator,
     )
+
+
+def _without_speech(clip: Clip) -> Clip:
+    others = [uri for uri in clip.sidecars if not is_named_subtitles(uri)]
+    return clip.model_copy(update={"sidecars": others})
 
 
 def transcribe_stage(config: BuildConfig) -> ModelStage:

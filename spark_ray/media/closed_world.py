@@ -15,7 +15,7 @@ from spark_ray.core.schema import Record
 from spark_ray.media.drawing import COLOURS, MOTIONS, SHAPES, SceneSpec
 from spark_ray.media.speech import VOICES
 
-Sidecar = Literal["txt", "json", "srt", "vtt"]
+Sidecar = Literal["txt", "json", "caption.srt", "caption.vtt"]
 
 SIZES = ((256, 256), (320, 240), (480, 270), (640, 360))
 RATES = (Fraction(12), Fraction(24), Fraction(25), Fraction(30_000, 1001), Fraction(30))
@@ -143,7 +143,7 @@ def sample_spec(seed: int, index: int) -> ClipSpec:
         speech_rate_wpm=int(rng.integers(165, 191)),
         pitch=int(rng.integers(35, 66)),
         embedded_subtitles=bool(subtitles and not silent and rng.random() < 0.9),
-        sidecar=_pick(rng, ("txt", "json", "srt", "vtt"), (8, 2, 1, 1)),
+        sidecar=_pick(rng, ("txt", "json", "caption.srt", "caption.vtt"), (8, 2, 1, 1)),
     )
 
 

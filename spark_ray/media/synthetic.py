@@ -127,11 +127,11 @@ def write_world(
 ) -> list[Truth]:
     """Write `count` clips and what is true of them; returns the truth in clip order.
 
-    `folder/clips/<colour>/clip_0001.mp4` has a caption beside it (`.txt`, sometimes `.json`, `.srt`
-    or `.vtt`) and `folder/truth.jsonl`, written last, one line a clip. `workers` above 1 share the
-    work among processes. `progress(done, count)` is called after each clip. Writing the same world
-    again changes nothing. Raises `ConfigError` for a count or workers below 1 and `StorageError`
-    where `clips` holds files of another world.
+    `folder/clips/<colour>/clip_0001.mp4` has a caption beside it (`.txt`, sometimes `.json`,
+    `.caption.srt` or `.caption.vtt`) and `folder/truth.jsonl`, written last, one line a clip.
+    `workers` above 1 share the work among processes. `progress(done, count)` is called after each
+    clip. Writing the same world again changes nothing. Raises `ConfigError` for a count or workers
+    below 1 and `StorageError` where `clips` holds files of another world.
     """
     for setting, value in (("count", count), ("workers", workers)):
         if value < 1:
@@ -209,12 +209,13 @@ def _sidecar_text(spec: ClipSpec) -> str:
         return f"{spec.caption}\n"
     if spec.sidecar == "json":
         return json.dumps({"caption": spec.caption}) + "\n"
-    point = "." if spec.sidecar == "vtt" else ","
+    is_vtt = spec.sidecar == "caption.vtt"
+    point = "." if is_vtt else ","
     cues = [
         f"{_clock(scene.start_s, point)} --> {_clock(scene.end_s, point)}\n{phrase}\n"
         for scene, phrase in zip(spec.scenes, spec.phrases, strict=True)
     ]
-    if spec.sidecar == "vtt":
+    if is_vtt:
         return "\n".join(["WEBVTT\n", *cues])
     return "\n".join(f"{number}\n{cue}" for number, cue in enumerate(cues, 1))
 

@@ -11,20 +11,24 @@ from spark_ray.models.caption_files import (
     read_captions_file,
 )
 from spark_ray.models.captioning import CaptionOptions, captioners
-from spark_ray.models.sidecar_files import read_cues, read_text, suffix
-
-_FORMATS = (".json", ".txt", ".srt", ".vtt")
-"""In the order of preference where a video has several."""
+from spark_ray.models.sidecar_files import (
+    SIDECAR_SUFFIXES,
+    is_named_caption,
+    read_cues,
+    read_text,
+    suffix,
+)
 
 
 @captioners.register("sidecar")
 class SidecarCaptioner:
     """A video's captions from `captions_file`, or else from a file beside it.
 
-    A .txt is one caption for the whole video. A .json holds one text, a list of them, or
-    `{"caption": …}`, `{"captions": […]}`, each with `start` and `end` in seconds of the source if
-    it belongs to a part. Of .srt, .vtt and timed texts a clip gets those that overlap its span,
-    joined; of several untimed texts the first becomes the caption, and all are kept.
+    `film.caption.srt` goes before `film.srt`. A .txt is one caption for the whole video. A .json
+    holds one text, a list of them, or `{"caption": …}`, `{"captions": […]}`, each with `start` and
+    `end` in seconds of the source if it belongs to a part. Of .srt, .vtt and timed texts a clip
+    gets those that overlap its span, joined; of several untimed texts the first becomes the
+    caption, and all are kept.
 
     Cost: one small read for each clip; `captions_file` is held in memory by every worker.
     """
@@ -60,10 +64,13 @@ class SidecarCaptioner:
         for key in keys_of(clip):
             if key in self.by_key:
                 return self.by_key[key]
-        files = [uri for uri in sorted(clip.sidecars) if suffix(uri) in _FORMATS]
-        if not files:
-            return []
-        return _read_sidecar(min(files, key=lambda uri: _FORMATS.index(suffix(uri))))
+        files = [uri for uri in sorted(clip.sidecars) if suffix(uri) in SIDECAR_SUFFIXES]
+        return _read_sidecar(min(files, key=_preference)) if files else []
+
+
+def _preference(uri: str) -> tuple[bool, int]:
+    """Where a video has several: the one that is named a caption, else by format."""
+    return not is_named_caption(uri), SIDECAR_SUFFIXES.index(suffix(uri))
 
 
 def _read_sidecar(uri: str) -> list[TextAt]:

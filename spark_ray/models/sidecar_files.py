@@ -28,8 +28,31 @@ class SidecarError(MediaError):
     """A caption or subtitle file beside the video can't be understood."""
 
 
+SIDECAR_SUFFIXES = (".json", ".txt", ".srt", ".vtt")
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
+LANGUAGE_TAG = re.compile(r"\.([A-Za-z]{2,3})(?:-[A-Za-z0-9]{2,8})*")
+"""`.de` of film.de.srt and `.pt-BR` of film.pt-BR.vtt."""
+
+_CAPTION_TAG = ".caption"
+
+
 def suffix(uri: str) -> str:
     return PurePosixPath(uri).suffix.lower()
+
+
+def tag(uri: str) -> str:
+    """What stands between the stem and the suffix, with its dot: `.de`, `.caption`, or nothing."""
+    return PurePosixPath(PurePosixPath(uri).stem).suffix
+
+
+def is_named_caption(uri: str) -> bool:
+    """Whether the name says that it describes the video: film.caption.srt."""
+    return tag(uri).lower() == _CAPTION_TAG
+
+
+def is_named_subtitles(uri: str) -> bool:
+    """Whether it can hold what is said in the video: film.srt or film.de.vtt."""
+    return suffix(uri) in SUBTITLE_SUFFIXES and not is_named_caption(uri)
 
 
 def read_text(uri: str, max_bytes: int = MAX_SIDECAR_BYTES) -> str:

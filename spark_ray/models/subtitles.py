@@ -1,12 +1,16 @@
 """Transcripts that somebody has already written: subtitles in the video or beside it."""
 
-import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 from spark_ray.core.schema import Clip, Segment, Transcript
 from spark_ray.media.subtitles import cues_between
-from spark_ray.models.sidecar_files import merge_rolling, read_cues, suffix
+from spark_ray.models.sidecar_files import (
+    LANGUAGE_TAG,
+    is_named_subtitles,
+    merge_rolling,
+    read_cues,
+    tag,
+)
 from spark_ray.models.transcription import TranscriptionOptions, transcribers
 
 # Containers name languages with three letters (ISO 639-2), the rest of the house with two.
@@ -20,15 +24,14 @@ _TWO_LETTERS = {
     "tur": "tr", "ukr": "uk", "vie": "vi", "zho": "zh",
 }  # fmt: skip
 
-_LANGUAGE_TAG = re.compile(r"\.([a-z]{2,3})(?:-[a-z0-9]+)*", re.IGNORECASE)
-
 
 @transcribers.register("subtitles")
 class SubtitleTranscriber:
     """Embedded subtitles first, which the decoder left in the clip, else a .srt or .vtt beside it.
 
     `transcription_language` picks among files like `film.de.srt`; a file without a language in its
-    name suits every choice. Cost: one small read for each clip without embedded subtitles.
+    name suits every choice. A `film.caption.srt` says what is seen, and is left to the captions.
+    Cost: one small read for each clip without embedded subtitles.
     """
 
     uses_accelerator = False
@@ -63,7 +66,7 @@ class SubtitleTranscriber:
         return language, merge_rolling(clip.subtitles)
 
     def _beside(self, clip: Clip) -> tuple[str | None, list[Segment]] | None:
-        files = [(_language_in_name(uri), uri) for uri in clip.sidecars if suffix(uri) in _FORMATS]
+        files = [(_language_in_name(uri), uri) for uri in clip.sidecars if is_named_subtitles(uri)]
         wanted = [(language, uri) for language, uri in files if self._wanted(language)]
         if not wanted:
             return None
@@ -79,13 +82,10 @@ class SubtitleTranscriber:
         return self.language is None or language in {None, self.language}
 
 
-_FORMATS = (".srt", ".vtt")
-
-
 def _language_in_name(uri: str) -> str | None:
     """`de` for film.de.srt and film.de-AT.srt; None for film.srt."""
-    tag = _LANGUAGE_TAG.fullmatch(PurePosixPath(PurePosixPath(uri).stem).suffix)
-    return _two_letters(tag[1].lower()) if tag else None
+    match = LANGUAGE_TAG.fullmatch(tag(uri))
+    return _two_letters(match[1].lower()) if match else None
 
 
 def _two_letters(code: str | None) -> str | None:

@@ -218,6 +218,20 @@ def test_a_whole_build_whose_captions_come_from_the_pictures(
     assert seen == {n: expected_caption(n) for n in [*range(1, 17), *SPANS] if n != 13}
 
 
+def test_subtitles_that_were_asked_for_are_no_captions(cluster: str, tmp_path: Path) -> None:
+    """`film.srt` is what is said as soon as somebody asks for that, and a caption only before."""
+    builds.write_number(tmp_path / "in" / "film.mp4", 7)
+    cue = "1\n00:00:00,000 --> 00:00:01,000\nwhat is said\n"
+    (tmp_path / "in" / "film.srt").write_text(cue)
+    for backend, expected in (
+        ("subtitles", (None, "what is said")),
+        ("none", ("what is said", None)),
+    ):
+        version = builds.build(tmp_path / "in", tmp_path / backend, transcription_backend=backend)
+        (line,) = builds.manifest(version)
+        assert (line["meta"]["caption"], line["meta"]["transcript"]) == expected
+
+
 def test_a_whole_build_with_captions_beside_the_videos(
     cluster: str, numbers: Path, tmp_path: Path
 ) -> None:

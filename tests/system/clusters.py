@@ -5,8 +5,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
+from builds import wait_until
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
@@ -25,6 +27,16 @@ class Node:
     def processes(self) -> list[psutil.Process]:
         return [*psutil.Process(self.process.pid).children(recursive=True)]
 
+    def works_on(self, task: str) -> bool:
+        """Whether a worker of this node is at a task or an actor of this name, or a part of it."""
+        for process in self.processes():
+            try:
+                if task in " ".join(process.cmdline()):
+                    return True
+            except psutil.Error:
+                continue
+        return False
+
     def kill(self) -> None:
         """Pull the plug: every process of the node at once."""
         for process in self.processes():
@@ -34,6 +46,15 @@ class Node:
                 continue
         self.process.kill()
         self.process.wait()
+
+
+def second_node(start_node: StartNode, head: dict[str, Any]) -> Node:
+    """A worker node of two CPUs that has joined the cluster."""
+    node = start_node(f"--address={head['address']}", "--num-cpus=2")
+    wait_until(
+        lambda: b"Ray runtime started" in node.log.read_bytes(), "a second node", seconds=START_S
+    )
+    return node
 
 
 def free_port() -> int:

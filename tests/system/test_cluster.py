@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import builds
-import psutil
 import pytest
-from clusters import START_S, Node, StartNode, run_ray
+from clusters import StartNode, run_ray, second_node
 
 
 def submit(
@@ -62,47 +61,85 @@ def test_a_wrong_token_is_refused(
     assert not (tmp_path / "set").exists()
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    head: dict[str, Any],
+    environment: dict[str, str],
+    videos: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed") / "set"
+    _, printed, status = finish(start_build(head, environment, videos, output))
+    assert status == 0, printed
+    return output / "v1"
+
+
+def start_build(
+    head: dict[str, Any], environment: dict[str, str], videos: Path, output: Path
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        builds.build_command(videos, output, fps=2),
+        env={**environment, "RAY_ADDRESS": head["address"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(driver: subprocess.Popen[str]) -> tuple[str, str, int]:
+    """What it wrote to standard output and to standard error, and its exit status."""
+    written, printed = driver.communicate(timeout=200)
+    return written, printed, driver.returncode
+
+
 def test_a_whole_node_dies(
     head: dict[str, Any],
     start_node: StartNode,
     environment: dict[str, str],
     videos: Path,
+    undisturbed: Path,
     tmp_path: Path,
 ) -> None:
     """kill -9 of every process of a worker node, while it decodes: the same dataset comes out."""
-    address = {"RAY_ADDRESS": head["address"]}
-    command = builds.build_command(videos, tmp_path / "undisturbed" / "set", fps=2)
-    undisturbed = subprocess.run(command, env={**environment, **address}, capture_output=True)
-    assert undisturbed.returncode == 0, undisturbed.stderr
-
-    node = start_node(f"--address={head['address']}", "--num-cpus=2")
-    builds.wait_until(
-        lambda: b"Ray runtime started" in node.log.read_bytes(), "a second node", seconds=START_S
-    )
+    node = second_node(start_node, head)
     version = tmp_path / "set" / "v1"
-    driver = subprocess.Popen(
-        builds.build_command(videos, tmp_path / "set", fps=2),
-        env={**environment, **address},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    builds.wait_until(lambda: decoding(node), "the node to decode", driver=driver)
+    driver = start_build(head, environment, videos, tmp_path / "set")
+    builds.wait_until(lambda: node.works_on("MapBatches"), "the node to decode", driver=driver)
     node.kill()
     killed_in_time = not (version / "metadata.json").exists()
-    _, printed = driver.communicate(timeout=200)
+    _, printed, status = finish(driver)
 
     assert killed_in_time
-    assert driver.returncode == 0, printed
-    builds.assert_same(version, tmp_path / "undisturbed" / "set" / "v1")
+    assert status == 0, printed
+    builds.assert_same(version, undisturbed)
 
 
-def decoding(node: Node) -> bool:
-    """Whether a worker of this node is at work on a block."""
-    for process in node.processes():
-        try:
-            if "MapBatches" in " ".join(process.cmdline()):
-                return True
-        except psutil.Error:
-            continue
-    return False
+def test_the_driver_dies_on_two_nodes_and_then_one_of_them(
+    head: dict[str, Any],
+    start_node: StartNode,
+    environment: dict[str, str],
+    videos: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+) -> None:
+    """The driver after the first clips are committed; then, as the rest is, the node."""
+    node = second_node(start_node, head)
+    version = tmp_path / "set" / "v1"
+    driver = start_build(head, environment, videos, tmp_path / "set")
+    builds.wait_until(lambda: any(version.glob("parts/*")), "a first part", driver=driver)
+    driver.kill()
+    driver.communicate()
+    assert not (version / "metadata.json").exists(), "to be killed before it published"
+    committed = set(version.glob("parts/*"))
+
+    driver = start_build(head, environment, videos, tmp_path / "set")
+    builds.wait_until(
+        lambda: set(version.glob("parts/*")) > committed, "another part", driver=driver
+    )
+    node.kill()
+    killed_in_time = not (version / "metadata.json").exists()
+    _, printed, status = finish(driver)
+
+    assert killed_in_time
+    assert status == 0, printed
+    builds.assert_same(version, undisturbed)

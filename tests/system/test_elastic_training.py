@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import builds
-import psutil
-from clusters import START_S, Node, StartNode
+from clusters import StartNode, second_node
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "datasets"))
 from fake_version import make_clip, write_version
@@ -46,10 +45,7 @@ def test_a_run_goes_on_with_the_workers_that_are_left(
         for number in range(24)
     ]
     write_version(tmp_path / "sets" / "films", clips)
-    node = start_node(f"--address={head['address']}", "--num-cpus=2")
-    builds.wait_until(
-        lambda: b"Ray runtime started" in node.log.read_bytes(), "a second node", seconds=START_S
-    )
+    node = second_node(start_node, head)
     file = tmp_path / "train.yaml"
     file.write_text(json.dumps(settings(tmp_path)))
     run = tmp_path / "runs" / "elastic"
@@ -67,7 +63,7 @@ def test_a_run_goes_on_with_the_workers_that_are_left(
     builds.wait_until(
         lambda: any(run.glob("step-*/state.json")), "a checkpoint", driver=driver, seconds=120
     )
-    assert trains(node), "the second node was to train as well"
+    assert node.works_on("RayTrainWorker"), "the second node was to train as well"
     node.kill()
     printed, _ = driver.communicate(timeout=240)
 
@@ -75,14 +71,3 @@ def test_a_run_goes_on_with_the_workers_that_are_left(
     record = json.loads((run / "model" / "training.json").read_text())
     assert record["steps"] == STEPS
     assert record["world_size"] == 1
-
-
-def trains(node: Node) -> bool:
-    """Whether a rank runs on this node."""
-    for process in node.processes():
-        try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                return True
-        except psutil.Error:
-            continue
-    return False

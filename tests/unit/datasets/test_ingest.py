@@ -123,6 +123,13 @@ def test_subtitles_may_say_their_language(tmp_path: Path) -> None:
     assert names == ["a.srt", "a.de.srt", "a.pt-BR.vtt"], "the plain name comes first"
 
 
+def test_a_file_that_is_named_a_caption_is_beside_its_video(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "a.srt", "a.caption.srt", "a.caption.txt")
+    (found,) = list_inputs([str(tmp_path / "*.mp4")])
+    names = [Path(s).name for s in found.sidecars]
+    assert names == ["a.srt", "a.caption.srt", "a.caption.txt"]
+
+
 def test_the_label_is_the_folders_name(tmp_path: Path) -> None:
     touch(tmp_path, "cats/a.mp4")
     (file,) = list_inputs([str(tmp_path)])

@@ -203,6 +203,28 @@ def test_storage_that_fails_altogether_makes_no_rejects(
         list(decode.process([unit]))
 
 
+def test_a_file_that_vanishes_before_it_is_decoded_is_a_reject(tmp_path: Path) -> None:
+    write_video(tmp_path / "stays.mp4", pictures(10), Fraction(25))
+    units = [
+        Clip(
+            clip_id=name,
+            video_id=name * 4,
+            unit_id=name,
+            source_path=str(tmp_path / f"{name}.mp4"),
+            status="ok",
+        )
+        for name in ("gone", "stays")
+    ]
+    decode = DecodeStage(config(min_clip_s=0), Folder(str(tmp_path / "v1")), "run", {})
+    gone, stays = decode.process(units)
+    assert gone.status == "rejected"
+    assert gone.reject is not None
+    assert gone.reject.stage == "decode"
+    assert "gone.mp4" in gone.reject.message
+    assert stays.status == "ok"
+    assert stays.frames
+
+
 def test_a_file_above_the_size_limit_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", pictures(10), Fraction(25))
     size = (tmp_path / "a.mp4").stat().st_size

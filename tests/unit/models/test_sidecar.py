@@ -104,6 +104,13 @@ def test_json_comes_before_text_and_text_before_subtitles(tmp_path: Path) -> Non
         assert caption.text == expected
 
 
+def test_what_is_named_a_caption_comes_first(tmp_path: Path) -> None:
+    files = [write(tmp_path / "a.json", '"from json"'), write(tmp_path / "a.caption.srt", SRT)]
+    caption = caption_of(make_clip(0.0, 1.0, sidecars=tuple(files)))
+    assert caption is not None
+    assert caption.text != "from json"
+
+
 def test_a_clip_without_a_sidecar_is_left_out(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.txt", "\n")
     metadata = write(tmp_path / "metadata.json", '{"views": 3}')

@@ -98,6 +98,15 @@ def test_nothing_said_is_left_out_and_nonsense_is_an_error(tmp_path: Path) -> No
         transcribe(make_clip(0, 6, sidecars=[write(tmp_path / "bad.srt", "prose")]))
 
 
+def test_a_caption_is_not_what_is_said(tmp_path: Path) -> None:
+    caption = write(tmp_path / "film.caption.srt", SRT)
+    assert transcribe(make_clip(0, 6, sidecars=[caption])) is None
+    both = [caption, write(tmp_path / "film.srt", SRT.replace("Good morning", "Good night"))]
+    said = transcribe(make_clip(0, 6, sidecars=both))
+    assert said is not None
+    assert said.text.startswith("Good night")
+
+
 def test_rolling_lines_are_said_once(tmp_path: Path) -> None:
     # As YouTube writes it, lines of a single blank included.
     vtt = (
