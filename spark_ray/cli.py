@@ -66,6 +66,21 @@ COMMANDS = (
         "measure a trained model on clips that it has not seen",
     ),
     Command(
+        ("keys", "create"),
+        "spark_ray.serving.commands:create_key",
+        "make an API key of the server",
+    ),
+    Command(
+        ("keys", "list"),
+        "spark_ray.serving.commands:list_keys",
+        "list the API keys of the server",
+    ),
+    Command(
+        ("keys", "revoke"),
+        "spark_ray.serving.commands:revoke_key",
+        "revoke an API key of the server",
+    ),
+    Command(
         ("demo",),
         "spark_ray.demo.command:main",
         "the whole loop on clips that the demo draws itself",

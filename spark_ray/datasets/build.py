@@ -156,6 +156,20 @@ def choose_version(config: BuildConfig) -> Folder:
     return dataset.sub(next_version(dataset))
 
 
+def build_progress(config: BuildConfig) -> tuple[int, int] | None:
+    """Units that are done, and units in all, of the version that a build works on.
+
+    None before its plan is made, and once it is published.
+    """
+    config = config.located()
+    version = choose_version(config)
+    if not is_unfinished(version):
+        return None
+    done = Progress(read_parts(version))
+    are_done = Counter(done.is_done(unit.unit_id) for unit, _ in planned_units(version, config))
+    return are_done[True], are_done.total()
+
+
 def announce(config: BuildConfig, version: Folder, *, resumed: bool) -> None:
     """Say what is going to happen, and with what."""
     kept = "smart sampling on" if config.smart_sampling else "every sampled frame kept"

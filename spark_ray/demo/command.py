@@ -25,19 +25,18 @@ def main(arguments: Sequence[str]) -> int:
     print_agreement(agreement, console)
     if not agreement.whole:
         return 1
-    learned = _learn(config, dataset, console) if config.train else []
-    for line in learned:
-        print(line)
+    answers_agree = _learn(config, dataset, console) if config.train else True
     print(f"  dataset      {dataset.location}/{REPORT}")
     print(f"  look inside  spark-ray data inspect {dataset.location}")
     print(f"done in {time.monotonic() - started:.0f} s")
-    return 0
+    return 0 if answers_agree else 1
 
 
-def _learn(config: DemoConfig, dataset: Folder, console: Console) -> list[str]:
-    """Train, evaluate, describe; lines that say where to look."""
+def _learn(config: DemoConfig, dataset: Folder, console: Console) -> bool:
+    """Train, evaluate, describe and serve; whether the server says what the dataset job said."""
     # Imported here: torch and MLflow take seconds that `--no-train` need not wait.
     from spark_ray.demo import learning
+    from spark_ray.demo.asking import ask_over_http
 
     trained = learning.train_tiny(config, dataset)
     evaluation = learning.evaluate_tiny(config, dataset, trained.model)
@@ -45,9 +44,12 @@ def _learn(config: DemoConfig, dataset: Folder, console: Console) -> list[str]:
     new = draw_clips(Path(config.folder) / "new", config.new_clips, config, config.seed + 1)
     described = learning.describe_new(config, trained.model)
     learning.print_described(described.version, new, console)
-    return [
-        f"  model        {trained.model}/README.md",
-        f"  evaluation   {evaluation.output.location}/{EVALUATION_REPORT}",
-        f"  described    {described.version.location}/{REPORT}",
-        f"  runs         mlflow ui --backend-store-uri sqlite:///{config.folder}/mlflow.db",
-    ]
+    agree = ask_over_http(config, trained.model, described.version, console)
+    print(
+        f"  model        {trained.model}/README.md\n"
+        f"  evaluation   {evaluation.output.location}/{EVALUATION_REPORT}\n"
+        f"  described    {described.version.location}/{REPORT}\n"
+        f"  runs         mlflow ui --backend-store-uri sqlite:///{config.folder}/mlflow.db\n"
+        "  serve it     ray start --head && serve deploy serve_configs/local.yaml"
+    )
+    return agree

@@ -9,10 +9,11 @@ class DemoConfig(JobConfig):
     """Draw clips whose truth is known, and take them through the whole loop.
 
     A dataset is built from them and compared with what was drawn; Apotheon is trained on it from
-    nothing, evaluated on clips that it has not seen, and captions a folder of new ones. The same
-    command again goes on where it stopped.
+    nothing, evaluated on clips that it has not seen, captions a folder of new ones, and is asked
+    over HTTP. The same command again goes on where it stopped.
 
-    Exit status: 0 done, 1 the dataset is not what was drawn, or something failed, 2 wrong usage.
+    Exit status: 0 done, 1 the dataset is not what was drawn, the server does not say what the
+    dataset job said, or something failed, 2 wrong usage.
     """
 
     folder: str = Field("demo", description="where clips, datasets, model and reports go")

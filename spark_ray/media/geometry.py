@@ -61,34 +61,45 @@ class PictureRenderer:
         self._scaler = VideoReformatter()
 
     def render(self, frame: av.VideoFrame) -> Picture:
-        return self._fit(bgr_pixels(frame, self._scaler), quarter_turn(frame.rotation))
+        pixels = bgr_pixels(frame, self._scaler)
+        return fit_picture(pixels, self._options, quarter_turn(frame.rotation), self._aspect)
 
-    def _fit(self, pixels: NDArray[np.uint8], rotation: int) -> Picture:
-        height, width = pixels.shape[:2]
-        shown = square_pixel_size(width, height, self._aspect)
-        sideways = rotation % 180 != 0
-        if sideways:
-            shown = shown[::-1]
-        target = self._options.resolution
-        if self._options.fit == "stretch":
-            inner = target
-        else:
-            scale = (min if self._options.fit == "pad" else max)(
-                target[0] / shown[0], target[1] / shown[1]
-            )
-            inner = (max(1, round(shown[0] * scale)), max(1, round(shown[1] * scale)))
 
-        stored = inner[::-1] if sideways else inner
-        content = upright(_resize(pixels, stored), rotation)
-        if self._options.fit == "crop":
-            left, top = (inner[0] - target[0]) // 2, (inner[1] - target[1]) // 2
-            content = content[top : top + target[1], left : left + target[0]]
-        if inner == target or self._options.fit == "crop":
-            return Picture(content, content)
-        image = np.zeros((target[1], target[0], 3), np.uint8)
-        left, top = (target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2
-        image[top : top + inner[1], left : left + inner[0]] = content
-        return Picture(image, content)
+def fit_picture(
+    pixels: NDArray[np.uint8],
+    options: PictureOptions,
+    rotation: int = 0,
+    aspect: Fraction | None = None,
+) -> Picture:
+    """(H, W, 3) pixels turned upright, made square and brought to `options.resolution`.
+
+    Args:
+        rotation: degrees counter-clockwise, a quarter turn.
+        aspect: width over height of a pixel; None means square.
+    """
+    height, width = pixels.shape[:2]
+    shown = square_pixel_size(width, height, aspect)
+    sideways = rotation % 180 != 0
+    if sideways:
+        shown = shown[::-1]
+    target = options.resolution
+    if options.fit == "stretch":
+        inner = target
+    else:
+        scale = (min if options.fit == "pad" else max)(target[0] / shown[0], target[1] / shown[1])
+        inner = (max(1, round(shown[0] * scale)), max(1, round(shown[1] * scale)))
+
+    stored = inner[::-1] if sideways else inner
+    content = upright(_resize(pixels, stored), rotation)
+    if options.fit == "crop":
+        left, top = (inner[0] - target[0]) // 2, (inner[1] - target[1]) // 2
+        content = content[top : top + target[1], left : left + target[0]]
+    if inner == target or options.fit == "crop":
+        return Picture(content, content)
+    image = np.zeros((target[1], target[0], 3), np.uint8)
+    left, top = (target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2
+    image[top : top + inner[1], left : left + inner[0]] = content
+    return Picture(image, content)
 
 
 def bgr_pixels(frame: av.VideoFrame, scaler: VideoReformatter) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -72,19 +73,19 @@ class Apotheon:
         """
         return prepare_clip(self.processor, frames, frame_times, audio, caption, transcript)
 
-    @torch.inference_mode()
     def write(
         self, clips: Sequence[PreparedClip], task: Task, max_new_tokens: int, num_beams: int = 1
     ) -> list[str]:
         """A caption or a transcript for each clip; without sampling, so always the same."""
-        tokens = self.model.generate(
-            **self._media(clips),
-            task=task,
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            do_sample=False,
-        )
+        tokens = self.generate(clips, task, max_new_tokens=max_new_tokens, num_beams=num_beams)
         return self.processor.decode_texts(tokens)
+
+    @torch.inference_mode()
+    def generate(self, clips: Sequence[PreparedClip], task: Task, **options: Any) -> torch.Tensor:
+        """Token ids `[clips, length]`, the start token first; `options` are of `generate`."""
+        return self.model.generate(
+            **self._media(clips), task=task, **{"do_sample": False, **options}
+        )
 
     @torch.inference_mode()
     def embed_clips(self, clips: Sequence[PreparedClip]) -> np.ndarray:

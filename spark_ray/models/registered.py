@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,6 +61,26 @@ def find_registered(reference: str, setting: str) -> tuple[Path, str]:
         ModelError: the reference, the registry or the model's files can't be found.
         StorageError: the model's files can't be read from their bucket or server.
     """
+    with _registry(reference, setting) as (client, name, version):
+        source = client.get_model_version_download_uri(name, version)
+        with storage_errors(shown_uri(source), "read"):
+            folder = _local_folder(source, f"{name}-{version}", setting, reference)
+        return folder, version
+
+
+def pinned_reference(reference: str, setting: str) -> str:
+    """The reference with the version that it stands for now: models:/apotheon/3.
+
+    Raises:
+        MissingDependency, ModelError: as `find_registered`.
+    """
+    with _registry(reference, setting) as (_, name, version):
+        return f"{SCHEME}{name}/{version}"
+
+
+@contextmanager
+def _registry(reference: str, setting: str) -> Iterator[tuple[Any, str, str]]:
+    """A client of the registry, and the name and version number that are meant."""
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise ModelError(
@@ -78,10 +99,7 @@ def find_registered(reference: str, setting: str) -> tuple[Path, str]:
                 f"{setting}: {reference} is not registered at {shown_uri(uri)}; "
                 f"{known_models(client)}"
             )
-        source = client.get_model_version_download_uri(match["name"], version)
-        with storage_errors(shown_uri(source), "read"):
-            folder = _local_folder(source, f"{match['name']}-{version}", setting, reference)
-        return folder, version
+        yield client, match["name"], version
     except mlflow.MlflowException as error:
         raise ModelError(
             f"{setting}: {reference} can't be fetched from {shown_uri(uri)} ({first_line(error)}); "

@@ -1,0 +1,43 @@
+"""Who may do what: the dependencies that routes declare."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from spark_ray.serving.errors import forbidden, unauthorized
+from spark_ray.serving.keys import Caller, Scope
+from spark_ray.serving.services import Services
+
+_BEARER = "bearer "
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+UseServices = Annotated[Services, Depends(services_of)]
+
+
+def _requires(scope: Scope) -> Callable[..., AsyncIterator[Caller]]:
+    async def caller(request: Request, services: UseServices) -> AsyncIterator[Caller]:
+        authorization = request.headers.get("authorization", "")
+        secret = authorization[len(_BEARER) :].strip()
+        if not authorization.lower().startswith(_BEARER) or not secret:
+            raise unauthorized()
+        found = await services.caller(secret)
+        if found is None:
+            raise unauthorized()
+        if not found.may(scope):
+            raise forbidden(scope)
+        request.state.key = found.id
+        with services.throttle.admit(found):
+            yield found
+
+    return caller
+
+
+Infers = Annotated[Caller, Depends(_requires("infer"))]
+RunsJobs = Annotated[Caller, Depends(_requires("jobs"))]
+Administers = Annotated[Caller, Depends(_requires("admin"))]

@@ -1,0 +1,72 @@
+"""The application that `serve deploy` brings up: deployments, and how they hold together."""
+
+from typing import Any, cast
+
+from ray import serve
+from ray.serve import Application, Deployment
+
+from spark_ray.serving.decoding import Decoder
+from spark_ray.serving.gateway import Gateway
+from spark_ray.serving.inference import ApotheonServer, BackendServer
+from spark_ray.serving.jobs import JobKeeper
+from spark_ray.serving.search import SearchServer
+from spark_ray.serving.settings import APOTHEON, ModelSettings, ServeSettings
+
+_DECODER_THREADS = 2
+_GATEWAY_REQUESTS = 256
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application of these settings, which are the `args` of a file in `serve_configs/`.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+    """
+    settings = ServeSettings.from_values(**args).located()
+    decoder = _deployed(
+        Decoder,
+        num_replicas=settings.decoder_replicas,
+        max_ongoing_requests=2 * _DECODER_THREADS,
+        max_queued_requests=64,
+        ray_actor_options={"num_cpus": settings.decoder_cpus},
+    ).bind(settings.job_settings, settings.limits, _DECODER_THREADS)
+    models = {name: _model(name, model) for name, model in settings.models.items()}
+    search = _deployed(SearchServer, ray_actor_options={"num_cpus": 0.1}).bind(settings, models)
+    keeper = _deployed(
+        JobKeeper, num_replicas=1, ray_actor_options={"num_cpus": 0}, health_check_period_s=10
+    ).bind(settings)
+    return _deployed(
+        Gateway,
+        num_replicas=settings.gateway_replicas,
+        max_ongoing_requests=_GATEWAY_REQUESTS,
+        ray_actor_options={"num_cpus": settings.gateway_cpus},
+    ).bind(settings, decoder, models, search, keeper)
+
+
+def _model(name: str, model: ModelSettings) -> Application:
+    server = ApotheonServer if model.backend == APOTHEON else BackendServer
+    scaling: dict[str, Any] = {"num_replicas": model.min_replicas}
+    if model.max_replicas > model.min_replicas:
+        scaling = {
+            "autoscaling_config": {
+                "min_replicas": model.min_replicas,
+                "max_replicas": model.max_replicas,
+                "target_ongoing_requests": model.max_batch_size,
+            }
+        }
+    return _deployed(
+        server,
+        name=f"model-{name}",
+        **scaling,
+        # A batch in work and one that fills; what is beyond waits with the callers.
+        max_ongoing_requests=2 * model.max_batch_size,
+        max_queued_requests=model.max_queued,
+        ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
+        health_check_period_s=10,
+        health_check_timeout_s=60,
+    ).bind(name, model)
+
+
+def _deployed(server: type, **options: Any) -> Deployment:
+    deployment: Any = serve.deployment(server)
+    return cast(Deployment, deployment.options(**options))

@@ -1,0 +1,120 @@
+"""Which model a request means: names to deployments, and aliases to the versions they stand for."""
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spark_ray.models.registered import SCHEME, pinned_reference
+from spark_ray.serving.errors import ApiError
+from spark_ray.serving.settings import MODEL_NAME, Ability, ModelSettings
+
+DEFAULT_ALIAS = "champion"
+
+_NAME = re.compile(rf"(?P<base>{MODEL_NAME})(?:@(?P<alias>[\w-]{{1,64}})|/(?P<version>\d{{1,9}}))?")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model that will answer: what to call, and the very version to ask it for."""
+
+    name: str
+    reference: str | None
+    handle: Any
+
+    @property
+    def model(self) -> Any:
+        """The handle, asking for this version; a version is loaded where it is not yet."""
+        if self.reference is None:
+            return self.handle
+        return self.handle.options(multiplexed_model_id=self.reference)
+
+
+class Catalog:
+    """The models of a server, by the names that requests give them."""
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelSettings],
+        handles: Mapping[str, Any],
+        alias_lifetime_s: float,
+    ) -> None:
+        self._models, self._handles = models, handles
+        self._alias_lifetime_s = alias_lifetime_s
+        self._pinned: dict[str, tuple[float, str]] = {}
+
+    def names(self, ability: Ability | None = None) -> list[str]:
+        return sorted(
+            name
+            for name, model in self._models.items()
+            if ability is None or ability in model.abilities
+        )
+
+    def settings(self, name: str) -> ModelSettings:
+        return self._models[name]
+
+    async def find(self, name: str | None, ability: Ability) -> Target:
+        """The model of that name, or the first that can do it.
+
+        Raises:
+            ApiError: there is no such model, or it can't do this; it lists those that can.
+        """
+        able = self.names(ability)
+        if name is None:
+            if not able:
+                raise ApiError(501, "no_model", f"no model here can {ability}")
+            name = able[0]
+        match = _NAME.fullmatch(name)
+        base = match["base"] if match else ""
+        if match is None or base not in self._models:
+            raise ApiError(
+                404,
+                "model_not_found",
+                f"there is no model {name!r}; choose one of: {', '.join(self.names())}",
+                param="model",
+            )
+        if base not in able:
+            raise ApiError(
+                400,
+                "model_lacks_ability",
+                f"model {base!r} can't {ability}; choose one of: {', '.join(able) or 'none'}",
+                param="model",
+            )
+        settings = self._models[base]
+        reference = settings.reference
+        if reference is None or settings.backend != "apotheon":
+            self._refuse_version(match, name)
+            return Target(base, None, self._handles[base])
+        if not reference.startswith(SCHEME):
+            self._refuse_version(match, name)
+            return Target(base, reference, self._handles[base])
+        wanted = (
+            f"{reference}/{match['version']}"
+            if match["version"]
+            else f"{reference}@{match['alias'] or DEFAULT_ALIAS}"
+        )
+        return Target(name, await self._pin(wanted), self._handles[base])
+
+    def _refuse_version(self, match: re.Match[str], name: str) -> None:
+        if match["alias"] or match["version"]:
+            raise ApiError(
+                404,
+                "model_not_found",
+                f"{name!r}: this model is no registered one and has no versions; "
+                f"write {match['base']!r}",
+                param="model",
+            )
+
+    async def _pin(self, reference: str) -> str:
+        """The version behind an alias, asked for again after a while: that is how a new one comes.
+
+        Requests that are on their way keep the version that they began with.
+        """
+        known = self._pinned.get(reference)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        pinned = await asyncio.to_thread(pinned_reference, reference, "model")
+        self._pinned[reference] = (time.monotonic() + self._alias_lifetime_s, pinned)
+        return pinned

@@ -1,0 +1,144 @@
+"""What surrounds every request: an id, bounds on its body, and an answer whatever happens.
+
+Plain ASGI, since Starlette's own base class for middleware costs a task and a queue a request.
+"""
+
+import asyncio
+import json
+import re
+import secrets
+import time
+from typing import Any
+
+from ray.util.metrics import Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from spark_ray.core.logging import get_logger
+from spark_ray.serving.errors import ApiError, body, too_large
+from spark_ray.serving.settings import RequestLimits
+
+log = get_logger(__name__)
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_FORM_BYTES = 64 << 10  # of a form's fields and boundaries, besides the file
+_BOUNDARIES_S = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
+
+
+class Envelope:
+    """Outermost of the gateway's layers."""
+
+    def __init__(self, app: ASGIApp, limits: RequestLimits) -> None:
+        self._app, self._limits = app, limits
+        tags = ("method", "route", "status")
+        self._requests = Counter(
+            "sparkray_http_requests_total", "requests by route and status", tags
+        )
+        self._seconds = Histogram(
+            "sparkray_http_request_seconds", "until the last byte", _BOUNDARIES_S, tags
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = f"req-{secrets.token_hex(8)}"
+        if _REQUEST_ID.fullmatch(given):
+            request_id = given.decode()
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                added = [(b"x-content-type-options", b"nosniff")]
+                if not given:  # Serve's proxy sends one along, and puts it on the answer itself
+                    added.append((b"x-request-id", request_id.encode()))
+                message["headers"] = [*message["headers"], *added]
+            await send(message)
+
+        try:
+            bounded = _Bounded(receive, headers, self._limits)
+            await self._app(scope, bounded, send_with_id)
+        except ApiError as error:
+            if status:
+                raise  # the answer has begun; all that is left is to break it off
+            await _answer(send_with_id, error, request_id)
+        except Exception:
+            log.exception("request failed", request_id=request_id, path=scope["path"])
+            if not status:
+                defect = ApiError(500, "internal_error", "something failed here; it is logged")
+                await _answer(send_with_id, defect, request_id)
+        finally:
+            route = scope.get("route")
+            tags = {
+                "method": scope["method"],
+                # Not the path: every asset would become a time series of its own.
+                "route": getattr(route, "path", "unknown"),
+                "status": str(status or 499),
+            }
+            self._requests.inc(tags=tags)
+            self._seconds.observe(time.perf_counter() - started, tags=tags)
+
+
+class _Bounded:
+    """A request's body, up to the bytes and within the seconds that its kind may take."""
+
+    def __init__(
+        self, receive: Receive, headers: dict[bytes, bytes], limits: RequestLimits
+    ) -> None:
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        uploads = kind in (b"multipart/form-data", b"application/offset+octet-stream")
+        self._most_bytes = (
+            limits.max_upload_bytes + _FORM_BYTES if uploads else limits.max_body_bytes
+        )
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._most_bytes:
+            raise too_large("the body", self._most_bytes)
+        self._receive = receive
+        self._end = time.monotonic() + limits.upload_timeout_s
+        self._received_bytes = 0
+        self._complete = False
+
+    async def __call__(self) -> Message:
+        if self._complete:
+            return await self._receive()  # a disconnect, for which one may wait for long
+        try:
+            async with asyncio.timeout(max(0.0, self._end - time.monotonic())):
+                message = await self._receive()
+        except TimeoutError:
+            raise ApiError(408, "upload_timeout", "the body took too long to arrive") from None
+        if message["type"] == "http.request":
+            self._received_bytes += len(message.get("body", b""))
+            if self._received_bytes > self._most_bytes:
+                raise too_large("the body", self._most_bytes)
+            self._complete = not message.get("more_body", False)
+        return message
+
+
+async def _answer(send: Send, error: ApiError, request_id: str) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": error.status,
+            "headers": [
+                (name.lower().encode(), value.encode()) for name, value in headers_of(error).items()
+            ]
+            + [(b"content-type", b"application/json")],
+        }
+    )
+    data = json.dumps(body(error, request_id)).encode()
+    await send({"type": "http.response.body", "body": data})
+
+
+def headers_of(error: ApiError) -> dict[str, str]:
+    """Headers that go with an error."""
+    headers: dict[str, Any] = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s + 0.5)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers

@@ -1,0 +1,103 @@
+"""Errors of the HTTP interface: a status, a code for programs, a sentence for people."""
+
+from typing import Any
+
+from spark_ray.core.errors import (
+    ConfigError,
+    DatasetError,
+    MediaError,
+    MediaLimitExceeded,
+    MediaTimeout,
+    ModelError,
+    SparkRayError,
+    StorageError,
+)
+
+
+class ApiError(SparkRayError):
+    """An answer other than success."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.status, self.code, str(self), self.param, self.retry_after_s)
+
+
+def _rebuilt(
+    status: int, code: str, message: str, param: str | None, retry_after_s: float | None
+) -> ApiError:
+    return ApiError(status, code, message, param=param, retry_after_s=retry_after_s)
+
+
+def unauthorized() -> ApiError:
+    return ApiError(
+        401,
+        "invalid_api_key",
+        "no valid API key; send 'Authorization: Bearer KEY' with one that 'spark-ray keys create' "
+        "made and nobody has revoked",
+    )
+
+
+def forbidden(scope: str) -> ApiError:
+    return ApiError(403, "missing_scope", f"this key lacks the scope {scope!r}")
+
+
+def not_found(kind: str, name: str) -> ApiError:
+    """Also for what belongs to somebody else: that it exists is not the caller's to know."""
+    return ApiError(404, f"{kind}_not_found", f"there is no {kind} {name!r}")
+
+
+def too_large(what: str, limit: int) -> ApiError:
+    return ApiError(413, "too_large", f"{what} is larger than the {limit:,} bytes allowed here")
+
+
+def overloaded(what: str) -> ApiError:
+    return ApiError(
+        503, "overloaded", f"{what} has no room for more requests; try again", retry_after_s=1.0
+    )
+
+
+_STATUS: tuple[tuple[type[SparkRayError], int, str], ...] = (
+    (MediaLimitExceeded, 413, "media_too_large"),
+    (MediaTimeout, 422, "media_timeout"),
+    (MediaError, 422, "unusable_media"),
+    (ModelError, 404, "model_not_found"),
+    (DatasetError, 404, "dataset_not_found"),
+    (ConfigError, 400, "invalid_request"),
+    (StorageError, 503, "storage_unavailable"),
+)
+
+
+def as_api_error(error: SparkRayError) -> ApiError:
+    """What a mistake of the user's, found deep in the house, is called over HTTP."""
+    if isinstance(error, ApiError):
+        return error
+    for kind, status, code in _STATUS:
+        if isinstance(error, kind):
+            return ApiError(status, code, str(error))
+    return ApiError(400, "invalid_request", str(error))
+
+
+def body(error: ApiError, request_id: str) -> dict[str, Any]:
+    """In the shape of OpenAI's errors, which its clients know how to raise."""
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    return {
+        "error": {
+            "message": str(error),
+            "type": kind,
+            "code": error.code,
+            "param": error.param,
+            "request_id": request_id,
+        }
+    }

@@ -1,0 +1,91 @@
+"""The gateway: the one deployment that speaks HTTP. It authenticates, validates and routes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from ray import serve
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from spark_ray import __version__
+from spark_ray.core.errors import SparkRayError
+from spark_ray.core.logging import configure_logging
+from spark_ray.serving.envelope import Envelope, headers_of
+from spark_ray.serving.errors import ApiError, as_api_error, body
+from spark_ray.serving.routes import assets, inference, jobs, openai, system
+from spark_ray.serving.routes.media import invalid
+from spark_ray.serving.services import Handles, Services
+from spark_ray.serving.settings import ServeSettings
+
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+def create_app(services: Services) -> ASGIApp:
+    """The HTTP interface over these services."""
+    app = FastAPI(
+        title="SparkRay",
+        version=__version__,
+        description="Captions, transcripts, embeddings and datasets of video.",
+    )
+    app.state.services = services
+    for module in (assets, inference, openai, jobs, system):
+        app.include_router(module.router)
+    app.add_exception_handler(SparkRayError, _known)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    if services.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=services.settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
+    return Envelope(app, services.settings.limits)
+
+
+async def _known(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SparkRayError)
+    return _json(request, as_api_error(error))
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return _json(request, invalid(error.errors()))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "http_error")
+    answer = _json(request, ApiError(error.status_code, code, str(error.detail)))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _json(request: Request, error: ApiError) -> JSONResponse:
+    return JSONResponse(
+        body(error, request.state.request_id), error.status, headers=headers_of(error)
+    )
+
+
+@serve.ingress()
+class Gateway:
+    """A replica of the gateway."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        decoder: Any,
+        models: Mapping[str, Any],
+        search: Any,
+        keeper: Any,
+    ) -> None:
+        configure_logging()
+        self._keeper = keeper  # bound so that it belongs to the application; it is never called
+        self._services = Services(settings, Handles(decoder, models, search))
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return create_app(self._services)

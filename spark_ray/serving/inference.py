@@ -1,0 +1,348 @@
+"""The deployments that hold models: Apotheon, and the backends of the dataset job.
+
+A replica runs one forward pass at a time, in a thread, so that its event loop goes on taking
+requests, notices those whose caller has gone, and answers health checks meanwhile.
+"""
+
+import asyncio
+import threading
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from ray import serve
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from spark_ray.apotheon import Task
+from spark_ray.apotheon.processing import PreparedClip
+from spark_ray.core.schema import Caption, Clip, Transcript
+from spark_ray.models.apotheon import Apotheon
+from spark_ray.models.captioning import CaptionOptions, build_captioner, captioners
+from spark_ray.models.registered import SCHEME, pinned_reference
+from spark_ray.models.training_record import TRAINING_RECORD, TrainingRecord
+from spark_ray.models.transcription import TranscriptionOptions, build_transcriber
+from spark_ray.serving.catalog import DEFAULT_ALIAS
+from spark_ray.serving.messages import Decoded, Embedded, ServedModel, Timing, Written
+from spark_ray.serving.settings import ModelSettings
+
+Result = TypeVar("Result")
+
+MODELS_PER_REPLICA = 2
+"""A new version is loaded beside the one that still answers."""
+
+
+@dataclass
+class Pending:
+    """A request on its way through a batch. `cancelled` once its caller has gone."""
+
+    clip: PreparedClip
+    task: Task
+    max_new_tokens: int
+    received: float = field(default_factory=time.perf_counter)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Requests of one shape go through one forward pass: nothing of it is padding."""
+        return (self.task, self.clip.pixels.shape, self.clip.mel.shape)
+
+
+class Worker:
+    """One thread for one model's arithmetic."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def run(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+
+class _StopWhere(StoppingCriteria):
+    """Ends the texts whose caller has gone, or that are as long as they may be."""
+
+    def __init__(self, requests: Sequence[Pending]) -> None:
+        self._requests = requests
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        written = input_ids.shape[1] - 1  # the start token
+        done = [r.cancelled.is_set() or written >= r.max_new_tokens for r in self._requests]
+        return torch.tensor(done, device=input_ids.device)
+
+
+@dataclass
+class _Loaded:
+    """A model with what answers say of it."""
+
+    apotheon: Apotheon
+    served: ServedModel
+
+
+class ApotheonServer:
+    """Captions, transcripts and embeddings of Apotheon, in any of its versions."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, name: str, settings: ModelSettings
+    ) -> None:
+        self._name = name
+        self._worker = Worker("apotheon")
+        _size_batches(self._write, settings)
+        assert settings.reference is not None
+        self._usual = settings.reference
+        if self._usual.startswith(SCHEME):
+            self._usual = await asyncio.to_thread(
+                pinned_reference, f"{self._usual}@{DEFAULT_ALIAS}", "model"
+            )
+        # A replica counts as started once its usual model has answered.
+        await self.check_health()
+
+    @serve.multiplexed(max_num_models_per_replica=MODELS_PER_REPLICA)
+    async def model(self, reference: str) -> _Loaded:
+        return await asyncio.to_thread(_load_apotheon, self._name, reference)
+
+    async def check_health(self) -> None:
+        """Ask the usual model for a real answer."""
+        loaded = await self.model(self._usual)
+        grey = loaded.apotheon.processor.prepare([np.full((64, 64, 3), 128, np.uint8)], [0.0], None)
+        await self._worker.run(
+            partial(_write_group, loaded, [Pending(grey, "caption", max_new_tokens=1)])
+        )
+
+    async def _loaded(self) -> _Loaded:
+        return await self.model(serve.get_multiplexed_model_id())
+
+    async def write(self, decoded: Decoded, task: Task, max_new_tokens: int) -> Written:
+        """A caption or a transcript of a clip."""
+        loaded = await self._loaded()
+        started = time.perf_counter()
+        clip = decoded.clip
+        prepare = partial(loaded.apotheon.prepare, clip.frames, clip.frame_times, clip.audio)
+        prepared = await asyncio.to_thread(prepare)
+        pending = Pending(prepared, task, max_new_tokens)
+        preprocess = decoded.seconds + pending.received - started
+        try:
+            written = cast(Written, await self._write(pending))
+        except asyncio.CancelledError:
+            pending.cancelled.set()
+            raise
+        return written.model_copy(update={"timing": written.timing + Timing(preprocess=preprocess)})
+
+    @serve.batch()
+    async def _write(self, requests: list[Pending]) -> list[Written | Exception]:
+        loaded = await self._loaded()
+        groups: dict[tuple[Any, ...], list[Pending]] = defaultdict(list)
+        for request in requests:
+            groups[request.shape].append(request)
+        answers: dict[int, Written | Exception] = {}
+        for group in groups.values():
+            wanted = [request for request in group if not request.cancelled.is_set()]
+            if wanted:
+                written = await self._worker.run(partial(_write_group, loaded, wanted))
+                answers |= zip(map(id, wanted), written, strict=True)
+        gone = Exception("its caller has gone")
+        return [answers.get(id(request), gone) for request in requests]
+
+    async def stream(
+        self, decoded: Decoded, task: Task, max_new_tokens: int
+    ) -> AsyncIterator[str | Written]:
+        """The text as it is written, piece by piece, and at the end the whole."""
+        loaded = await self._loaded()
+        started = time.perf_counter()
+        clip = decoded.clip
+        prepared = await asyncio.to_thread(
+            loaded.apotheon.prepare, clip.frames, clip.frame_times, clip.audio
+        )
+        pending = Pending(prepared, task, max_new_tokens)
+        preprocess = decoded.seconds + pending.received - started
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        streamer = _QueueStreamer(loaded.apotheon, pieces)
+        writing = asyncio.ensure_future(
+            self._worker.run(partial(_write_group, loaded, [pending], streamer))
+        )
+        writing.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                if piece:
+                    yield piece
+            (written,) = await writing
+            yield written.model_copy(
+                update={"timing": written.timing + Timing(preprocess=preprocess)}
+            )
+        finally:
+            pending.cancelled.set()
+
+    async def embed_texts(self, texts: list[str]) -> Embedded:
+        loaded = await self._loaded()
+        return await self._embed(loaded, partial(loaded.apotheon.embed_texts, texts))
+
+    async def embed_clips(self, clips: list[Clip]) -> Embedded:
+        loaded = await self._loaded()
+
+        def embed() -> np.ndarray:
+            prepared = [loaded.apotheon.prepare(c.frames, c.frame_times, c.audio) for c in clips]
+            return loaded.apotheon.embed_clips(prepared)
+
+        return await self._embed(loaded, embed)
+
+    async def _embed(self, loaded: _Loaded, embed: Callable[[], np.ndarray]) -> Embedded:
+        received = time.perf_counter()
+
+        def run() -> tuple[np.ndarray, float, float]:
+            started = time.perf_counter()
+            return embed(), started - received, time.perf_counter() - started
+
+        vectors, queue, model = await self._worker.run(run)
+        return Embedded(
+            vectors=vectors.tolist(), model=loaded.served, timing=Timing(queue=queue, model=model)
+        )
+
+    async def served(self) -> ServedModel:
+        """Load the model that the request names, and say which it is."""
+        return (await self._loaded()).served
+
+
+def _size_batches(batched: Any, settings: ModelSettings) -> None:
+    """Set at run time: the decorator is applied before there are settings."""
+    batched.set_max_batch_size(settings.max_batch_size)
+    batched.set_batch_wait_timeout_s(settings.batch_wait_s)
+
+
+class _QueueStreamer(TextIteratorStreamer):
+    """Hands finished pieces of text from the generating thread to the event loop."""
+
+    def __init__(self, apotheon: Apotheon, pieces: "asyncio.Queue[str | None]") -> None:
+        super().__init__(apotheon.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._pieces, self._loop = pieces, asyncio.get_running_loop()
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._loop.call_soon_threadsafe(self._pieces.put_nowait, text)
+
+
+def _load_apotheon(name: str, reference: str) -> _Loaded:
+    apotheon = Apotheon.load(reference, setting="model")
+    info = apotheon.weights.info()
+    # By the name that requests know it by: where its files lie is not theirs to see.
+    served = ServedModel(name=name, version=info.revision, weights_hash=info.weights_hash)
+    if (apotheon.weights.folder / TRAINING_RECORD).is_file():
+        dataset = TrainingRecord.read(apotheon.weights.folder).dataset
+        served = served.model_copy(
+            update={"dataset": dataset.reference, "dataset_version": dataset.version}
+        )
+    return _Loaded(apotheon, served)
+
+
+def _write_group(
+    loaded: _Loaded, requests: Sequence[Pending], streamer: Any = None
+) -> list[Written]:
+    """Texts for requests of one shape, in one forward pass."""
+    started = time.perf_counter()
+    apotheon = loaded.apotheon
+    tokens = apotheon.generate(
+        [request.clip for request in requests],
+        requests[0].task,
+        max_new_tokens=max(request.max_new_tokens for request in requests),
+        stopping_criteria=StoppingCriteriaList([_StopWhere(requests)]),
+        streamer=streamer,
+    )
+    decoded = time.perf_counter()
+    ended = (tokens == apotheon.model.config.eos_token_id).any(dim=1).tolist()
+    texts = apotheon.processor.decode_texts(tokens)
+    model_s, post_s = decoded - started, time.perf_counter() - decoded
+    return [
+        Written(
+            text=text,
+            tokens=int((row != apotheon.model.config.pad_token_id).sum()) - 1,
+            finish="stop" if stopped else "length",
+            model=loaded.served,
+            timing=Timing(queue=started - request.received, model=model_s, postprocess=post_s),
+        )
+        for request, row, text, stopped in zip(requests, tokens, texts, ended, strict=True)
+    ]
+
+
+class BackendServer:
+    """A captioner or transcriber of the dataset job, loaded once."""
+
+    def __init__(self, name: str, settings: ModelSettings) -> None:
+        self._worker = Worker(settings.backend)
+        self._is_captioner = settings.backend in captioners.names
+        self._backend = _build_backend(settings)
+        info = self._backend.load()
+        assert info is not None, "every backend that may be served holds a model"
+        self._served = ServedModel(name=name, version=info.revision, weights_hash=info.weights_hash)
+        _size_batches(self._answer, settings)
+
+    async def write(self, decoded: Decoded, task: Task, max_new_tokens: int) -> Written:
+        """A caption or a transcript of a clip; `max_new_tokens` is the backend's own setting."""
+        received = time.perf_counter()
+        answer, started, model = await self._answer(decoded.clip)
+        timing = Timing(preprocess=decoded.seconds, queue=started - received, model=model)
+        if answer is None:
+            return Written(text="", model=self._served, timing=timing)
+        if isinstance(answer, Caption):
+            return Written(
+                text=answer.text,
+                all_captions=answer.all_captions,
+                model=self._served,
+                timing=timing,
+            )
+        return Written(
+            text=answer.text,
+            segments=answer.segments,
+            language=answer.language,
+            model=self._served,
+            timing=timing,
+        )
+
+    async def stream(
+        self, decoded: Decoded, task: Task, max_new_tokens: int
+    ) -> AsyncIterator[str | Written]:
+        """These backends write a text at once: it is the only piece."""
+        written = await self.write(decoded, task, max_new_tokens)
+        yield written.text
+        yield written
+
+    @serve.batch()
+    async def _answer(
+        self, clips: list[Clip]
+    ) -> list[tuple[Caption | Transcript | None, float, float]]:
+        return await self._worker.run(partial(self._ask, clips))
+
+    def _ask(self, clips: list[Clip]) -> list[tuple[Caption | Transcript | None, float, float]]:
+        started = time.perf_counter()
+        # Answers go by id, and the same clip may be asked about twice at once.
+        unique = [
+            clip.model_copy(update={"clip_id": str(number)}) for number, clip in enumerate(clips)
+        ]
+        answers = (
+            self._backend.caption(unique)
+            if self._is_captioner
+            else self._backend.transcribe(unique)
+        )
+        seconds = time.perf_counter() - started
+        return [(answers.get(clip.clip_id), started, seconds) for clip in unique]
+
+    async def served(self) -> ServedModel:
+        return self._served
+
+
+def _build_backend(settings: ModelSettings) -> Any:
+    if settings.backend in captioners.names:
+        return build_captioner(
+            CaptionOptions.model_validate(
+                {
+                    "caption_backend": settings.backend,
+                    "caption_model": settings.reference,
+                    "caption_batch_size": settings.max_batch_size,
+                }
+            )
+        )
+    model = {"transcription_model": settings.reference} if settings.reference else {}
+    return build_transcriber(
+        TranscriptionOptions.model_validate({"transcription_backend": settings.backend, **model})
+    )

@@ -1,0 +1,317 @@
+"""Long work: builds of datasets that were asked for over HTTP.
+
+What is wanted stands in the database, and how far it is on the dataset's own storage. One keeper in
+the cluster holds the two together: it submits each build to Ray's Jobs API, as `ray job submit`
+would, and submits it again when its driver or the whole cluster was lost; the build then resumes.
+"""
+
+import asyncio
+import json
+import secrets
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray.job_submission import JobStatus, JobSubmissionClient
+from sqlalchemy import select, update
+
+from spark_ray.core.errors import SparkRayError
+from spark_ray.core.logging import get_logger
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.build import build_progress
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.layout import METADATA, resolve_published
+from spark_ray.datasets.publish import publication_of
+from spark_ray.serving.assets import AssetStore
+from spark_ray.serving.database import Database, Job
+from spark_ray.serving.errors import ApiError, not_found
+from spark_ray.serving.schemas import JobInfo, JobRequest
+from spark_ray.serving.settings import ServeSettings
+
+log = get_logger(__name__)
+
+WAITING, RUNNING, STOPPING = "queued", "running", "cancelling"
+ENDED = frozenset(("succeeded", "failed", "cancelled"))
+
+_FIXED = frozenset(("input", "output", "version", "ray_address", "dashboard"))
+_MOST_ATTEMPTS = 5
+_POLL_S = 1.0
+_CLEAN_UP_EVERY_S = 3600.0
+_LOG_TAIL_BYTES = 1 << 20
+_FAILED_FOR_GOOD = (1, 2)  # exit statuses of `data build`: nothing to publish, wrong settings
+
+
+class JobBook:
+    """Jobs as their owners see them."""
+
+    def __init__(self, settings: ServeSettings, database: Database) -> None:
+        self._settings, self._database = settings, database
+
+    def create(self, owner: str, request: JobRequest, locations: list[str]) -> Job:
+        """
+        Raises:
+            ApiError, ConfigError: there is no input, or the settings are wrong.
+        """
+        if not locations:
+            raise ApiError(400, "media_missing", "give 'assets' or 'urls' to build the dataset of")
+        fixed = sorted(_FIXED & set(request.settings))
+        if fixed:
+            raise ApiError(
+                400, "invalid_request", f"settings: {fixed[0]!r} is the server's own to set",
+                param="settings",
+            )  # fmt: skip
+        job = Job(
+            id=f"job-{secrets.token_hex(8)}",
+            owner=owner,
+            state=WAITING,
+            request={"name": request.name, "inputs": locations, "settings": request.settings},
+            submission=None,
+            attempts=0,
+            created=time.time(),
+            finished=None,
+            result=None,
+            error=None,
+        )
+        self.build_config(job)  # wrong settings show now, and not in a log
+        with self._database.session() as session:
+            session.add(job)
+        self._database.audit("job.create", key=owner, subject=job.id, dataset=request.name)
+        return job
+
+    def build_config(self, job: Job) -> BuildConfig:
+        """What is built, with the job's settings over the server's."""
+        inputs = Folder(self._settings.state).sub("jobs") / f"{job.id}/inputs.txt"
+        return BuildConfig.from_values(
+            **{
+                **self._settings.job_settings,
+                **job.request["settings"],
+                "input": [inputs],
+                # Tenants have their own names: nobody adds a version to another's dataset.
+                "output": f"{self._settings.jobs_output}/{job.owner}/{job.request['name']}",
+            }
+        )
+
+    def get(self, job_id: str, owner: str) -> Job:
+        """
+        Raises:
+            ApiError: the caller has no such job.
+        """
+        with self._database.session() as session:
+            job = session.get(Job, job_id)
+        if job is None or job.owner != owner:
+            raise not_found("job", job_id)
+        return job
+
+    def list(self, owner: str, limit: int) -> list[Job]:
+        with self._database.session() as session:
+            mine = select(Job).where(Job.owner == owner).order_by(Job.created.desc())
+            return list(session.scalars(mine.limit(limit)))
+
+    def cancel(self, job: Job) -> Job:
+        """Ask for it to be stopped; one that has ended stays as it is."""
+        now = time.time()
+        with self._database.session() as session:
+            session.execute(
+                update(Job)
+                .where(Job.id == job.id, Job.state == WAITING)
+                .values(state="cancelled", finished=now)
+            )
+            session.execute(
+                update(Job).where(Job.id == job.id, Job.state == RUNNING).values(state=STOPPING)
+            )
+        self._database.audit("job.cancel", key=job.owner, subject=job.id)
+        return self.get(job.id, job.owner)
+
+    def info(self, job: Job) -> JobInfo:
+        """What the owner is told, with the progress as the storage has it."""
+        done = total = None
+        if job.state in (RUNNING, STOPPING):
+            progress = build_progress(self.build_config(job))
+            done, total = progress or (None, None)
+        return JobInfo.model_validate(
+            {
+                "id": job.id,
+                "name": job.request["name"],
+                "state": job.state,
+                "done": done,
+                "total": total,
+                "attempts": job.attempts,
+                "created": job.created,
+                "finished": job.finished,
+                "result": job.result,
+                "error": job.error,
+            }
+        )
+
+    def log(self, job: Job) -> str:
+        """What the build printed, from all of its attempts that are still known."""
+        folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
+        if folder.exists("log.txt"):
+            return folder.read("log.txt").decode("utf-8", "replace")
+        if job.submission is None:
+            return ""
+        return read_log(_client(), job.submission)
+
+
+class JobKeeper:
+    """Holds jobs and Ray's Jobs API together. One replica; a second would do no harm."""
+
+    def __init__(self, settings: ServeSettings, max_running: int = 1) -> None:
+        self._settings = settings
+        self._database = Database(settings.database)
+        self._book = JobBook(settings, self._database)
+        self._assets = AssetStore(
+            Folder(f"{settings.state}/assets"), self._database, settings.limits
+        )
+        self._max_running = max_running
+        self._cleaned = 0.0
+        self._client: JobSubmissionClient | None = None
+        self._beat = time.monotonic()
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    def check_health(self) -> None:
+        if time.monotonic() - self._beat > 120 or self._task.done():
+            raise RuntimeError("the keeper of jobs stands still")
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self.reconcile)
+            except Exception as error:  # noqa: BLE001 - the next round may find the world in order
+                log.error("jobs not reconciled", error=f"{type(error).__name__}: {error}")
+            self._beat = time.monotonic()
+            await asyncio.sleep(_POLL_S)
+
+    def reconcile(self) -> None:
+        """One round: look after what runs, then begin what waits."""
+        if time.monotonic() - self._cleaned > _CLEAN_UP_EVERY_S:
+            self._assets.remove_expired()
+            self._cleaned = time.monotonic()
+        with self._database.session() as session:
+            jobs = list(
+                session.scalars(
+                    select(Job).where(Job.state.not_in(ENDED)).order_by(Job.created, Job.id)
+                )
+            )
+        running = [job for job in jobs if job.state != WAITING]
+        for job in running:
+            self._look_after(job)
+        busy = {_dataset(job) for job in running}
+        room = self._max_running - len(running)
+        for job in jobs:
+            if room > 0 and job.state == WAITING and _dataset(job) not in busy:
+                self._submit(job)
+                busy.add(_dataset(job))
+                room -= 1
+
+    def _look_after(self, job: Job) -> None:
+        status = self._status(job)
+        if job.state == STOPPING:
+            if status in (JobStatus.PENDING, JobStatus.RUNNING):
+                assert job.submission is not None
+                self._ray_jobs().stop_job(job.submission)
+            else:
+                self._end(job, "cancelled")
+        elif status == JobStatus.SUCCEEDED:
+            self._succeed(job)
+        elif status in (JobStatus.FAILED, JobStatus.STOPPED):
+            self._failed(job)
+        elif status is None:
+            self._again(job, "its cluster was lost")  # a new one knows nothing; the dataset does
+
+    def _status(self, job: Job) -> JobStatus | None:
+        """What Ray says of its last submission; None where it knows of none."""
+        if job.submission is None or not self._is_known(job.submission):
+            return None
+        return self._ray_jobs().get_job_status(job.submission)
+
+    def _is_known(self, submission: str) -> bool:
+        return any(known.submission_id == submission for known in self._ray_jobs().list_jobs())
+
+    def _submit(self, job: Job) -> None:
+        """Hand it to Ray, then remember that: killed in between, the next round does it again."""
+        attempt = job.attempts + 1
+        submission = f"{job.id}-{attempt}"
+        folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
+        config = self._book.build_config(job)
+        folder.write("inputs.txt", "\n".join(job.request["inputs"]).encode())
+        folder.write("build.yaml", config.as_yaml().encode())
+        entrypoint = [sys.executable, "-m", "spark_ray.cli", "data", "build"]
+        entrypoint += ["--config", folder / "build.yaml"]
+        if not self._is_known(submission):
+            self._ray_jobs().submit_job(entrypoint=shlex.join(entrypoint), submission_id=submission)
+        with self._database.session() as session:
+            changed = session.execute(
+                update(Job)
+                .where(Job.id == job.id, Job.state == job.state)
+                .values(state=RUNNING, submission=submission, attempts=attempt)
+            )
+            cancelled = changed.rowcount != 1  # type: ignore[attr-defined]
+        if cancelled:
+            self._ray_jobs().stop_job(submission)
+        log.info("job submitted", job=job.id, attempt=attempt, cancelled=cancelled)
+
+    def _succeed(self, job: Job) -> None:
+        try:
+            version = resolve_published(self._book.build_config(job).output)
+        except SparkRayError as error:
+            self._end(job, "failed", error=str(error))
+            return
+        metadata = json.loads(version.read(METADATA))
+        result = {
+            "dataset": version.location,
+            "version": version.location.rstrip("/").rpartition("/")[2],
+            **asdict(publication_of(metadata)),
+        }
+        self._end(job, "succeeded", result=result)
+
+    def _failed(self, job: Job) -> None:
+        """Again, if its driver was lost; not, if the build itself said that it can't be done."""
+        assert job.submission is not None
+        code = self._ray_jobs().get_job_info(job.submission).driver_exit_code
+        if code in _FAILED_FOR_GOOD:
+            said = read_log(self._ray_jobs(), job.submission).strip().splitlines()
+            errors = [line for line in said if line.startswith("error: ")]
+            reason = (errors or said or ["it left no word"])[-1].removeprefix("error: ")
+            self._end(job, "failed", error=reason)
+        else:
+            self._again(job, f"its driver was lost (exit status {code})")
+
+    def _again(self, job: Job, reason: str) -> None:
+        log.warning("job lost", job=job.id, attempt=job.attempts, reason=reason)
+        if job.attempts < _MOST_ATTEMPTS:
+            self._submit(job)
+        else:
+            self._end(job, "failed", error=f"{reason}, {job.attempts} times in all")
+
+    def _end(self, job: Job, state: str, *, result: Any = None, error: str | None = None) -> None:
+        if job.submission is not None and self._status(job) is not None:
+            folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
+            folder.write("log.txt", read_log(self._ray_jobs(), job.submission).encode())
+        with self._database.session() as session:
+            session.execute(
+                update(Job)
+                .where(Job.id == job.id)
+                .values(state=state, result=result, error=error, finished=time.time())
+            )
+        self._database.audit(f"job.{state}", key=job.owner, subject=job.id)
+
+    def _ray_jobs(self) -> JobSubmissionClient:
+        self._client = self._client or _client()
+        return self._client
+
+
+def _dataset(job: Job) -> tuple[str, str]:
+    return job.owner, job.request["name"]
+
+
+def _client() -> JobSubmissionClient:
+    return JobSubmissionClient(ray.get_runtime_context().gcs_address)
+
+
+def read_log(client: JobSubmissionClient, submission: str) -> str:
+    """The end of what a submission printed."""
+    return client.get_job_logs(submission)[-_LOG_TAIL_BYTES:]

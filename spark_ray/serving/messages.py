@@ -1,0 +1,68 @@
+"""What the gateway and the deployments behind it tell each other."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from spark_ray.core.schema import Clip, Record, Segment
+from spark_ray.media.sniff import MediaKind
+
+
+class MediaFile(Record):
+    """A stored file to decode: where it is, what it seemed to be, and the hash of its bytes."""
+
+    location: str
+    kind: MediaKind
+    sha256: str
+
+
+class Decoded(Record):
+    """A file as one clip, with the seconds that it took."""
+
+    clip: Clip
+    seconds: float
+
+
+class ServedModel(Record):
+    """Which model answered, and what it learned from: the way back to the clips."""
+
+    name: str
+    version: str | None = None
+    weights_hash: str | None = None
+    dataset: str | None = None
+    dataset_version: str | None = None
+
+
+class Timing(Record):
+    """Seconds that a request spent, by phase."""
+
+    queue: float = 0.0
+    preprocess: float = 0.0
+    model: float = 0.0
+    postprocess: float = 0.0
+
+    def __add__(self, other: "Timing") -> "Timing":
+        return Timing(
+            **{name: getattr(self, name) + getattr(other, name) for name in Timing.model_fields}
+        )
+
+
+class Written(Record):
+    """A text about a clip. `segments` are there where the model times them."""
+
+    text: str
+    all_captions: list[str] = Field(default_factory=list)
+    segments: list[Segment] = Field(default_factory=list)
+    language: str | None = None
+    tokens: int | None = None
+    finish: Literal["stop", "length"] = "stop"
+    model: ServedModel
+    timing: Timing
+
+
+class Embedded(Record):
+    """Unit vectors, one for each text or clip."""
+
+    vectors: list[list[float]]
+    model: ServedModel
+    timing: Timing = Field(default_factory=Timing)

@@ -1,0 +1,147 @@
+"""`/v1/assets`: media uploaded in one form, resumably after the tus protocol, or fetched.
+
+tus 1.0.0 with the extensions creation, termination and expiration (https://tus.io/protocols).
+"""
+
+import asyncio
+from collections.abc import Callable
+from email.utils import formatdate
+
+from fastapi import APIRouter, Request, Response
+
+from spark_ray.serving.access import Infers, UseServices
+from spark_ray.serving.database import Asset
+from spark_ray.serving.errors import ApiError
+from spark_ray.serving.routes.media import read_form, read_json, validated
+from spark_ray.serving.schemas import AssetInfo, FetchRequest
+from spark_ray.serving.services import Services
+
+router = APIRouter(prefix="/v1/assets", tags=["assets"])
+
+TUS_VERSION = "1.0.0"
+_CHUNK_TYPE = "application/offset+octet-stream"
+_UPLOAD = {
+    "requestBody": {
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "required": ["file"],
+                }
+            },
+            "application/json": {"schema": FetchRequest.model_json_schema()},
+        }
+    }
+}
+
+
+def info(asset: Asset) -> AssetInfo:
+    return AssetInfo.model_validate(
+        {name: getattr(asset, name) for name in AssetInfo.model_fields if name != "size_bytes"}
+        | {"size_bytes": None if asset.size_bytes < 0 else asset.size_bytes}
+    )
+
+
+@router.post("", status_code=201, openapi_extra=_UPLOAD, response_model=AssetInfo)
+async def create(
+    request: Request, response: Response, caller: Infers, services: UseServices
+) -> AssetInfo | Response:
+    """Upload a `file` in a form, name a `url` in JSON, or begin a resumable upload (tus)."""
+    if "tus-resumable" in request.headers:
+        return await _begin_upload(request, services, caller.id)
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        file, _ = await read_form(request)
+        asset = await services.store(caller.id, file.file)
+    else:
+        wanted = validated(
+            FetchRequest, await read_json(request, services.settings.limits.max_json_depth)
+        )
+        asset = await services.fetch(caller.id, wanted.url)
+    response.headers["Location"] = f"/v1/assets/{asset.id}"
+    return info(asset)
+
+
+async def _begin_upload(request: Request, services: Services, owner: str) -> Response:
+    _check_version(request)
+    length = request.headers.get("upload-length", "")
+    if not length.isdecimal():
+        raise ApiError(400, "invalid_upload", "Upload-Length: give the file's bytes as a number")
+    asset = await asyncio.to_thread(services.assets.begin, owner, int(length))
+    return Response(
+        status_code=201,
+        headers={**_tus_headers(services, asset), "Location": f"/v1/assets/{asset.id}"},
+    )
+
+
+@router.options("", status_code=204, response_class=Response)
+async def capabilities(services: UseServices) -> Response:
+    """What of tus this server can do."""
+    return Response(
+        status_code=204,
+        headers={
+            "Tus-Resumable": TUS_VERSION,
+            "Tus-Version": TUS_VERSION,
+            "Tus-Extension": "creation,termination,expiration",
+            "Tus-Max-Size": str(services.settings.limits.max_upload_bytes),
+        },
+    )
+
+
+@router.head("/{asset_id}", response_class=Response)
+async def offset(asset_id: str, caller: Infers, services: UseServices) -> Response:
+    """Where an upload goes on."""
+    asset = await asyncio.to_thread(services.assets.get, asset_id, caller.id)
+    return Response(headers={**_tus_headers(services, asset), "Cache-Control": "no-store"})
+
+
+@router.patch("/{asset_id}", status_code=204, response_class=Response)
+async def append(
+    asset_id: str, request: Request, caller: Infers, services: UseServices
+) -> Response:
+    """Send the next bytes of an upload. What arrived is kept also if the connection breaks."""
+    _check_version(request)
+    if request.headers.get("content-type") != _CHUNK_TYPE:
+        raise ApiError(415, "unsupported_content_type", f"Content-Type must be {_CHUNK_TYPE}")
+    at = request.headers.get("upload-offset", "")
+    if not at.isdecimal():
+        raise ApiError(400, "invalid_upload", "Upload-Offset: give the first byte as a number")
+    asset = await asyncio.to_thread(services.assets.get, asset_id, caller.id)
+    with services.assets.part(asset, int(at)) as part:
+        async for chunk in request.stream():
+            await asyncio.to_thread(part.write, chunk)
+    if asset.received_bytes == asset.size_bytes:
+        asset = await asyncio.to_thread(services.assets.complete, asset)
+    return Response(status_code=204, headers=_tus_headers(services, asset))
+
+
+@router.get("/{asset_id}")
+async def show(asset_id: str, caller: Infers, services: UseServices) -> AssetInfo:
+    """What is known of an asset."""
+    return info(await asyncio.to_thread(services.assets.get, asset_id, caller.id))
+
+
+@router.delete("/{asset_id}", status_code=204, response_class=Response)
+async def delete(asset_id: str, caller: Infers, services: UseServices) -> Response:
+    """Remove an asset and its bytes."""
+    asset = await asyncio.to_thread(services.assets.get, asset_id, caller.id)
+    await asyncio.to_thread(services.assets.delete, asset)
+    remember: Callable[..., None] = services.database.audit
+    await asyncio.to_thread(remember, "asset.delete", key=caller.id, subject=asset_id)
+    return Response(status_code=204, headers={"Tus-Resumable": TUS_VERSION})
+
+
+def _check_version(request: Request) -> None:
+    if request.headers.get("tus-resumable") != TUS_VERSION:
+        raise ApiError(412, "unsupported_tus", f"Tus-Resumable: this server speaks {TUS_VERSION}")
+
+
+def _tus_headers(services: Services, asset: Asset) -> dict[str, str]:
+    headers = {
+        "Tus-Resumable": TUS_VERSION,
+        "Upload-Offset": str(asset.received_bytes),
+        "Upload-Expires": formatdate(asset.expires, usegmt=True),
+    }
+    if asset.size_bytes >= 0:
+        headers["Upload-Length"] = str(asset.size_bytes)
+    return headers

@@ -1,0 +1,213 @@
+"""`/v1/captions`, `/v1/transcriptions`, `/v1/analyze` and `/v1/search`."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+
+from spark_ray.apotheon.configuration import Task
+from spark_ray.serving.access import Infers, UseServices
+from spark_ray.serving.catalog import Target
+from spark_ray.serving.database import Asset
+from spark_ray.serving.errors import ApiError
+from spark_ray.serving.messages import Decoded, Embedded, Timing, Written
+from spark_ray.serving.routes.media import media_body, read_media_request
+from spark_ray.serving.schemas import (
+    AnalyzeAnswer,
+    AnalyzeRequest,
+    CaptionAnswer,
+    MediaRequest,
+    SearchAnswer,
+    SearchRequest,
+    TranscriptionAnswer,
+)
+from spark_ray.serving.services import Services
+from spark_ray.serving.settings import Ability
+
+router = APIRouter(prefix="/v1", tags=["inference"])
+
+_DEFAULT_TOKENS = 128
+_ABILITIES: dict[Task, Ability] = {"caption": "caption", "transcript": "transcribe"}
+
+
+async def write(
+    services: Services,
+    decoded: Decoded,
+    task: Task,
+    model: str | None,
+    max_new_tokens: int | None,
+) -> Written:
+    """A model's text about a clip.
+
+    Raises:
+        ApiError: there is no such model, too many tokens are asked for, or the call fails.
+    """
+    target = await services.catalog.find(model, _ABILITIES[task])
+    tokens = token_limit(services, max_new_tokens)
+    written: Written = await services.call(
+        target.model.write.remote(decoded, task, tokens), f"model {target.name!r}"
+    )
+    return written
+
+
+def token_limit(services: Services, wanted: int | None) -> int:
+    most = services.settings.limits.max_new_tokens
+    if wanted is not None and wanted > most:
+        raise ApiError(
+            422, "invalid_request", f"max_new_tokens: at most {most}", param="max_new_tokens"
+        )
+    return wanted or min(_DEFAULT_TOKENS, most)
+
+
+@router.post("/captions", openapi_extra=media_body(MediaRequest))
+async def caption(
+    request: Request, response: Response, caller: Infers, services: UseServices
+) -> CaptionAnswer:
+    """Say what is seen in a video or a picture."""
+    asset, wanted = await read_media_request(request, services, caller, MediaRequest)
+    decoded = await services.decode(asset)
+    if not decoded.clip.frames:
+        raise ApiError(422, "unusable_media", f"asset {asset.id} has no pictures to describe")
+    written = await write(services, decoded, "caption", wanted.model, wanted.max_new_tokens)
+    say(response, written)
+    return CaptionAnswer(
+        **_answer(request, asset, written),
+        caption=written.text,
+        all_captions=written.all_captions,
+        finish=written.finish,
+    )
+
+
+@router.post("/transcriptions", openapi_extra=media_body(MediaRequest))
+async def transcribe(
+    request: Request, response: Response, caller: Infers, services: UseServices
+) -> TranscriptionAnswer:
+    """Write down what is said in a video or a recording."""
+    asset, wanted = await read_media_request(request, services, caller, MediaRequest)
+    decoded = await services.decode(asset)
+    if decoded.clip.audio is None:
+        raise ApiError(422, "unusable_media", f"asset {asset.id} has no sound to write down")
+    written = await write(services, decoded, "transcript", wanted.model, wanted.max_new_tokens)
+    say(response, written)
+    return TranscriptionAnswer(
+        **_answer(request, asset, written),
+        text=written.text,
+        language=written.language,
+        segments=written.segments,
+        finish=written.finish,
+    )
+
+
+@router.post("/analyze", openapi_extra=media_body(AnalyzeRequest))
+async def analyze(
+    request: Request, response: Response, caller: Infers, services: UseServices
+) -> AnalyzeAnswer:
+    """Everything at once: scenes, frames, subtitles, a caption and a transcript."""
+    asset, wanted = await read_media_request(request, services, caller, AnalyzeRequest)
+    decoded = await services.decode(asset)
+    clip = decoded.clip
+
+    async def wish(task: Task, model: str | None, there: bool) -> Written | None:
+        if not there or (model is None and not services.catalog.names(_ABILITIES[task])):
+            return None
+        return await write(services, decoded, task, model, wanted.max_new_tokens)
+
+    caption, transcript = await asyncio.gather(
+        wish("caption", wanted.caption_model, bool(clip.frames)),
+        wish("transcript", wanted.transcription_model, clip.audio is not None),
+    )
+    timing = Timing(preprocess=decoded.seconds)
+    for written in (caption, transcript):
+        if written is not None:
+            say(response, written)
+            # Both are counted from the same decode.
+            timing += written.timing + Timing(preprocess=-decoded.seconds)
+    return AnalyzeAnswer(
+        id=request.state.request_id,
+        asset=asset.id,
+        duration_s=clip.duration_s,
+        width=clip.video.width if clip.video else None,
+        height=clip.video.height if clip.video else None,
+        scenes=clip.scenes,
+        frame_times=clip.frame_times,
+        subtitles=" ".join(s.text for s in clip.subtitles) or None,
+        caption=caption.text if caption else None,
+        caption_model=caption.model if caption else None,
+        transcript=transcript.text if transcript else None,
+        transcript_segments=transcript.segments if transcript else [],
+        transcription_model=transcript.model if transcript else None,
+        timing_s=timing,
+    )
+
+
+@router.post("/search")
+async def search(
+    request: Request,
+    response: Response,
+    wanted: SearchRequest,
+    caller: Infers,
+    services: UseServices,
+) -> SearchAnswer:
+    """Find clips of a published dataset that fit a text, a picture or another clip."""
+    dataset = wanted.dataset or next(iter(services.settings.datasets), None)
+    if dataset is None or dataset not in services.settings.datasets:
+        known = ", ".join(services.settings.datasets) or "none"
+        raise ApiError(
+            404, "dataset_not_found", f"there is no dataset {dataset!r} to search; known: {known}"
+        )
+    if (wanted.text is None) == (wanted.asset is None):
+        raise ApiError(422, "invalid_request", "give 'text' or 'asset', and not both")
+    target = await services.catalog.find(wanted.model, "embed")
+    if wanted.text is not None:
+        query = await services.call(
+            target.model.embed_texts.remote([wanted.text]), f"model {target.name!r}"
+        )
+    else:
+        query = await _embed_asset(services, caller.id, str(wanted.asset), target)
+    found, version = await services.call(
+        services.handles.search.find.remote(
+            dataset, target.name, target.reference, query.vectors[0], wanted.limit
+        ),
+        "the search",
+    )
+    say(response, query)
+    return SearchAnswer(
+        id=request.state.request_id,
+        dataset=dataset,
+        dataset_version=version,
+        model=query.model,
+        hits=found,
+        timing_s=query.timing,
+    )
+
+
+async def _embed_asset(services: Services, owner: str, asset_id: str, target: Target) -> Embedded:
+    asset = await asyncio.to_thread(services.assets.get, asset_id, owner)
+    decoded = await services.decode(asset)
+    embedded: Embedded = await services.call(
+        target.model.embed_clips.remote([decoded.clip]), f"model {target.name!r}"
+    )
+    return embedded
+
+
+def say(response: Response, written: Written | Embedded) -> None:
+    """Who answered and how long each phase took, as headers."""
+    model = written.model
+    response.headers["X-Model-Version"] = _header(f"{model.name}@{model.version or '-'}")
+    if model.dataset is not None:
+        response.headers["X-Dataset-Version"] = _header(f"{model.dataset}@{model.dataset_version}")
+    response.headers["Server-Timing"] = ", ".join(
+        f"{name};dur={1000 * seconds:.2f}" for name, seconds in written.timing
+    )
+
+
+def _header(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def _answer(request: Request, asset: Asset, written: Written) -> dict[str, object]:
+    return {
+        "id": request.state.request_id,
+        "asset": asset.id,
+        "model": written.model,
+        "timing_s": written.timing,
+    }

@@ -1,0 +1,114 @@
+"""Reading a request for an answer about media: JSON that names it, or a form that brings it."""
+
+import json
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+
+from spark_ray.serving.database import Asset
+from spark_ray.serving.errors import ApiError
+from spark_ray.serving.keys import Caller
+from spark_ray.serving.services import Services
+
+Body = TypeVar("Body", bound=BaseModel)
+
+_MOST_FIELDS = 20
+_MOST_FIELD_BYTES = 64 << 10
+
+
+def media_body(body: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of a request that may come in either form."""
+    schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+    form = {
+        **schema,
+        "properties": {
+            **{k: v for k, v in schema["properties"].items() if k not in ("asset", "url")},
+            "file": {"type": "string", "format": "binary"},
+        },
+        "required": ["file"],
+    }
+    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def read_media_request(
+    request: Request, services: Services, caller: Caller, body: type[Body]
+) -> tuple[Asset, Body]:
+    """The asset that is asked about, and the rest of the request.
+
+    Raises:
+        ApiError: it can't be read, or names no media, or the media can't be used.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        file, fields = await read_form(request)
+        parsed = validated(body, fields)
+        return await services.store(caller.id, file.file), parsed
+    if kind not in ("application/json", ""):
+        raise ApiError(
+            415,
+            "unsupported_content_type",
+            f"{kind}: send application/json, or multipart/form-data with a 'file'",
+        )
+    parsed = validated(body, await read_json(request, services.settings.limits.max_json_depth))
+    named = parsed.model_dump()
+    return await services.media(caller, named["asset"], named["url"]), parsed
+
+
+async def read_form(request: Request) -> tuple[UploadFile, dict[str, str]]:
+    """The file of a form, and its other fields."""
+    try:
+        form = await request.form(
+            max_files=1, max_fields=_MOST_FIELDS, max_part_size=_MOST_FIELD_BYTES
+        )
+    except (MultiPartException, UnicodeError) as error:
+        raise ApiError(400, "invalid_form", f"the form can't be read: {error}") from error
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise ApiError(400, "media_missing", "the form has no 'file'", param="file")
+    return file, {name: value for name, value in form.items() if isinstance(value, str)}
+
+
+async def read_json(request: Request, max_depth: int) -> Any:
+    """
+    Raises:
+        ApiError: it is no JSON, or nested too deeply.
+    """
+    data = await request.body()
+    try:
+        depth = deepest = 0
+        # Brackets in texts count as well, which only makes the bound a little tighter.
+        for byte in data:
+            depth += (byte in b"[{") - (byte in b"]}")
+            deepest = max(deepest, depth)
+        if deepest > max_depth:
+            raise ApiError(400, "invalid_json", f"the JSON is nested deeper than {max_depth}")
+        return json.loads(data)
+    except (ValueError, UnicodeError, RecursionError) as error:
+        if isinstance(error, ApiError):
+            raise
+        raise ApiError(400, "invalid_json", f"the body is no JSON: {error}") from error
+
+
+def validated(body: type[Body], values: Any) -> Body:
+    """
+    Raises:
+        ApiError: a field is unknown, missing or wrong; the first is named.
+    """
+    try:
+        return body.model_validate(values)
+    except ValidationError as error:
+        raise invalid(error.errors()) from error
+
+
+def invalid(details: Any) -> ApiError:
+    """The mistakes that pydantic found, in one sentence."""
+    places = [".".join(map(str, d["loc"])).removeprefix("body.") or "body" for d in details]
+    said = [
+        f"{place}: {d['msg'].removeprefix('Value error, ')}"
+        for place, d in zip(places, details, strict=True)
+    ]
+    return ApiError(422, "invalid_request", "; ".join(said[:5]), param=places[0])

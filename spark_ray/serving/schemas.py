@@ -1,0 +1,192 @@
+"""What goes in and out over HTTP under `/v1`, apart from OpenAI's shapes."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from spark_ray.core.schema import Scene, Segment
+from spark_ray.media.sniff import MediaKind
+from spark_ray.serving.messages import ServedModel, Timing
+
+ModelName = Annotated[str, Field(min_length=1, max_length=140)]
+AssetId = Annotated[str, Field(min_length=1, max_length=64)]
+Url = Annotated[str, Field(min_length=8, max_length=2048)]
+
+
+class Request(BaseModel):
+    """Base of bodies: a field that we don't know is a mistake, not to be passed over."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Response(BaseModel):
+    """Base of answers."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class MediaRequest(Request):
+    """Media by `asset` or by `url`, or else a `file` in a multipart form."""
+
+    asset: AssetId | None = Field(None, description="id of an uploaded asset")
+    url: Url | None = Field(None, description="https:// or s3:// address, where those are allowed")
+    model: ModelName | None = Field(
+        None, description="name, name@alias or name/version; unset means the server's own choice"
+    )
+    max_new_tokens: int | None = Field(None, ge=1, le=1_000_000)
+
+
+class AnalyzeRequest(Request):
+    """As a `MediaRequest`, with a model for each kind of answer."""
+
+    asset: AssetId | None = None
+    url: Url | None = None
+    caption_model: ModelName | None = None
+    transcription_model: ModelName | None = None
+    max_new_tokens: int | None = Field(None, ge=1, le=1_000_000)
+
+
+class FetchRequest(Request):
+    """An asset to be made of what is at an address."""
+
+    url: Url
+
+
+class AssetInfo(Response):
+    """An asset. `received_bytes` is less than `size_bytes` while it is uploaded."""
+
+    id: str
+    kind: MediaKind | Literal["unknown"]
+    media_type: str
+    size_bytes: int | None
+    received_bytes: int
+    sha256: str | None
+    complete: bool
+    created: float
+    expires: float
+
+
+class Answer(Response):
+    """What every answer says of itself: who asked for what, and who answered."""
+
+    id: str = Field(description="id of the request")
+    asset: str
+    model: ServedModel
+    timing_s: Timing
+
+
+class CaptionAnswer(Answer):
+    caption: str
+    all_captions: list[str]
+    finish: Literal["stop", "length"]
+
+
+class TranscriptionAnswer(Answer):
+    text: str
+    language: str | None
+    segments: list[Segment]
+    finish: Literal["stop", "length"]
+
+
+class AnalyzeAnswer(Response):
+    """Everything at once; a kind that the media or the server lacks is null."""
+
+    id: str
+    asset: str
+    duration_s: float
+    width: int | None
+    height: int | None
+    scenes: list[Scene]
+    frame_times: list[float]
+    subtitles: str | None
+    caption: str | None
+    caption_model: ServedModel | None
+    transcript: str | None
+    transcript_segments: list[Segment]
+    transcription_model: ServedModel | None
+    timing_s: Timing
+
+
+class SearchRequest(Request):
+    """Clips of a published dataset that fit a text, or a picture or clip."""
+
+    dataset: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
+        None, description="one of the server's datasets; unset means its first"
+    )
+    text: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
+    asset: AssetId | None = None
+    model: ModelName | None = None
+    limit: int = Field(10, ge=1, le=100)
+
+
+class Hit(Response):
+    """A clip that was found. `score` is the cosine of the two embeddings, -1 to 1."""
+
+    clip_id: str
+    score: float
+    caption: str | None
+    transcript: str | None
+    source_path: str
+    label: str | None
+
+
+class SearchAnswer(Response):
+    id: str
+    dataset: str
+    dataset_version: str
+    model: ServedModel
+    hits: list[Hit]
+    timing_s: Timing
+
+
+JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+
+
+class JobRequest(Request):
+    """A dataset to be built of assets, addresses, or both."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = Field(
+        description="name of the dataset; a job publishes its next version"
+    )
+    assets: list[AssetId] = Field(default_factory=list, max_length=10_000)
+    urls: list[Url] = Field(default_factory=list, max_length=10_000, description="s3:// addresses")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="settings of `spark-ray data build` for this job"
+    )
+
+
+class JobInfo(Response):
+    """A job. While it runs, `done` of `total` units are built; null before the plan is made."""
+
+    id: str
+    name: str
+    state: JobState
+    done: int | None
+    total: int | None
+    attempts: int
+    created: float
+    finished: float | None
+    result: dict[str, Any] | None
+    error: str | None
+
+
+class ModelCard(Response):
+    """A model that requests may name, in the shape of OpenAI's list."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "spark-ray"
+    backend: str
+    abilities: list[str]
+    reference: str | None
+
+
+class ModelList(Response):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Health(Response):
+    status: Literal["ok", "starting"]
+    waiting_for: list[str] = Field(default_factory=list)

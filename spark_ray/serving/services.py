@@ -1,0 +1,171 @@
+"""What the routes of the gateway share: who asks, which media, which model, and how calls fail."""
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RequestCancelledError,
+)
+
+from spark_ray.core.errors import SparkRayError
+from spark_ray.core.logging import get_logger
+from spark_ray.core.storage import Folder
+from spark_ray.serving.assets import AssetStore
+from spark_ray.serving.catalog import Catalog
+from spark_ray.serving.database import Asset, Database
+from spark_ray.serving.errors import ApiError, as_api_error, overloaded
+from spark_ray.serving.fetch import Fetcher
+from spark_ray.serving.jobs import JobBook
+from spark_ray.serving.keys import Caller, KeyStore
+from spark_ray.serving.messages import Decoded, MediaFile
+from spark_ray.serving.settings import ServeSettings
+from spark_ray.serving.throttle import Throttle
+
+log = get_logger(__name__)
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Handles:
+    """The deployments behind the gateway."""
+
+    decoder: Any
+    models: Mapping[str, Any]
+    search: Any = None
+
+
+class Services:
+    """One replica's connections and counters."""
+
+    def __init__(self, settings: ServeSettings, handles: Handles) -> None:
+        self.settings, self.handles = settings, handles
+        self.database = Database(settings.database)
+        self.keys = KeyStore(self.database)
+        self.throttle = Throttle(settings.gateway_replicas)
+        folder = Folder(f"{settings.state}/assets", scratch="writing")
+        self.assets = AssetStore(folder, self.database, settings.limits)
+        self.fetcher = Fetcher(
+            settings.allowed_hosts,
+            settings.allowed_buckets,
+            settings.limits.max_upload_bytes,
+            settings.limits.upload_timeout_s,
+        )
+        self.catalog = Catalog(settings.models, handles.models, settings.alias_lifetime_s)
+        self.jobs = JobBook(settings, self.database)
+
+    async def caller(self, secret: str) -> Caller | None:
+        """Who has this secret; the database is asked in a thread, once in a while."""
+        known = self.keys.remembered(secret)
+        if known is not None:
+            return known[0]
+        return await asyncio.to_thread(self.keys.caller, secret)
+
+    async def store(self, owner: str, file: io.IOBase | Any) -> Asset:
+        """A complete asset of an open file."""
+
+        def copy() -> Asset:
+            asset = self.assets.begin(owner)
+            with self.assets.part(asset, 0) as part:
+                while chunk := file.read(1 << 20):
+                    part.write(chunk)
+            return self.assets.complete(asset)
+
+        return await asyncio.to_thread(copy)
+
+    async def fetch(self, owner: str, url: str) -> Asset:
+        """A complete asset of what is at an address."""
+
+        def copy() -> Asset:
+            chunks = self.fetcher.chunks(url)
+            first = next(chunks, b"")  # so that nothing is begun for a place that is not allowed
+            asset = self.assets.begin(owner)
+            with self.assets.part(asset, 0) as part:
+                part.write(first)
+                for chunk in chunks:
+                    part.write(chunk)
+            return self.assets.complete(asset)
+
+        return await asyncio.to_thread(copy)
+
+    async def media(self, caller: Caller, asset_id: str | None, url: str | None) -> Asset:
+        """The asset that a request names, by id or by address.
+
+        Raises:
+            ApiError: it names none or two, or the caller has no such asset.
+        """
+        if (asset_id is None) == (url is None):
+            raise ApiError(
+                400,
+                "media_missing",
+                "give the media once: as 'asset', as 'url', or as 'file' in a multipart form",
+            )
+        if url is not None:
+            return await self.fetch(caller.id, url)
+        assert asset_id is not None
+        return await asyncio.to_thread(self.assets.get, asset_id, caller.id)
+
+    async def decode(self, asset: Asset) -> Decoded:
+        """The clip of an asset.
+
+        Raises:
+            ApiError: it can't be used.
+        """
+        location = self.assets.location(asset)
+        assert asset.sha256 is not None
+        file = MediaFile.model_validate(
+            {"location": location, "kind": asset.kind, "sha256": asset.sha256}
+        )
+        started = time.perf_counter()
+        decoded: Decoded = await self.call(self.handles.decoder.decode.remote(file), "the decoder")
+        # What was not decoding was waiting, here or in the queue of the deployment.
+        return decoded.model_copy(update={"seconds": time.perf_counter() - started})
+
+    async def call(self, response: Awaitable[Result], what: str) -> Result:
+        """What a deployment answers, in time.
+
+        Raises:
+            ApiError: it has no room, is gone, takes too long, or found a mistake of the caller's.
+        """
+        try:
+            async with asyncio.timeout(self.settings.limits.request_timeout_s):
+                return await response
+        except Exception as error:
+            raise self.failure(error, what) from error
+
+    async def stream(self, pieces: AsyncIterator[Result], what: str) -> AsyncIterator[Result]:
+        """What a deployment streams; errors as of `call`."""
+        try:
+            async with asyncio.timeout(self.settings.limits.request_timeout_s):
+                async for piece in pieces:
+                    yield piece
+        except Exception as error:
+            raise self.failure(error, what) from error
+
+    def failure(self, error: Exception, what: str) -> Exception:
+        """An error of Ray's as one of ours; others, which are defects, as they are."""
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, SparkRayError):
+            return as_api_error(cause)
+        if isinstance(error, TimeoutError):
+            seconds = self.settings.limits.request_timeout_s
+            return ApiError(504, "timeout", f"{what} did not answer within {seconds:g} s")
+        if isinstance(cause, BackPressureError):
+            return overloaded(what)
+        lost = (RayActorError, DeploymentUnavailableError, RequestCancelledError)
+        if isinstance(error, lost) or (
+            isinstance(error, RayError) and not isinstance(error, RayTaskError)
+        ):
+            log.warning("lost", what=what, error=type(error).__name__)
+            return ApiError(
+                503, "replica_lost", f"{what} was lost while it answered; try again",
+                retry_after_s=1.0,
+            )  # fmt: skip
+        return error

@@ -1,0 +1,357 @@
+"""The server as operators bring it up, `serve deploy`, and as clients ask it, over HTTP."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import builds
+import httpx2 as httpx
+import numpy as np
+import openai
+import pytest
+import yaml
+from clusters import RAY, ROOT, free_port
+
+from spark_ray.media.audio_codec import encode_audio
+from spark_ray.models.apotheon import Apotheon
+from spark_ray.serving.database import Database
+from spark_ray.serving.decoding import decode_file, decode_options
+from spark_ray.serving.keys import KeyStore
+from spark_ray.serving.messages import MediaFile
+from spark_ray.serving.settings import ServeSettings
+
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "unit" / "datasets")]
+import apotheons
+from fake_version import jpeg, make_clip, write_version
+
+DECODE = {"fps": 4, "motion_threshold": 0.0, "caption_backend": "sidecar"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serving")
+    apotheons.model().save_pretrained(folder / "model")
+    apotheons.processor().save_pretrained(folder / "model")
+    builds.write_numbers(folder / "videos", range(1, 5))
+    clips = [
+        make_clip(number, source=f"/films/{number}.mp4", caption=f"number {number}", dropped=())
+        for number in range(6)
+    ]
+    for number, clip in enumerate(clips):
+        clip.frames = [jpeg(8 * number + at, size=64) for at in range(len(clip.samples))]
+    write_version(folder / "sets" / "films", clips)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path) -> dict[str, Any]:
+    """The file for a laptop, with the test's own places in it."""
+    config = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text())
+    config["http_options"]["port"] = free_port()
+    arguments = config["applications"][0]["args"]
+    arguments |= {
+        "state": str(folder / "state"),
+        "datasets": [str(folder / "sets" / "films")],
+        "job_settings": DECODE,
+        "limits": {"max_upload_bytes": 1 << 20, "max_json_depth": 16},
+    }
+    arguments["models"]["apotheon"]["reference"] = str(folder / "model")
+    return config
+
+
+@pytest.fixture(scope="module")
+def server(
+    head: dict[str, Any], environment: dict[str, str], folder: Path, settings: dict[str, Any]
+) -> Iterator[str]:
+    """The address of a server that is ready."""
+    file = folder / "serve.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    serve = str(RAY.with_name("serve"))
+    address = ["--address", head["jobs"]]
+    deployed = builds.run([serve, "deploy", *address, str(file)], env=environment)
+    assert deployed.returncode == 0, deployed.stderr
+    url = f"http://127.0.0.1:{settings['http_options']['port']}"
+    try:
+        builds.wait_until(lambda: is_ready(url), f"a server at {url}", seconds=180)
+        yield url
+    finally:
+        builds.run([serve, "shutdown", *address, "-y"], env=environment)
+
+
+def is_ready(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/readyz", timeout=20).status_code == 200
+    return False
+
+
+@pytest.fixture(scope="module")
+def keys(settings: dict[str, Any]) -> KeyStore:
+    arguments = settings["applications"][0]["args"]
+    return KeyStore(Database(ServeSettings.from_values(**arguments).located().database))
+
+
+def secret(keys: KeyStore, *scopes: str, **limits: Any) -> str:
+    made = {"requests_per_minute": 6000, "max_concurrent": 16, "lifetime_s": None, **limits}
+    return keys.create("test", list(scopes), **made)[1]
+
+
+@pytest.fixture(scope="module")
+def client(server: str, keys: KeyStore) -> Iterator[httpx.Client]:
+    with client_of(server, secret(keys, "infer", "jobs")) as made:
+        yield made
+
+
+def client_of(server: str, key: str) -> httpx.Client:
+    return httpx.Client(base_url=server, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+
+
+def upload(client: httpx.Client, path: Path) -> dict[str, Any]:
+    answer = client.post("/v1/assets", files={"file": path.read_bytes()})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def refused(answer: httpx.Response, status: int, code: str, said: str = "") -> None:
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == code
+    assert said in error["message"]
+    assert error["request_id"] == answer.headers["x-request-id"]
+
+
+def test_a_caption_over_http_is_that_of_the_model(client: httpx.Client, folder: Path) -> None:
+    video = folder / "videos" / "clip_003.mp4"
+    answer = client.post("/v1/captions", files={"file": video.read_bytes()})
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+
+    apotheon = Apotheon.load(str(folder / "model"), setting="model")
+    limits = ServeSettings.from_values().limits
+    file = MediaFile(location=str(video), kind="video", sha256="0" * 64)
+    clip = decode_file(file, decode_options(DECODE, limits))
+    prepared = apotheon.prepare(clip.frames, clip.frame_times, clip.audio)
+    assert said["caption"] == apotheon.write([prepared], "caption", 128)[0]
+    assert said["model"]["name"] == "apotheon"
+    assert said["model"]["weights_hash"] == apotheon.weights.info().weights_hash
+    assert str(folder) not in answer.text, "where files lie is not the client's to see"
+    assert answer.headers["x-request-id"] == said["id"]
+    phases = [part.partition(";")[0] for part in answer.headers["server-timing"].split(", ")]
+    assert phases == ["queue", "preprocess", "model", "postprocess"]
+
+
+def test_everything_at_once(client: httpx.Client, folder: Path) -> None:
+    asset = upload(client, folder / "videos" / "clip_001.mp4")
+    assert (asset["kind"], asset["media_type"]) == ("video", "video/mp4")
+    said = client.post("/v1/analyze", json={"asset": asset["id"]}).json()
+    assert said["scenes"] == [{"start_time": 0.0, "end_time": 1.0}]
+    assert (said["width"], said["height"]) == (builds.SIDE, builds.SIDE)
+    assert said["caption"] is not None
+    assert said["transcript"] is None, "there is no sound"
+    assert client.delete(f"/v1/assets/{asset['id']}").status_code == 204
+    refused(client.get(f"/v1/assets/{asset['id']}"), 404, "asset_not_found")
+
+
+def test_an_upload_is_resumed(client: httpx.Client, folder: Path) -> None:
+    """After the tus protocol, as its clients speak it."""
+    data = (folder / "videos" / "clip_002.mp4").read_bytes()
+    tus = {"Tus-Resumable": "1.0.0"}
+    begun = client.post("/v1/assets", headers={**tus, "Upload-Length": str(len(data))})
+    assert begun.status_code == 201
+    place = begun.headers["location"]
+    patch = {**tus, "Content-Type": "application/offset+octet-stream"}
+    sent = client.patch(place, headers={**patch, "Upload-Offset": "0"}, content=data[:100])
+    assert (sent.status_code, sent.headers["upload-offset"]) == (204, "100")
+    refused(
+        client.post("/v1/captions", json={"asset": place.rpartition("/")[2]}),
+        409,
+        "upload_unfinished",
+    )
+    again = client.patch(place, headers={**patch, "Upload-Offset": "0"}, content=data)
+    refused(again, 409, "wrong_offset", "goes on at byte 100")
+    assert client.head(place, headers=tus).headers["upload-offset"] == "100"
+    rest = client.patch(place, headers={**patch, "Upload-Offset": "100"}, content=data[100:])
+    assert rest.status_code == 204
+    assert client.get(place).json()["complete"]
+    assert client.post("/v1/captions", json={"asset": place.rpartition("/")[2]}).is_success
+
+
+def test_openais_own_client_works(server: str, keys: KeyStore, folder: Path) -> None:
+    client = openai.OpenAI(api_key=secret(keys, "infer"), base_url=f"{server}/v1")
+    assert [model.id for model in client.models.list()] == ["apotheon"]
+    embedded = client.embeddings.create(model="apotheon", input=["a red circle", "a boat"])
+    vectors = np.asarray([item.embedding for item in embedded.data])
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1], abs=1e-5)
+
+    asset = client.post(
+        "/assets",
+        cast_to=httpx.Response,
+        files={"file": (folder / "videos" / "clip_001.mp4").read_bytes()},
+        options={"headers": {"Content-Type": "multipart/form-data"}},
+    ).json()
+    messages = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is seen?"},
+                {"type": "video_url", "video_url": {"url": asset["id"]}},
+            ],
+        }
+    ]
+    whole = client.chat.completions.create(model="apotheon", messages=messages)
+    stream = client.chat.completions.create(model="apotheon", messages=messages, stream=True)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert len(pieces) > 3
+    assert "".join(pieces).strip() == whole.choices[0].message.content
+
+    tone = np.round(9000 * np.sin(np.arange(16_000) / 9)).astype(np.int16)
+    sound = ("tone.flac", encode_audio(tone, "flac"))
+    heard = client.audio.transcriptions.create(model="apotheon", file=sound)
+    plain = client.audio.transcriptions.create(model="apotheon", file=sound, response_format="text")
+    assert heard.text.strip() == plain.strip()
+    with pytest.raises(openai.NotFoundError, match="choose one of: apotheon"):
+        client.embeddings.create(model="gpt", input="x")
+
+
+def test_search_finds_the_clip_that_was_asked_for(
+    client: httpx.Client, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "3.jpg").write_bytes(jpeg(24, size=64))
+    asset = upload(client, tmp_path / "3.jpg")
+    assert asset["kind"] == "image"
+    by_picture = ask_until_ready(client, {"asset": asset["id"], "limit": 6})
+    assert len(by_picture["hits"]) == 6
+    scores = [hit["score"] for hit in by_picture["hits"]]
+    assert scores == sorted(scores, reverse=True)
+    by_text = ask_until_ready(client, {"text": "a red circle", "limit": 2})
+    assert len(by_text["hits"]) == 2
+    assert by_text["dataset_version"] == "v1"
+    refused(client.post("/v1/search", json={"text": "x", "asset": "y"}), 422, "invalid_request")
+    other = client.post("/v1/search", json={"text": "x", "dataset": "/etc"})
+    refused(other, 404, "dataset_not_found", "films")
+
+
+def ask_until_ready(client: httpx.Client, query: dict[str, Any]) -> dict[str, Any]:
+    for _ in range(20):
+        answer = client.post("/v1/search", json=query)
+        if answer.status_code != 503:
+            break
+        assert answer.headers["retry-after"] == "6"
+        time.sleep(1)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_a_job_builds_a_dataset(client: httpx.Client, folder: Path) -> None:
+    assets = [upload(client, path)["id"] for path in sorted(folder.glob("videos/*.mp4"))[:2]]
+    request = {"name": "new", "assets": assets}
+    once = {"Idempotency-Key": "one"}
+    begun = client.post("/v1/jobs", json=request, headers=once)
+    assert begun.status_code == 201, begun.text
+    job = begun.json()["id"]
+    assert client.post("/v1/jobs", json=request, headers=once).json()["id"] == job
+    other = client.post("/v1/jobs", json={**request, "name": "other"}, headers=once)
+    refused(other, 422, "idempotency_key_reused")
+
+    with client.stream("GET", f"/v1/jobs/{job}/events", timeout=150) as events:
+        data = [line for line in events.iter_lines() if line.startswith("data: ")]
+    states = [json.loads(line.removeprefix("data: ")) for line in data]
+    ended = states[-1]
+    assert ended["state"] == "succeeded", ended
+    assert states[0]["state"] == "queued"
+    assert ended["result"]["clips"] == 2
+    manifest = builds.manifest(Path(ended["result"]["dataset"]))
+    assert {line["meta"]["source_path"].split("/")[-2] for line in manifest} == set(assets)
+    assert "published" in client.get(f"/v1/jobs/{job}/logs").text
+
+
+def test_a_job_goes_on_when_its_driver_is_lost(
+    client: httpx.Client, folder: Path, environment: dict[str, str], head: dict[str, Any]
+) -> None:
+    asset = upload(client, folder / "videos" / "clip_004.mp4")["id"]
+    job = client.post("/v1/jobs", json={"name": "lost", "assets": [asset]}).json()["id"]
+    builds.wait_until(lambda: driver_of(head, job), "a driver", seconds=60)
+    for process in driver_of(head, job):
+        with contextlib.suppress(Exception):
+            process.kill()
+    builds.wait_until(
+        lambda: client.get(f"/v1/jobs/{job}").json()["finished"], "the end", seconds=150
+    )
+    ended = client.get(f"/v1/jobs/{job}").json()
+    assert (ended["state"], ended["attempts"]) == ("succeeded", 2), ended
+    assert ended["result"]["clips"] == 1
+
+
+def driver_of(head: dict[str, Any], job: str) -> list[Any]:
+    found = []
+    for process in head["node"].processes():
+        with contextlib.suppress(Exception):
+            words = process.cmdline()
+            if "spark_ray.cli" in words and any(job in word for word in words):
+                found.append(process)
+    return found
+
+
+def test_a_job_is_cancelled(client: httpx.Client, folder: Path) -> None:
+    asset = upload(client, folder / "videos" / "clip_004.mp4")["id"]
+    job = client.post("/v1/jobs", json={"name": "unwanted", "assets": [asset]}).json()["id"]
+    assert client.delete(f"/v1/jobs/{job}").status_code == 202
+    builds.wait_until(
+        lambda: client.get(f"/v1/jobs/{job}").json()["state"] == "cancelled", "the end", seconds=60
+    )
+    wrong = client.post("/v1/jobs", json={"name": "x", "assets": [asset], "settings": {"fsp": 3}})
+    refused(wrong, 400, "invalid_request", "fsp")
+
+
+def test_keys_decide_who_may_do_what(server: str, keys: KeyStore, folder: Path) -> None:
+    refused(httpx.get(f"{server}/v1/models"), 401, "invalid_api_key")
+    refused(client_of(server, "sk-spark-made-up").get("/v1/models"), 401, "invalid_api_key")
+    with client_of(server, secret(keys, "infer")) as mine:
+        refused(mine.get("/v1/jobs"), 403, "missing_scope", "'jobs'")
+        refused(mine.get("/metrics"), 403, "missing_scope")
+        asset = upload(mine, folder / "videos" / "clip_001.mp4")["id"]
+    with client_of(server, secret(keys, "infer")) as other:
+        refused(other.get(f"/v1/assets/{asset}"), 404, "asset_not_found")
+        refused(other.post("/v1/captions", json={"asset": asset}), 404, "asset_not_found")
+    with client_of(server, secret(keys, "infer", requests_per_minute=6)) as slow:
+        assert slow.get("/v1/models").status_code == 200
+        limited = slow.get("/v1/models")
+        refused(limited, 429, "rate_limit_exceeded")
+        assert 1 <= int(limited.headers["retry-after"]) <= 11
+    key, text = keys.create(
+        "gone", ["admin"], requests_per_minute=60, max_concurrent=1, lifetime_s=None
+    )
+    keys.revoke(key.id)
+    refused(client_of(server, text).get("/v1/models"), 401, "invalid_api_key")
+    with client_of(server, secret(keys, "admin")) as operator:
+        assert "sparkray_http_requests_total" in operator.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("send", "status", "code"),
+    [
+        ({"json": {"asset": "../../etc/passwd"}}, 404, "asset_not_found"),
+        ({"json": {"url": "https://169.254.169.254/latest"}}, 403, "address_not_allowed"),
+        ({"json": {"url": "s3://bucket/film.mp4"}}, 403, "address_not_allowed"),
+        ({"json": {"url": "file:///etc/passwd"}}, 400, "invalid_url"),
+        ({"json": {}}, 400, "media_missing"),
+        ({"json": {"asset": 3}}, 422, "invalid_request"),
+        ({"json": {"nonsense": 3}}, 422, "invalid_request"),
+        ({"content": b"[" * 100, "headers": {"Content-Type": "application/json"}}, 400,
+         "invalid_json"),
+        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "invalid_json"),
+        ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415,
+         "unsupported_content_type"),
+        ({"files": {"file": b"this is no video"}}, 415, "unsupported_media"),
+        ({"files": {"other": b"x"}}, 400, "media_missing"),
+        ({"files": {"file": b"\0\0\0 ftypisom" + bytes(100)}}, 422, "unusable_media"),
+        ({"files": {"file": bytes(2 << 20)}}, 413, "too_large"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_an_answer(
+    client: httpx.Client, send: dict[str, Any], status: int, code: str
+) -> None:
+    refused(client.post("/v1/captions", **send), status, code)
