@@ -1,0 +1,137 @@
+"""Assets: parts that add up, owners, limits, and what goes when it should."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from spark_ray.core.provenance import content_hash
+from spark_ray.core.storage import Folder
+from spark_ray.serving.assets import AssetStore
+from spark_ray.serving.database import Asset, Database
+from spark_ray.serving.errors import ApiError
+from spark_ray.serving.settings import RequestLimits
+
+FLAC = b"fLaC" + bytes(range(256)) * 8
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(f"sqlite:///{tmp_path}/serving.db")
+
+
+def make_store(tmp_path: Path, database: Database, **limits: float) -> AssetStore:
+    folder = Folder(str(tmp_path / "assets"), scratch="writing")
+    return AssetStore(folder, database, RequestLimits.model_validate(limits))
+
+
+def files(tmp_path: Path) -> list[str]:
+    return [path.name for path in (tmp_path / "assets").rglob("*") if path.is_file()]
+
+
+def test_parts_become_one_file(tmp_path: Path, database: Database) -> None:
+    store = make_store(tmp_path, database)
+    asset = store.begin("me", len(FLAC))
+    for start in range(0, len(FLAC), 500):
+        asset = store.get(asset.id, "me")
+        with store.part(asset, start) as part:
+            part.write(FLAC[start : start + 300])
+            part.write(FLAC[start + 300 : start + 500])
+    done = store.complete(store.get(asset.id, "me"))
+    assert (done.kind, done.size_bytes, done.complete) == ("audio", len(FLAC), True)
+    location = Path(store.location(done))
+    assert location.read_bytes() == FLAC
+    with location.open("rb") as file:
+        assert done.sha256 == content_hash(file)
+    assert files(tmp_path) == ["file"]
+
+
+def test_what_came_before_the_connection_broke_is_kept(tmp_path: Path, database: Database) -> None:
+    store = make_store(tmp_path, database)
+    asset = store.begin("me", len(FLAC))
+
+    def break_off() -> None:
+        with store.part(asset, 0) as part:
+            part.write(FLAC[:100])
+            raise ConnectionError("the client has gone")
+
+    with pytest.raises(ConnectionError):
+        break_off()
+    asset = store.get(asset.id, "me")
+    assert asset.received_bytes == 100
+    with store.part(asset, 100) as part:
+        part.write(FLAC[100:])
+    store.complete(asset)
+    assert Path(store.location(store.get(asset.id, "me"))).read_bytes() == FLAC
+
+
+def test_two_writers_at_one_place_do_not_mix(tmp_path: Path, database: Database) -> None:
+    store = make_store(tmp_path, database)
+    asset = store.begin("me", len(FLAC))
+    mine, yours = store.get(asset.id, "me"), store.get(asset.id, "me")
+
+    def overtaken() -> None:
+        with store.part(mine, 0) as slow:
+            slow.write(b"x" * 50)
+            with store.part(yours, 0) as fast:
+                fast.write(FLAC)
+
+    with pytest.raises(ApiError, match="goes on at byte"):
+        overtaken()
+    store.complete(store.get(asset.id, "me"))
+    assert Path(store.location(store.get(asset.id, "me"))).read_bytes() == FLAC
+
+
+def test_more_than_was_announced_or_is_allowed_is_refused(
+    tmp_path: Path, database: Database
+) -> None:
+    store = make_store(tmp_path, database, max_upload_bytes=1000)
+    with pytest.raises(ApiError, match="1,000 bytes"):
+        store.begin("me", 1001)
+    announced = store.begin("me", 100)
+    with pytest.raises(ApiError) as raised, store.part(announced, 0) as part:
+        part.write(bytes(101))
+    assert raised.value.status == 413
+    unknown = store.begin("me")
+    with pytest.raises(ApiError), store.part(unknown, 0) as part:
+        part.write(bytes(1001))
+    assert files(tmp_path) == []
+
+
+def test_what_is_no_media_is_not_kept(tmp_path: Path, database: Database) -> None:
+    store = make_store(tmp_path, database)
+    asset = store.begin("me")
+    with store.part(asset, 0) as part:
+        part.write(b"#!/bin/sh\n")
+    with pytest.raises(ApiError) as raised:
+        store.complete(asset)
+    assert raised.value.code == "unsupported_media"
+    assert files(tmp_path) == []
+    with pytest.raises(ApiError):
+        store.get(asset.id, "me")
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "asset-", "asset-" + "g" * 24, "", "\0"])
+def test_odd_ids_are_no_assets(name: str, tmp_path: Path, database: Database) -> None:
+    with pytest.raises(ApiError) as raised:
+        make_store(tmp_path, database).get(name, "me")
+    assert raised.value.code == "asset_not_found"
+
+
+def test_an_asset_is_its_owners_and_ends(tmp_path: Path, database: Database) -> None:
+    store = make_store(tmp_path, database, max_assets_per_key=2)
+    asset = store.begin("me")
+    store.begin("me")
+    with pytest.raises(ApiError, match="delete some"):
+        store.begin("me")
+    with pytest.raises(ApiError):
+        store.get(asset.id, "you")
+    with store.part(asset, 0) as part:
+        part.write(FLAC)
+    store.complete(asset)
+    with database.session() as session:
+        session.execute(update(Asset).where(Asset.id == asset.id).values(expires=1.0))
+    with pytest.raises(ApiError):
+        store.get(asset.id, "me")
+    assert store.remove_expired() == 1
+    assert files(tmp_path) == []

@@ -1,0 +1,153 @@
+"""Keys, what they may ask for, and requests that come twice."""
+
+from pathlib import Path
+
+import pytest
+
+from spark_ray.core.errors import ConfigError
+from spark_ray.serving import keys as keys_module
+from spark_ray.serving import throttle as throttle_module
+from spark_ray.serving.database import Database
+from spark_ray.serving.errors import ApiError
+from spark_ray.serving.idempotency import once
+from spark_ray.serving.keys import PREFIX, Caller, KeyStore
+from spark_ray.serving.throttle import Throttle
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(f"sqlite:///{tmp_path}/serving.db")
+
+
+def make(keys: KeyStore, *scopes: str, lifetime_s: float | None = None) -> tuple[str, str]:
+    key, secret = keys.create(
+        "me", list(scopes), requests_per_minute=60, max_concurrent=2, lifetime_s=lifetime_s
+    )
+    return key.id, secret
+
+
+def test_a_secret_is_stored_nowhere(database: Database, tmp_path: Path) -> None:
+    key, secret = make(KeyStore(database), "infer")
+    assert secret.startswith(PREFIX)
+    stored = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert key.encode() in stored
+    assert secret.encode() not in stored
+    assert secret.removeprefix(PREFIX).encode() not in stored
+
+
+def test_a_key_is_known_until_it_is_revoked_or_out_of_date(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = KeyStore(database)
+    key, secret = make(keys, "infer")
+    caller = keys.caller(secret)
+    assert caller is not None
+    assert caller.may("infer")
+    assert not caller.may("jobs")
+    assert keys.caller(secret + "x") is None
+    keys.revoke(key)
+    assert keys.caller(secret) is None
+
+    _, short = make(keys, "admin", lifetime_s=60)
+    admin = keys.caller(short)
+    assert admin is not None
+    assert admin.may("jobs")
+    later = keys_module.time.time() + 61
+    monkeypatch.setattr(keys_module.time, "time", lambda: later)
+    assert keys.caller(short) is None
+
+
+def test_a_lookup_is_remembered_for_seconds(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = KeyStore(database)
+    key, secret = make(keys, "infer")
+    assert keys.remembered(secret) is None
+    caller = keys.caller(secret)
+    assert keys.remembered(secret) == (caller,)
+    keys.revoke(key)
+    later = keys_module.time.time() + 5.1
+    monkeypatch.setattr(keys_module.time, "time", lambda: later)
+    assert keys.remembered(secret) is None
+
+
+def test_mistakes_list_the_choices(database: Database) -> None:
+    keys = KeyStore(database)
+    with pytest.raises(ConfigError, match="admin, infer, jobs"):
+        make(keys, "everything")
+    with pytest.raises(ConfigError, match="at least one"):
+        make(keys)
+    key, _ = make(keys, "infer")
+    with pytest.raises(ConfigError, match=key):
+        keys.revoke("key-unknown")
+
+
+def caller(**limits: int) -> Caller:
+    return Caller("key-1", "me", frozenset(("infer",)), **limits)
+
+
+def test_requests_at_a_time_are_bounded() -> None:
+    throttle = Throttle(1)
+    mine = caller(requests_per_minute=6000, max_concurrent=2)
+    with throttle.admit(mine), throttle.admit(mine):
+        with pytest.raises(ApiError) as raised, throttle.admit(mine):
+            pass
+        assert (raised.value.status, raised.value.code) == (429, "too_many_concurrent_requests")
+    with pytest.raises(RuntimeError), throttle.admit(mine):
+        raise RuntimeError("a request that fails gives its place back as well")
+    with throttle.admit(mine), throttle.admit(mine):
+        pass
+
+
+def test_requests_a_minute_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(throttle_module.time, "monotonic", lambda: now)
+    throttle = Throttle(2)  # two replicas: half of it each
+    mine = caller(requests_per_minute=120, max_concurrent=10)
+    for _ in range(10):  # ten seconds' worth at once
+        with throttle.admit(mine):
+            pass
+    with pytest.raises(ApiError) as raised, throttle.admit(mine):
+        pass
+    assert raised.value.code == "rate_limit_exceeded"
+    assert raised.value.retry_after_s == pytest.approx(1.0)
+    now += 3.0
+    for _ in range(3):
+        with throttle.admit(mine):
+            pass
+    with pytest.raises(ApiError), throttle.admit(mine):
+        pass
+
+
+def test_a_request_that_comes_twice_is_carried_out_once(database: Database) -> None:
+    made: list[str] = []
+
+    def create() -> str:
+        made.append(f"job-{len(made)}")
+        return made[-1]
+
+    assert once(database, "me", "k", "request", create) == "job-0"
+    assert once(database, "me", "k", "request", create) == "job-0"
+    assert once(database, "you", "k", "request", create) == "job-1"
+    assert once(database, "me", None, "request", create) == "job-2"
+    with pytest.raises(ApiError, match="another request"):
+        once(database, "me", "k", "other", create)
+
+
+def test_a_request_that_failed_may_come_again(database: Database) -> None:
+    def fail() -> str:
+        raise ApiError(404, "asset_not_found", "no")
+
+    with pytest.raises(ApiError, match="no"):
+        once(database, "me", "k", "request", fail)
+    assert once(database, "me", "k", "request", lambda: "job-1") == "job-1"
+
+
+def test_a_request_that_is_being_carried_out_is_not_begun_again(database: Database) -> None:
+    def create() -> str:
+        with pytest.raises(ApiError) as raised:
+            once(database, "me", "k", "request", lambda: "job-2")
+        assert raised.value.code == "request_in_progress"
+        return "job-1"
+
+    assert once(database, "me", "k", "request", create) == "job-1"
