@@ -50,6 +50,7 @@ from spark_ray.datasets.ledger import (
     read_parts,
     read_recipe,
 )
+from spark_ray.datasets.model_stages import ModelStage, caption_stage, transcribe_stage
 from spark_ray.datasets.plan import (
     SourceRecord,
     StoredPlan,
@@ -68,11 +69,8 @@ from spark_ray.datasets.publish import (
 from spark_ray.datasets.stages import (
     CommitStage,
     DecodeStage,
-    ModelStage,
     Stage,
     StagePool,
-    caption_stage,
-    transcribe_stage,
 )
 
 log = get_logger(__name__)

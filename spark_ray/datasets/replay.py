@@ -41,9 +41,9 @@ from spark_ray.datasets.layout import (
     writable,
 )
 from spark_ray.datasets.ledger import Outcome, commit_part, read_parts, read_recipe
+from spark_ray.datasets.model_stages import caption_stage, transcribe_stage
 from spark_ray.datasets.plan import SourceRecord, StoredPlan, mark_duplicates
 from spark_ray.datasets.publish import clear_scaffold, discard
-from spark_ray.datasets.stages import caption_stage, transcribe_stage
 
 _PARENT_UNIT = "parent"
 _CARRYING = f"{PARTS}/carrying"

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from spark_ray.core.errors import SparkRayError
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.assets import manifest_lines
 from spark_ray.datasets.build import BuildResult, build_dataset
@@ -85,8 +86,12 @@ def evaluate_tiny(config: DemoConfig, dataset: Folder, model: str) -> Evaluation
 
 
 def describe_new(config: DemoConfig, model: str) -> BuildResult:
-    """The next dataset: new clips, described by the trained model."""
-    return build_dataset(
+    """The next dataset: new clips, described by the trained model.
+
+    Raises:
+        SparkRayError: no clip survived.
+    """
+    result = build_dataset(
         BuildConfig.from_values(
             input=[f"{config.folder}/new/clips"],
             output=f"{config.folder}/datasets/new",
@@ -97,6 +102,11 @@ def describe_new(config: DemoConfig, model: str) -> BuildResult:
             **SAMPLING,
         )
     )
+    if result.publication is None:
+        raise SparkRayError(
+            f"no new clip was described; see the rejects in {result.version.location}"
+        )
+    return result
 
 
 def print_described(version: Folder, truths: list[Truth], console: Console) -> None:

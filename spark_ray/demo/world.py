@@ -14,7 +14,7 @@ from spark_ray.datasets.build import build_dataset
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import is_published
 from spark_ray.demo.config import DemoConfig
-from spark_ray.media.synthetic import Truth, sample_spec, write_world
+from spark_ray.media.synthetic import Truth, write_world
 
 _VERSION = "v1"
 _FRAME_TOLERANCE_S = 0.05
@@ -46,9 +46,6 @@ class Agreement:
 
 def draw_clips(folder: Path, count: int, config: DemoConfig, seed: int) -> list[Truth]:
     """Write the clips, or find them already written: the same seed gives the same files."""
-    known = _already_drawn(folder, count, seed)
-    if known is not None:
-        return known
     with ProgressReport("Drawing", count, "clips") as progress:
         done = 0
 
@@ -58,16 +55,6 @@ def draw_clips(folder: Path, count: int, config: DemoConfig, seed: int) -> list[
             done = now
 
         return write_world(folder, count, seed, workers=config.workers, progress=advance)
-
-
-def _already_drawn(folder: Path, count: int, seed: int) -> list[Truth] | None:
-    file = folder / "truth.jsonl"
-    if not file.exists():
-        return None
-    truths = [Truth.model_validate_json(line) for line in file.read_text().splitlines()]
-    specs = [sample_spec(seed, index) for index in range(count)]
-    same = [t.caption for t in truths] == [s.caption for s in specs]
-    return truths if same and all((folder / t.path).exists() for t in truths) else None
 
 
 def build_shapes(folder: Path, count: int) -> Folder:

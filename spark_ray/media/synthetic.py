@@ -137,6 +137,9 @@ def write_world(
         if value < 1:
             raise ConfigError(f"{setting}: {value} is too few; it must be 1 or more")
     folder = Path(folder)
+    known = _already_written(folder, count, seed)
+    if known is not None:
+        return known
     _refuse_strangers(folder, {name for i in range(count) for name in _names(seed, i)})
 
     world = []
@@ -148,6 +151,16 @@ def write_world(
     unfinished.write_text("".join(f"{truth.model_dump_json()}\n" for truth in world))
     unfinished.replace(folder / "truth.jsonl")
     return world
+
+
+def _already_written(folder: Path, count: int, seed: int) -> list[Truth] | None:
+    file = folder / "truth.jsonl"
+    if not file.exists():
+        return None
+    truths = [Truth.model_validate_json(line) for line in file.read_text().splitlines()]
+    specs = [sample_spec(seed, index) for index in range(count)]
+    same = [truth.caption for truth in truths] == [spec.caption for spec in specs]
+    return truths if same and all((folder / truth.path).exists() for truth in truths) else None
 
 
 def _written(write: Callable[[int], Truth], count: int, workers: int) -> Iterator[Truth]:

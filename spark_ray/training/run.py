@@ -115,7 +115,21 @@ def prepare(config: TrainConfig, index: SampleIndex) -> tuple[RunPlan, ApotheonC
     model_config, processor = starting_point(config, train)
     plan = RunPlan(config, processor, train, validation)
     assert plan.segments  # raises where the split is smaller than one step
+    model = _shapes_alone(model_config, config)
+    for stage in plan.stages:
+        if not learns(model, stage, config):
+            raise ConfigError(
+                f"frozen: nothing is left to learn in stage {stage.name!r}; freeze less"
+            )
     return plan, model_config
+
+
+def _shapes_alone(model_config: ApotheonConfig, config: TrainConfig) -> ApotheonModel:
+    """The model on the meta device: the weights of `base` would take 36 GB here."""
+    with torch.device("meta"):
+        model = ApotheonModel(model_config)
+        add_adapters(model, config)
+    return model
 
 
 def _has(index: SampleIndex, split: str) -> bool:
@@ -273,15 +287,7 @@ def _note(metrics: dict[str, float], plan: RunPlan) -> str:
 def print_plan(plan: RunPlan, model_config: ApotheonConfig) -> None:
     """Say what is going to be trained, on what, and how."""
     config = plan.config
-    # On the meta device, shapes alone: the weights of `base` would take 36 GB here.
-    with torch.device("meta"):
-        model = ApotheonModel(model_config)
-        add_adapters(model, config)
-    for stage in plan.stages:
-        if not learns(model, stage, config):
-            raise ConfigError(
-                f"frozen: nothing is left to learn in stage {stage.name!r}; freeze less"
-            )
+    model = _shapes_alone(model_config, config)
     set_trainable(model, set(config.frozen), frames=True, audio=True)
     lines = [
         f"Training {config.output_dir}",

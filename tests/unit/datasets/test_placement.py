@@ -9,7 +9,8 @@ from spark_ray.core.schema import Caption, Clip, check_storable
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import _placement, _pools
 from spark_ray.datasets.config import BuildConfig
-from spark_ray.datasets.stages import CommitStage, DecodeStage, ModelStage
+from spark_ray.datasets.model_stages import ModelStage
+from spark_ray.datasets.stages import CommitStage, DecodeStage
 
 CLUSTERS = [
     {"CPU": 1},
