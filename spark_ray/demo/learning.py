@@ -26,12 +26,12 @@ _MAX_TOKENS = 48
 def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
     """Apotheon-tiny, from nothing, on DeepSpeed; the same command resumes it."""
     curriculum = [
-        Stage(name="sound", epochs=8, modalities=["text", "audio"]),
+        Stage(name="sound", epochs=5, modalities=["text", "audio"]),
         # Shapes: a picture costs a tenth of a whole clip, so that a step can see many. Then
         # motions, which are learned in half the steps while there is nothing to hear.
         Stage(
             name="pictures",
-            epochs=26,
+            epochs=36,
             modalities=["text", "image"],
             batch_scale=4,
             part_rates={"vision": 0.5},
@@ -39,7 +39,7 @@ def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
         Stage(name="films", epochs=10, modalities=["text", "video"], part_rates={"vision": 0.5}),
         Stage(
             name="clips",
-            epochs=10,
+            epochs=9,
             modalities=["text", "audio", "video"],
             part_rates={"vision": 0.2},
         ),
@@ -56,14 +56,14 @@ def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
             batch_size=32 // config.workers,
             gradient_accumulation=1,
             max_frames=4,
-            learning_rate=2e-3,
+            learning_rate=1.2e-3,
             mixed_precision="fp32",
             engine="zero2",
             # Left and right change places in the captions too.
             augment_mirror=0.5,
             augment_shift=0.06,
             augment_light=0.1,
-            validate_every_epochs=13,
+            validate_every_epochs=20,
             checkpoint_every_steps=150,
             tracking_uri=f"sqlite:///{Path(config.folder).absolute()}/mlflow.db",
             register_as="apotheon",
