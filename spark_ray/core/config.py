@@ -15,7 +15,6 @@ import re
 import sys
 import types
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, Union, get_args, get_origin
 
 import yaml
@@ -23,9 +22,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from spark_ray.core.errors import ConfigError
+from spark_ray.core.errors import ConfigError, StorageError
+from spark_ray.core.storage import read_bytes
 
 ENV_PREFIX = "SPARK_RAY_"
+
+_MAX_FILE_BYTES = 4 << 20
 
 # As in PATH, but `s3://bucket` stays whole.
 _LIST_SEPARATOR = re.compile(re.escape(os.pathsep) + r"(?!//)")
@@ -49,7 +51,7 @@ class JobConfig(BaseModel):
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
         for origin, found in (
-            (f"in {file}, {{name}}", _read_yaml(Path(file), cls) if file else {}),
+            (f"in {file}, {{name}}", _read_yaml(file, cls) if file else {}),
             (ENV_PREFIX + "{NAME}", _read_environment(cls)),
             ("{name}", flags),
         ):
@@ -102,7 +104,9 @@ def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file, local or s3://, with any of these settings"
+    )
     for owner, fields in _fields_by_owner(cls).items():
         title = (owner.__doc__ or owner.__name__).strip().split("\n")[0].rstrip(".")
         group = parser.add_argument_group(title)
@@ -165,11 +169,11 @@ def _read_environment(cls: type[JobConfig]) -> dict[str, Any]:
     return values
 
 
-def _read_yaml(file: Path, cls: type[JobConfig]) -> dict[str, Any]:
+def _read_yaml(file: str, cls: type[JobConfig]) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--config {file}: can't be read: {error.strerror}") from error
+        values = yaml.safe_load(read_bytes(file, _MAX_FILE_BYTES).decode())
+    except StorageError as error:
+        raise ConfigError(f"--config {error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"--config {file}: is not UTF-8 text") from error
     except yaml.YAMLError as error:

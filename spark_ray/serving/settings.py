@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import unknown_choice
-from spark_ray.core.storage import absolute
+from spark_ray.core.storage import absolute, is_remote
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.models.captioning import captioners
 from spark_ray.models.transcription import transcribers
@@ -131,6 +131,15 @@ class ServeSettings(JobConfig):
                 known = set(BuildConfig.model_fields) - {"input", "output", "version"}
                 raise unknown_choice("job_settings", name, known)
         return settings
+
+    @model_validator(mode="after")
+    def _database_is_somewhere(self) -> "ServeSettings":
+        if self.database_url is None and is_remote(self.state):
+            raise ValueError(
+                f"database_url: state is {self.state}, where SQLite can't be; give an address such "
+                "as postgresql+psycopg://user@host/name"
+            )
+        return self
 
     def located(self) -> "ServeSettings":
         """With places that mean the same in every process of the cluster."""

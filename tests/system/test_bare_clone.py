@@ -37,15 +37,16 @@ def test_a_bare_clone_runs_the_demo_and_its_tests(tmp_path: Path) -> None:
 
     assert demo.returncode == 0, demo.stdout[-4000:] + demo.stderr[-4000:]
     assert f"{DEMO_CLIPS} of {DEMO_CLIPS}" in demo.stdout
+    assert "6 of 6 answers are those of the dataset job" in demo.stdout
     version = clone / "demo" / "datasets" / "shapes" / "v1"
     assert len(builds.manifest(version)) == DEMO_CLIPS
     assert (version / "report.html").stat().st_size > 10_000
 
-    # From nothing, and on clips that training never saw. The goal is 0.95 and 0.05; these bounds
-    # only guard what has been reached.
+    # From nothing, and on clips that training never saw. The goal for captions is 0.95, which runs
+    # miss by a few points where another CPU takes another path.
     found = json.loads((clone / "demo" / "evaluation" / "results.json").read_text())["overall"]
-    assert found["captions"]["exact"] >= 0.8
-    assert found["transcripts"]["wer"] <= 0.2
+    assert found["captions"]["exact"] >= 0.85
+    assert found["transcripts"]["wer"] <= 0.05
     new = builds.manifest(clone / "demo" / "datasets" / "new" / "v1")
     assert len(new) == NEW_CLIPS
     assert all(line["meta"]["caption"] for line in new)

@@ -90,6 +90,7 @@ def test_a_model_is_asked_only_for_what_it_can_do(monkeypatch: pytest.MonkeyPatc
         ({"job_settings": {"output": "/"}}, "unknown"),
         ({"limits": {"max_upload_bytes": 0}}, "greater than 0"),
         ({"portt": 3}, "portt"),
+        ({"state": "s3://bucket/state"}, "database_url"),
     ],
 )
 def test_wrong_settings_are_one_sentence(settings: dict[str, Any], said: str) -> None:
