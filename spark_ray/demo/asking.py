@@ -16,7 +16,6 @@ from spark_ray.core.storage import Folder
 from spark_ray.datasets.assets import manifest_lines
 from spark_ray.datasets.build import ray_session
 from spark_ray.demo.config import DemoConfig
-from spark_ray.demo.world import SAMPLING
 from spark_ray.serving.app import build
 from spark_ray.serving.database import Database
 from spark_ray.serving.keys import KeyStore
@@ -39,7 +38,6 @@ def ask_over_http(config: DemoConfig, model: str, described: Folder, console: Co
         "state": f"{config.folder}/serving",
         "models": {"apotheon": {"reference": model}},
         "datasets": [described.location],
-        "job_settings": SAMPLING,
     }
     secret = _make_key(ServeSettings.from_values(**settings).located())
     port = _free_port()

@@ -32,7 +32,8 @@ class DatasetUse(Record):
 
     `reference` is what the user wrote, `location` the version's folder. `clips` counts those of
     each split; `texts` those of the training split that have a caption, a transcript, or sound;
-    `text_sources` says who wrote the captions and transcripts.
+    `text_sources` says who wrote the captions and transcripts. `decoding` holds the settings by
+    which its clips were sampled: the model should be shown others in the same way.
     """
 
     reference: str
@@ -42,6 +43,7 @@ class DatasetUse(Record):
     clips: dict[str, int]
     texts: dict[str, int] = Field({})
     text_sources: dict[str, str] = Field({})
+    decoding: dict[str, JsonValue] = Field({})
 
 
 class HeldOut(Record):

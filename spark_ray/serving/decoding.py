@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from spark_ray.core.errors import NotAVideo
@@ -16,8 +17,8 @@ from spark_ray.serving.messages import Decoded, MediaFile
 from spark_ray.serving.settings import RequestLimits
 
 
-def decode_options(settings: dict[str, object], limits: RequestLimits) -> BuildConfig:
-    """How served media is decoded: as a job would, within what a request may ask for."""
+def decode_options(settings: Mapping[str, object], limits: RequestLimits) -> BuildConfig:
+    """How served media are decoded: as a job would, within what a request may ask for."""
     return BuildConfig.from_values(
         **{
             **settings,
@@ -89,7 +90,7 @@ class Decoder:
     """Decodes a file at a time in each of its threads."""
 
     def __init__(self, settings: dict[str, object], limits: RequestLimits, threads: int) -> None:
-        self._options = decode_options(settings, limits)
+        self._settings, self._limits = settings, limits
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     async def decode(self, file: MediaFile) -> Decoded:
@@ -98,10 +99,11 @@ class Decoder:
 
     def _decode(self, file: MediaFile) -> Decoded:
         started = time.perf_counter()
+        options = decode_options({**self._settings, **file.decoding}, self._limits)
         # A read on storage that hangs would hold the thread for ever.
         (clip,) = iterate_with_deadline(
-            lambda: iter([decode_file(file, self._options)]),
-            self._options.decode_timeout_s,
+            lambda: iter([decode_file(file, options)]),
+            options.decode_timeout_s,
             "decoding it",
         )
         return Decoded(clip=clip, seconds=time.perf_counter() - started)

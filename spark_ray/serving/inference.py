@@ -28,7 +28,14 @@ from spark_ray.models.registered import SCHEME, pinned_reference
 from spark_ray.models.training_record import TRAINING_RECORD, TrainingRecord
 from spark_ray.models.transcription import TranscriptionOptions, build_transcriber
 from spark_ray.serving.catalog import DEFAULT_ALIAS
-from spark_ray.serving.messages import Decoded, Embedded, ServedModel, Timing, Written
+from spark_ray.serving.messages import (
+    Decoded,
+    Embedded,
+    ModelFacts,
+    ServedModel,
+    Timing,
+    Written,
+)
 from spark_ray.serving.settings import ModelSettings
 
 Result = TypeVar("Result")
@@ -80,7 +87,11 @@ class _Loaded:
     """A model with what answers say of it."""
 
     apotheon: Apotheon
-    served: ServedModel
+    facts: ModelFacts
+
+    @property
+    def served(self) -> ServedModel:
+        return self.facts.served
 
 
 class ApotheonServer:
@@ -201,9 +212,9 @@ class ApotheonServer:
             vectors=vectors.tolist(), model=loaded.served, timing=Timing(queue=queue, model=model)
         )
 
-    async def served(self) -> ServedModel:
-        """Load the model that the request names, and say which it is."""
-        return (await self._loaded()).served
+    async def facts(self) -> ModelFacts:
+        """Load the model that the request names, and say what it is."""
+        return (await self._loaded()).facts
 
 
 def _size_batches(batched: Any, settings: ModelSettings) -> None:
@@ -228,12 +239,13 @@ def _load_apotheon(name: str, reference: str) -> _Loaded:
     info = apotheon.weights.info()
     # By the name that requests know it by: where its files lie is not theirs to see.
     served = ServedModel(name=name, version=info.revision, weights_hash=info.weights_hash)
-    if (apotheon.weights.folder / TRAINING_RECORD).is_file():
-        dataset = TrainingRecord.read(apotheon.weights.folder).dataset
-        served = served.model_copy(
-            update={"dataset": dataset.reference, "dataset_version": dataset.version}
-        )
-    return _Loaded(apotheon, served)
+    if not (apotheon.weights.folder / TRAINING_RECORD).is_file():
+        return _Loaded(apotheon, ModelFacts(served=served))
+    dataset = TrainingRecord.read(apotheon.weights.folder).dataset
+    served = served.model_copy(
+        update={"dataset": dataset.reference, "dataset_version": dataset.version}
+    )
+    return _Loaded(apotheon, ModelFacts(served=served, decoding=dataset.decoding))
 
 
 def _write_group(
@@ -327,8 +339,8 @@ class BackendServer:
         seconds = time.perf_counter() - started
         return [(answers.get(clip.clip_id), started, seconds) for clip in unique]
 
-    async def served(self) -> ServedModel:
-        return self._served
+    async def facts(self) -> ModelFacts:
+        return ModelFacts(served=self._served)
 
 
 def _build_backend(settings: ModelSettings) -> Any:

@@ -2,18 +2,22 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from spark_ray.core.schema import Clip, Record, Segment
 from spark_ray.media.sniff import MediaKind
 
 
 class MediaFile(Record):
-    """A stored file to decode: where it is, what it seemed to be, and the hash of its bytes."""
+    """A stored file to decode: where it is, what it seemed to be, and the hash of its bytes.
+
+    `decoding` are settings of the model that asks, which go before those of the server.
+    """
 
     location: str
     kind: MediaKind
     sha256: str
+    decoding: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Decoded(Record):
@@ -31,6 +35,13 @@ class ServedModel(Record):
     weights_hash: str | None = None
     dataset: str | None = None
     dataset_version: str | None = None
+
+
+class ModelFacts(Record):
+    """What the gateway has to know of a model: who it is, and how its media are to be sampled."""
+
+    served: ServedModel
+    decoding: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Timing(Record):

@@ -18,7 +18,7 @@ from spark_ray.core.schema import Clip, FrameSample
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.serving.errors import ApiError
-from spark_ray.serving.messages import Embedded
+from spark_ray.serving.messages import Embedded, ModelFacts
 from spark_ray.serving.schemas import Hit
 from spark_ray.serving.settings import ServeSettings
 
@@ -90,9 +90,9 @@ class SearchServer:
         handle = self._models[model.partition("@")[0].partition("/")[0]]
         if reference is not None:
             handle = handle.options(multiplexed_model_id=reference)
-        served = await handle.served.remote()
+        facts: ModelFacts = await handle.facts.remote()
         manifest = await asyncio.to_thread(samples.manifest_sha256)
-        name = f"{text_hash(f'{manifest} {served.weights_hash}')[:32]}.npy"
+        name = f"{text_hash(f'{manifest} {facts.served.weights_hash}')[:32]}.npy"
         if await asyncio.to_thread(self._folder.exists, name):
             data = await asyncio.to_thread(self._folder.read, name)
             return _Index(samples, _from_bytes(data))

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,13 +18,13 @@ from spark_ray.core.errors import SparkRayError
 from spark_ray.core.logging import get_logger
 from spark_ray.core.storage import Folder
 from spark_ray.serving.assets import AssetStore
-from spark_ray.serving.catalog import Catalog
+from spark_ray.serving.catalog import Catalog, Target
 from spark_ray.serving.database import Asset, Database
 from spark_ray.serving.errors import ApiError, as_api_error, overloaded
 from spark_ray.serving.fetch import Fetcher
 from spark_ray.serving.jobs import JobBook
 from spark_ray.serving.keys import Caller, KeyStore
-from spark_ray.serving.messages import Decoded, MediaFile
+from spark_ray.serving.messages import Decoded, MediaFile, ModelFacts
 from spark_ray.serving.settings import ServeSettings
 from spark_ray.serving.throttle import Throttle
 
@@ -60,6 +60,7 @@ class Services:
         )
         self.catalog = Catalog(settings.models, handles.models, settings.alias_lifetime_s)
         self.jobs = JobBook(settings, self.database)
+        self._facts: dict[tuple[str, str | None], ModelFacts] = {}
 
     async def caller(self, secret: str) -> Caller | None:
         """Who has this secret; the database is asked in a thread, once in a while."""
@@ -112,8 +113,8 @@ class Services:
         assert asset_id is not None
         return await asyncio.to_thread(self.assets.get, asset_id, caller.id)
 
-    async def decode(self, asset: Asset) -> Decoded:
-        """The clip of an asset.
+    async def decode(self, asset: Asset, target: Target) -> Decoded:
+        """The clip of an asset, sampled as that model's own clips were.
 
         Raises:
             ApiError: it can't be used.
@@ -121,15 +122,30 @@ class Services:
         location = self.assets.location(asset)
         assert asset.sha256 is not None
         file = MediaFile.model_validate(
-            {"location": location, "kind": asset.kind, "sha256": asset.sha256}
+            {
+                "location": location,
+                "kind": asset.kind,
+                "sha256": asset.sha256,
+                "decoding": (await self.facts(target)).decoding,
+            }
         )
         started = time.perf_counter()
         decoded: Decoded = await self.call(self.handles.decoder.decode.remote(file), "the decoder")
         # What was not decoding was waiting, here or in the queue of the deployment.
         return decoded.model_copy(update={"seconds": time.perf_counter() - started})
 
-    async def call(self, response: Awaitable[Result], what: str) -> Result:
-        """What a deployment answers, in time.
+    async def facts(self, target: Target) -> ModelFacts:
+        """What is known of a model; a version is asked once."""
+        key = (target.name, target.reference)
+        if key not in self._facts:
+            facts: ModelFacts = await self.call(
+                target.model.facts.remote(), f"model {target.name!r}"
+            )
+            self._facts[key] = facts
+        return self._facts[key]
+
+    async def call(self, response: Any, what: str) -> Any:
+        """What a deployment answers, in time. Where nobody waits for it any more, it is stopped.
 
         Raises:
             ApiError: it has no room, is gone, takes too long, or found a mistake of the caller's.
@@ -137,7 +153,11 @@ class Services:
         try:
             async with asyncio.timeout(self.settings.limits.request_timeout_s):
                 return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
         except Exception as error:
+            response.cancel()
             raise self.failure(error, what) from error
 
     async def stream(self, pieces: AsyncIterator[Result], what: str) -> AsyncIterator[Result]:

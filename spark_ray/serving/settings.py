@@ -73,7 +73,9 @@ class RequestLimits(BaseModel):
 
     max_upload_bytes: int = Field(256 << 20, gt=0, description="largest uploaded or fetched file")
     upload_timeout_s: float = Field(600.0, gt=0, description="longest upload of one file or part")
-    max_body_bytes: int = Field(1 << 20, gt=0, description="largest JSON body")
+    max_body_bytes: int = Field(
+        8 << 20, gt=0, description="largest JSON body; pictures may lie in it as data: URLs"
+    )
     max_json_depth: int = Field(32, gt=0)
     max_clip_s: float = Field(60.0, gt=0, description="longest clip that is answered directly")
     max_pixels: int = Field(4096 * 2304, gt=0, description="largest picture or video frame")

@@ -1,5 +1,6 @@
 """What a run leaves behind: the best model with record and card, and its place in the registry."""
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,10 @@ from ray.train import Checkpoint, Result
 from spark_ray.core.errors import StorageError
 from spark_ray.core.provenance import code_version, git_commit, now_iso
 from spark_ray.core.storage import Folder
+from spark_ray.datasets.layout import METADATA
 from spark_ray.datasets.samples import SPLITS, SampleIndex
+from spark_ray.media.geometry import PictureOptions
+from spark_ray.media.sampling import SamplingOptions
 from spark_ray.models.training_record import DatasetUse, TrainingRecord
 from spark_ray.training.model_card import write_model_card
 from spark_ray.training.plan import RunPlan
@@ -94,6 +98,7 @@ def _training_record(
                     ("sound", "has_audio"),
                 )
             },
+            decoding=_decoding(index.version),
         ),
         config=config.model_dump(mode="json"),
         curriculum=[stage.model_dump(mode="json") for stage in plan.stages],
@@ -105,3 +110,12 @@ def _training_record(
         environment=environment(),
         run_id=run_id,
     )
+
+
+def _decoding(version: Folder) -> dict[str, Any]:
+    """How the dataset's clips were sampled; nothing where a manifest came without its dataset."""
+    if not version.exists(METADATA):
+        return {}
+    names = [*PictureOptions.model_fields, *SamplingOptions.model_fields]
+    recipe = json.loads(version.read(METADATA)).get("config", {})
+    return {name: recipe[name] for name in names if name in recipe}

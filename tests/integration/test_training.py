@@ -98,6 +98,7 @@ def test_a_run_leaves_a_model_that_anybody_can_load(undisturbed: TrainResult, da
     folder = Path(undisturbed.model)
     record = TrainingRecord.read(folder)
     assert record.dataset.location == str(dataset / "v1")
+    assert record.dataset.decoding["fps"] == 1.0, "how its clips were sampled, for the server"
     assert record.steps == STEPS
     assert record.world_size == 2
     assert [stage["name"] for stage in record.curriculum] == ["pictures", "films"]

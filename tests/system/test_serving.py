@@ -24,11 +24,14 @@ from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.messages import MediaFile
 from spark_ray.serving.settings import ServeSettings
 
-sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "unit" / "datasets")]
+sys.path += [str(ROOT / "tests" / name) for name in ("", "unit/datasets", "unit/training")]
 import apotheons
+import trained
 from fake_version import jpeg, make_clip, write_version
 
-DECODE = {"fps": 4, "motion_threshold": 0.0, "caption_backend": "sidecar"}
+JOBS = {"fps": 1, "caption_backend": "sidecar"}
+DECODING = {"fps": 4.0, "smart_sampling": False}
+"""How the clips were sampled that the model learned from."""
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("serving")
     apotheons.model().save_pretrained(folder / "model")
     apotheons.processor().save_pretrained(folder / "model")
+    record = trained.record()
+    dataset = record.dataset.model_copy(update={"decoding": DECODING})
+    record.model_copy(update={"dataset": dataset}).write(folder / "model")
     builds.write_numbers(folder / "videos", range(1, 5))
     clips = [
         make_clip(number, source=f"/films/{number}.mp4", caption=f"number {number}", dropped=())
@@ -56,7 +62,7 @@ def settings(folder: Path) -> dict[str, Any]:
     arguments |= {
         "state": str(folder / "state"),
         "datasets": [str(folder / "sets" / "films")],
-        "job_settings": DECODE,
+        "job_settings": JOBS,
         "limits": {"max_upload_bytes": 1 << 20, "max_json_depth": 16},
     }
     arguments["models"]["apotheon"]["reference"] = str(folder / "model")
@@ -132,10 +138,12 @@ def test_a_caption_over_http_is_that_of_the_model(client: httpx.Client, folder: 
     apotheon = Apotheon.load(str(folder / "model"), setting="model")
     limits = ServeSettings.from_values().limits
     file = MediaFile(location=str(video), kind="video", sha256="0" * 64)
-    clip = decode_file(file, decode_options(DECODE, limits))
+    clip = decode_file(file, decode_options(DECODING, limits))
+    assert len(clip.frames) == 4
     prepared = apotheon.prepare(clip.frames, clip.frame_times, clip.audio)
     assert said["caption"] == apotheon.write([prepared], "caption", 128)[0]
     assert said["model"]["name"] == "apotheon"
+    assert said["model"]["dataset_version"] == "v3"
     assert said["model"]["weights_hash"] == apotheon.weights.info().weights_hash
     assert str(folder) not in answer.text, "where files lie is not the client's to see"
     assert answer.headers["x-request-id"] == said["id"]

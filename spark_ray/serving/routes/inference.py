@@ -1,6 +1,7 @@
 """`/v1/captions`, `/v1/transcriptions`, `/v1/analyze` and `/v1/search`."""
 
 import asyncio
+from typing import cast
 
 from fastapi import APIRouter, Request, Response
 
@@ -26,22 +27,16 @@ from spark_ray.serving.settings import Ability
 router = APIRouter(prefix="/v1", tags=["inference"])
 
 _DEFAULT_TOKENS = 128
-_ABILITIES: dict[Task, Ability] = {"caption": "caption", "transcript": "transcribe"}
 
 
 async def write(
-    services: Services,
-    decoded: Decoded,
-    task: Task,
-    model: str | None,
-    max_new_tokens: int | None,
+    services: Services, decoded: Decoded, task: Task, target: Target, max_new_tokens: int | None
 ) -> Written:
     """A model's text about a clip.
 
     Raises:
-        ApiError: there is no such model, too many tokens are asked for, or the call fails.
+        ApiError: too many tokens are asked for, or the call fails.
     """
-    target = await services.catalog.find(model, _ABILITIES[task])
     tokens = token_limit(services, max_new_tokens)
     written: Written = await services.call(
         target.model.write.remote(decoded, task, tokens), f"model {target.name!r}"
@@ -64,10 +59,11 @@ async def caption(
 ) -> CaptionAnswer:
     """Say what is seen in a video or a picture."""
     asset, wanted = await read_media_request(request, services, caller, MediaRequest)
-    decoded = await services.decode(asset)
+    target = await services.catalog.find(wanted.model, "caption")
+    decoded = await services.decode(asset, target)
     if not decoded.clip.frames:
         raise ApiError(422, "unusable_media", f"asset {asset.id} has no pictures to describe")
-    written = await write(services, decoded, "caption", wanted.model, wanted.max_new_tokens)
+    written = await write(services, decoded, "caption", target, wanted.max_new_tokens)
     say(response, written)
     return CaptionAnswer(
         **_answer(request, asset, written),
@@ -83,10 +79,11 @@ async def transcribe(
 ) -> TranscriptionAnswer:
     """Write down what is said in a video or a recording."""
     asset, wanted = await read_media_request(request, services, caller, MediaRequest)
-    decoded = await services.decode(asset)
+    target = await services.catalog.find(wanted.model, "transcribe")
+    decoded = await services.decode(asset, target)
     if decoded.clip.audio is None:
         raise ApiError(422, "unusable_media", f"asset {asset.id} has no sound to write down")
-    written = await write(services, decoded, "transcript", wanted.model, wanted.max_new_tokens)
+    written = await write(services, decoded, "transcript", target, wanted.max_new_tokens)
     say(response, written)
     return TranscriptionAnswer(
         **_answer(request, asset, written),
@@ -103,17 +100,21 @@ async def analyze(
 ) -> AnalyzeAnswer:
     """Everything at once: scenes, frames, subtitles, a caption and a transcript."""
     asset, wanted = await read_media_request(request, services, caller, AnalyzeRequest)
-    decoded = await services.decode(asset)
+    seer = await _wish(services, wanted.caption_model, "caption")
+    listener = await _wish(services, wanted.transcription_model, "transcribe")
+    if seer is None and listener is None:
+        raise ApiError(501, "no_model", "no model here can caption or transcribe")
+    decoded = await services.decode(asset, cast(Target, seer or listener))
     clip = decoded.clip
 
-    async def wish(task: Task, model: str | None, there: bool) -> Written | None:
-        if not there or (model is None and not services.catalog.names(_ABILITIES[task])):
+    async def ask(task: Task, target: Target | None, there: bool) -> Written | None:
+        if target is None or not there:
             return None
-        return await write(services, decoded, task, model, wanted.max_new_tokens)
+        return await write(services, decoded, task, target, wanted.max_new_tokens)
 
     caption, transcript = await asyncio.gather(
-        wish("caption", wanted.caption_model, bool(clip.frames)),
-        wish("transcript", wanted.transcription_model, clip.audio is not None),
+        ask("caption", seer, bool(clip.frames)),
+        ask("transcript", listener, clip.audio is not None),
     )
     timing = Timing(preprocess=decoded.seconds)
     for written in (caption, transcript):
@@ -137,6 +138,13 @@ async def analyze(
         transcription_model=transcript.model if transcript else None,
         timing_s=timing,
     )
+
+
+async def _wish(services: Services, name: str | None, ability: Ability) -> Target | None:
+    """The model that was named, or the server's own; None where it has none for this."""
+    if name is None and not services.catalog.names(ability):
+        return None
+    return await services.catalog.find(name, ability)
 
 
 @router.post("/search")
@@ -182,7 +190,7 @@ async def search(
 
 async def _embed_asset(services: Services, owner: str, asset_id: str, target: Target) -> Embedded:
     asset = await asyncio.to_thread(services.assets.get, asset_id, owner)
-    decoded = await services.decode(asset)
+    decoded = await services.decode(asset, target)
     embedded: Embedded = await services.call(
         target.model.embed_clips.remote([decoded.clip]), f"model {target.name!r}"
     )

@@ -28,6 +28,7 @@ from spark_ray.serving.routes.media import read_form, validated
 from spark_ray.serving.schemas import ModelName
 from spark_ray.serving.schemas import Request as Body
 from spark_ray.serving.services import Services
+from spark_ray.serving.settings import Ability
 from spark_ray.serving.subtitle_files import as_srt, as_vtt
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -94,24 +95,23 @@ async def chat(
 ) -> Response:
     """Describe the media of the last message, whole or token by token."""
     limit = token_limit(services, wanted.max_completion_tokens or wanted.max_tokens)
+    able: Ability = "caption" if _sees(services, wanted.model) else "transcribe"
+    target = await services.catalog.find(wanted.model, able)
     asset = await _asset_of(services, caller, wanted.messages[-1])
-    decoded = await services.decode(asset)
-    task: Task = "caption" if decoded.clip.frames else "transcript"
+    decoded = await services.decode(asset, target)
+    task: Task = "caption" if decoded.clip.frames and able == "caption" else "transcript"
     identity = {
         "id": request.state.request_id,
         "created": int(time.time()),
         "model": wanted.model,
     }
     if wanted.stream:
-        target = await services.catalog.find(
-            wanted.model, "caption" if task == "caption" else "transcribe"
-        )
         pieces = target.model.options(stream=True).stream.remote(decoded, task, limit)
         chunks = _chunks(services.stream(pieces, f"model {wanted.model!r}"), identity)
         return StreamingResponse(
             _until_error(chunks, identity["id"]), media_type="text/event-stream"
         )
-    written = await write(services, decoded, task, wanted.model, limit)
+    written = await write(services, decoded, task, target, limit)
     answer = JSONResponse(
         {
             **identity,
@@ -128,6 +128,14 @@ async def chat(
     )
     say(answer, written)
     return answer
+
+
+def _sees(services: Services, name: str) -> bool:
+    """Whether a model describes pictures; one that does not may still write down what is said."""
+    base = name.partition("@")[0].partition("/")[0]
+    return base not in services.catalog.names("transcribe") or base in services.catalog.names(
+        "caption"
+    )
 
 
 async def _chunks(
@@ -254,11 +262,12 @@ async def speech(request: Request, caller: Infers, services: UseServices) -> Res
     """Write down what is said, as JSON, text or subtitles."""
     file, fields = await read_form(request)
     wanted = validated(SpeechForm, fields)
+    target = await services.catalog.find(wanted.model, "transcribe")
     asset = await services.store(caller.id, file.file)
-    decoded = await services.decode(asset)
+    decoded = await services.decode(asset, target)
     if decoded.clip.audio is None:
         raise ApiError(422, "unusable_media", "the file has no sound to write down", param="file")
-    written = await write(services, decoded, "transcript", wanted.model, None)
+    written = await write(services, decoded, "transcript", target, None)
     answer = _speech_answer(written, decoded, wanted.response_format)
     say(answer, written)
     return answer

@@ -40,7 +40,7 @@ async def _is_ready(services: Services, name: str) -> bool:
     target = await services.catalog.find(name, settings.abilities[0])
     try:
         async with asyncio.timeout(_READY_TIMEOUT_S):
-            await target.model.served.remote()
+            await target.model.facts.remote()
     except Exception as error:
         if isinstance(services.failure(error, name), ApiError):
             return False
