@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ from spark_ray.serving.messages import (
 from spark_ray.serving.settings import ModelSettings
 
 Result = TypeVar("Result")
+
+_GONE = RuntimeError("its caller has gone")
 
 MODELS_PER_REPLICA = 2
 """A new version is loaded beside the one that still answers."""
@@ -137,10 +139,12 @@ class ApotheonServer:
         pending = Pending(prepared, task, max_new_tokens)
         preprocess = decoded.seconds + pending.received - started
         try:
-            written = cast(Written, await self._write(pending))
+            written = await self._write(pending)
         except asyncio.CancelledError:
             pending.cancelled.set()
             raise
+        if isinstance(written, Exception):
+            raise written
         return written.model_copy(update={"timing": written.timing + Timing(preprocess=preprocess)})
 
     @serve.batch()
@@ -152,11 +156,8 @@ class ApotheonServer:
         answers: dict[int, Written | Exception] = {}
         for group in groups.values():
             wanted = [request for request in group if not request.cancelled.is_set()]
-            if wanted:
-                written = await self._worker.run(partial(_write_group, loaded, wanted))
-                answers |= zip(map(id, wanted), written, strict=True)
-        gone = Exception("its caller has gone")
-        return [answers.get(id(request), gone) for request in requests]
+            answers |= await self._worker.run(partial(_answers, loaded, wanted))
+        return [answers.get(id(request), _GONE) for request in requests]
 
     async def stream(
         self, decoded: Decoded, task: Task, max_new_tokens: int
@@ -246,6 +247,19 @@ def _load_apotheon(name: str, reference: str) -> _Loaded:
         update={"dataset": dataset.reference, "dataset_version": dataset.version}
     )
     return _Loaded(apotheon, ModelFacts(served=served, decoding=dataset.decoding))
+
+
+def _answers(loaded: _Loaded, requests: Sequence[Pending]) -> dict[int, Written | Exception]:
+    """Texts by the identity of their requests. What breaks one does not break the others."""
+    if not requests:
+        return {}
+    try:
+        return dict(zip(map(id, requests), _write_group(loaded, requests), strict=True))
+    except Exception as error:  # noqa: BLE001 - raised in the request that it belongs to
+        if len(requests) == 1:
+            return {id(requests[0]): error}
+        alone = [_answers(loaded, [request]) for request in requests]
+        return {key: answer for answers in alone for key, answer in answers.items()}
 
 
 def _write_group(

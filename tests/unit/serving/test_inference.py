@@ -1,5 +1,6 @@
 """What a replica does with a batch: one forward pass, in which each request has its own end."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import trained
 
 from spark_ray.models.apotheon import Apotheon
-from spark_ray.serving.inference import Pending, _load_apotheon, _Loaded, _write_group
+from spark_ray.serving.inference import Pending, _answers, _load_apotheon, _Loaded, _write_group
+from spark_ray.serving.messages import Written
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,17 @@ def test_a_request_whose_caller_has_gone_is_not_written_on(loaded: _Loaded) -> N
     assert broken_off.tokens == 1
     (alone,) = _write_group(loaded, [gone])
     assert alone.tokens == 1
+
+
+def test_what_breaks_one_request_does_not_break_the_others(loaded: _Loaded) -> None:
+    sound, broken = pending(loaded.apotheon, 1, 5), pending(loaded.apotheon, 2, 5)
+    broken.clip.pixels[:] = 0
+    broken.clip = dataclasses.replace(broken.clip, frame_times=np.zeros(7, np.float32))
+    answers = _answers(loaded, [sound, broken])
+    written = answers[id(sound)]
+    assert isinstance(written, Written)
+    assert written.text == loaded.apotheon.write([sound.clip], "caption", 5)[0]
+    assert isinstance(answers[id(broken)], Exception)
 
 
 def test_only_what_has_one_shape_shares_a_batch(loaded: _Loaded) -> None:
