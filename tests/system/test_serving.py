@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from spark_ray.serving.decoding import decode_file, decode_options
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.messages import MediaFile
 from spark_ray.serving.settings import ServeSettings
+from spark_ray.training.model_card import write_model_card
+from spark_ray.training.registry import promote, register_model
 
 sys.path += [str(ROOT / "tests" / name) for name in ("", "unit/datasets", "unit/training")]
 import apotheons
@@ -42,6 +45,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = trained.record()
     dataset = record.dataset.model_copy(update={"decoding": DECODING})
     record.model_copy(update={"dataset": dataset}).write(folder / "model")
+    for seed in (1, 2):
+        version = folder / f"version-{seed}"
+        shutil.copytree(folder / "model", version)
+        apotheons.model(seed).save_pretrained(version)
+        write_model_card(version)
+        register_model(version, tracking_uri=registry(folder), name="versioned", alias=f"v{seed}")
+    set_champion(folder, 1)
     builds.write_numbers(folder / "videos", range(1, 5))
     clips = [
         make_clip(number, source=f"/films/{number}.mp4", caption=f"number {number}", dropped=())
@@ -51,6 +61,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         clip.frames = [jpeg(8 * number + at, size=64) for at in range(len(clip.samples))]
     write_version(folder / "sets" / "films", clips)
     return folder
+
+
+def registry(folder: Path) -> str:
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def set_champion(folder: Path, version: int) -> None:
+    promote("versioned", str(version), tracking_uri=registry(folder))
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +84,10 @@ def settings(folder: Path) -> dict[str, Any]:
         "limits": {"max_upload_bytes": 1 << 20, "max_json_depth": 16},
     }
     arguments["models"]["apotheon"]["reference"] = str(folder / "model")
+    arguments["models"]["versioned"] = {"reference": "models:/versioned", "num_cpus": 0.1}
+    arguments["alias_lifetime_s"] = 0.5
+    environment = {"MLFLOW_TRACKING_URI": registry(folder)}
+    config["applications"][0]["runtime_env"] = {"env_vars": environment}
     return config
 
 
@@ -189,7 +211,7 @@ def test_an_upload_is_resumed(client: httpx.Client, folder: Path) -> None:
 
 def test_openais_own_client_works(server: str, keys: KeyStore, folder: Path) -> None:
     client = openai.OpenAI(api_key=secret(keys, "infer"), base_url=f"{server}/v1")
-    assert [model.id for model in client.models.list()] == ["apotheon"]
+    assert [model.id for model in client.models.list()] == ["apotheon", "versioned"]
     embedded = client.embeddings.create(model="apotheon", input=["a red circle", "a boat"])
     vectors = np.asarray([item.embedding for item in embedded.data])
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1], abs=1e-5)
@@ -220,7 +242,7 @@ def test_openais_own_client_works(server: str, keys: KeyStore, folder: Path) -> 
     heard = client.audio.transcriptions.create(model="apotheon", file=sound)
     plain = client.audio.transcriptions.create(model="apotheon", file=sound, response_format="text")
     assert heard.text.strip() == plain.strip()
-    with pytest.raises(openai.NotFoundError, match="choose one of: apotheon"):
+    with pytest.raises(openai.NotFoundError, match="choose one of: apotheon, versioned"):
         client.embeddings.create(model="gpt", input="x")
 
 
@@ -336,6 +358,65 @@ def test_keys_decide_who_may_do_what(server: str, keys: KeyStore, folder: Path) 
     refused(client_of(server, text).get("/v1/models"), 401, "invalid_api_key")
     with client_of(server, secret(keys, "admin")) as operator:
         assert "sparkray_http_requests_total" in operator.get("/metrics").text
+
+
+def test_a_promoted_version_takes_over_without_a_lost_request(
+    client: httpx.Client, folder: Path
+) -> None:
+    asset = upload(client, folder / "videos" / "clip_001.mp4")["id"]
+    hashes = {
+        seed: Apotheon.load(str(folder / f"version-{seed}"), setting="model")
+        .weights.info()
+        .weights_hash
+        for seed in (1, 2)
+    }
+    seen = []
+    for turn in range(400):
+        answer = client.post("/v1/captions", json={"asset": asset, "model": "versioned"})
+        assert answer.status_code == 200, answer.text
+        seen.append(answer.json()["model"]["weights_hash"])
+        if turn == 3:
+            set_champion(folder, 2)
+        if seen[-1] == hashes[2]:
+            break
+    assert seen == [hashes[1]] * (len(seen) - 1) + [hashes[2]]
+    for name, seed in (("versioned/1", 1), ("versioned@v1", 1), ("versioned@champion", 2)):
+        answer = client.post("/v1/captions", json={"asset": asset, "model": name})
+        assert answer.json()["model"]["weights_hash"] == hashes[seed]
+        assert answer.json()["model"]["version"] == str(seed)
+    unknown = client.post("/v1/captions", json={"asset": asset, "model": "versioned@nobody"})
+    refused(unknown, 404, "model_not_found", "versions 1, 2")
+
+
+def test_a_lost_replica_is_an_answer_to_retry(
+    client: httpx.Client, folder: Path, head: dict[str, Any]
+) -> None:
+    """Every request ends in the right answer, or in one that says when to ask again."""
+    asset = upload(client, folder / "videos" / "clip_002.mp4")["id"]
+    expected = client.post("/v1/captions", json={"asset": asset}).json()["caption"]
+    (replica,) = replicas(head, "model-apotheon")
+    replica.kill()
+    statuses, end = [], time.monotonic() + 120
+    while time.monotonic() < end and statuses[-3:] != [200, 200, 200]:
+        answer = client.post("/v1/captions", json={"asset": asset})
+        statuses.append(answer.status_code)
+        if answer.status_code == 200:
+            assert answer.json()["caption"] == expected
+        else:
+            assert answer.status_code in (503, 504), answer.text
+            assert answer.status_code == 504 or int(answer.headers["retry-after"]) >= 1
+            time.sleep(0.5)
+    assert statuses[-3:] == [200, 200, 200]
+    assert replicas(head, "model-apotheon")[0].pid != replica.pid
+
+
+def replicas(head: dict[str, Any], deployment: str) -> list[Any]:
+    found = []
+    for process in head["node"].processes():
+        with contextlib.suppress(Exception):
+            if f"ServeReplica:spark-ray:{deployment}" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 @pytest.mark.parametrize(
