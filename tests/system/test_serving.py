@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(folder / "model", version)
         apotheons.model(seed).save_pretrained(version)
         write_model_card(version)
-        register_model(version, tracking_uri=registry(folder), name="versioned", alias=f"v{seed}")
+        register_model(version, tracking_uri=registry(folder), name="versioned", alias=f"number-{seed}")
     set_champion(folder, 1)
     builds.write_numbers(folder / "videos", range(1, 5))
     clips = [
@@ -380,7 +380,7 @@ def test_a_promoted_version_takes_over_without_a_lost_request(
         if seen[-1] == hashes[2]:
             break
     assert seen == [hashes[1]] * (len(seen) - 1) + [hashes[2]]
-    for name, seed in (("versioned/1", 1), ("versioned@v1", 1), ("versioned@champion", 2)):
+    for name, seed in (("versioned/1", 1), ("versioned@number-1", 1), ("versioned@champion", 2)):
         answer = client.post("/v1/captions", json={"asset": asset, "model": name})
         assert answer.json()["model"]["weights_hash"] == hashes[seed]
         assert answer.json()["model"]["version"] == str(seed)
