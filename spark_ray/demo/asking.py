@@ -21,6 +21,7 @@ from spark_ray.serving.database import Database
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.settings import ServeSettings
 
+_NAME = "spark-ray-demo"
 _SHOWN = 6
 _TIMEOUT_S = 60.0
 _QUESTION = "a red circle grows"
@@ -47,7 +48,7 @@ def ask_over_http(config: DemoConfig, model: str, described: Folder, console: Co
             http_options={"host": "127.0.0.1", "port": port},
             logging_config={"enable_access_log": False, "log_level": "ERROR"},
         )
-        serve.run(build(settings), name="demo", route_prefix="/")
+        serve.run(build(settings), name=_NAME, route_prefix="/")
         try:
             with httpx.Client(
                 base_url=f"http://127.0.0.1:{port}",
@@ -56,7 +57,7 @@ def ask_over_http(config: DemoConfig, model: str, described: Folder, console: Co
             ) as client:
                 return _ask(client, described, console)
         finally:
-            serve.shutdown()
+            serve.delete(_NAME)
 
 
 def _make_key(settings: ServeSettings) -> str:

@@ -50,7 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(folder / "model", version)
         apotheons.model(seed).save_pretrained(version)
         write_model_card(version)
-        register_model(version, tracking_uri=registry(folder), name="versioned", alias=f"number-{seed}")
+        alias = f"number-{seed}"
+        register_model(version, tracking_uri=registry(folder), name="versioned", alias=alias)
     set_champion(folder, 1)
     builds.write_numbers(folder / "videos", range(1, 5))
     clips = [
