@@ -53,7 +53,7 @@ def test_every_command_has_help(command: object, capsys: pytest.CaptureFixture[s
         (["--input", "x", "--output", "y", "--fsp", "2"], "did you mean --fps?"),
         (["--input", "x", "--output", "y", "--caption-backend", "blop"], "blip, blip2, florence2"),
         (["--input", "x", "--output", "y", "--min-clip-s", "90"], "no clip can pass both"),
-        (["--input", "x", "--output", "y", "--config", "none.yaml"], "none.yaml: can't be read"),
+        (["--input", "x", "--output", "y", "--config", "none.yaml"], "none.yaml: can't read it"),
     ],
 )
 def test_wrong_usage_of_build_is_one_sentence_and_status_2(
