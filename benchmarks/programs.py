@@ -18,7 +18,8 @@ from benchmarks.harness import peak_rss_mib
 from spark_ray.datasets.build import build_dataset
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile
-from spark_ray.datasets.plan import scan_file, units_of
+from spark_ray.datasets.plan import scan_file
+from spark_ray.datasets.units import units_of
 from spark_ray.media.decode import DecodeOptions, Span, decode_clips
 
 

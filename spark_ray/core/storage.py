@@ -8,7 +8,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -190,6 +190,14 @@ class Folder:
         fs, path = filesystem(self / name)
         with storage_errors(self / name, "read"), fs.open(path, "rb") as file:
             yield from file
+
+    def lines_at(self, name: str, places: Iterable[int]) -> Iterator[bytes]:
+        """The lines of a file that begin at these bytes."""
+        fs, path = filesystem(self / name)
+        with storage_errors(self / name, "read"), fs.open(path, "rb") as file:
+            for place in places:
+                file.seek(place)
+                yield file.readline()
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file so that readers see all of it or none, also if the process is killed."""

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any, Protocol, cast
 from uuid import uuid4
 
@@ -26,7 +25,6 @@ from spark_ray.core.interrupts import interrupts_held
 from spark_ray.core.logging import get_logger
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, now_iso
-from spark_ray.core.schema import Clip, clips_to_table
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile, list_inputs
@@ -54,10 +52,8 @@ from spark_ray.datasets.model_stages import ModelStage, caption_stage, transcrib
 from spark_ray.datasets.plan import (
     SourceRecord,
     StoredPlan,
-    group_units,
     make_plan,
     store_plan,
-    timed_units,
 )
 from spark_ray.datasets.publish import (
     Publication,
@@ -72,10 +68,9 @@ from spark_ray.datasets.stages import (
     Stage,
     StagePool,
 )
+from spark_ray.datasets.units import UnitReader, group_units, place_tables, planned_units
 
 log = get_logger(__name__)
-
-_GROUPS_PER_TABLE = 16
 
 
 @dataclass(frozen=True)
@@ -164,7 +159,7 @@ def build_progress(config: BuildConfig) -> tuple[int, int] | None:
     if not is_unfinished(version):
         return None
     done = Progress(read_parts(version))
-    are_done = Counter(done.is_done(unit.unit_id) for unit, _ in planned_units(version, config))
+    are_done = Counter(done.is_done(unit.unit_id) for unit in planned_units(version, config))
     return are_done[True], are_done.total()
 
 
@@ -243,36 +238,18 @@ def run_units(config: BuildConfig, version: Folder, models: Sequence[ModelStage]
         SparkRayError: a stage could not go on, e.g. the disk is full or a model can't be loaded.
     """
     done = Progress(read_parts(version))
-    are_done = Counter(done.is_done(unit.unit_id) for unit, _ in planned_units(version, config))
+    are_done = Counter(done.is_done(unit.unit_id) for unit in planned_units(version, config))
     if are_done[True]:
         print(f"  resumed      {are_done[True]} of {are_done.total()} units are done",
               file=sys.stderr)  # fmt: skip
     if not are_done[False]:
         return
     decoders = config.decode_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    missing = (
-        (unit, length_s)
-        for unit, length_s in planned_units(version, config)
-        if not done.is_done(unit.unit_id)
-    )
-    blocks = list(_tables(group_units(missing, decoders, are_done[False])))
+    missing = (u for u in planned_units(version, config) if not done.is_done(u.unit_id))
+    blocks = place_tables(group_units(missing, decoders, are_done[False]))
     dataset = _pipeline(config, version, blocks, models, done.committed_rows())
     with ProgressReport("Building", are_done[False], "units") as progress:
         _consume(dataset, progress)
-
-
-def _tables(groups: Iterator[list[Clip]]) -> Iterator[pa.Table]:
-    """A table for each group: slices of larger ones, since small ones take ten times their size."""
-    while some := list(islice(groups, _GROUPS_PER_TABLE)):
-        table, start = clips_to_table(list(chain(*some))), 0
-        for group in some:
-            yield table.slice(start, len(group))
-            start += len(group)
-
-
-def planned_units(version: Folder, config: BuildConfig) -> Iterator[tuple[Clip, float]]:
-    """Every unit of a version's plan, with its seconds of video."""
-    return timed_units(StoredPlan(version), config)
 
 
 def _pipeline(
@@ -289,11 +266,12 @@ def _pipeline(
     decode = DecodeStage(config, version, run_id, committed)
     stages: list[Stage] = [decode, *models, CommitStage(config, version)]
     pools = _pools(stages)
+    pools[0].read = UnitReader(version, config)
     placement = _placement(config, pools, ray.cluster_resources())
     dataset: Dataset = ray.data.from_blocks(blocks)
     for pool, options in zip(pools, placement, strict=True):
         where: dict[str, Any] = (
-            {"fn": StagePool, "fn_constructor_args": (pool.stages,)}
+            {"fn": StagePool, "fn_constructor_args": (pool.stages, pool.read)}
             if pool.holds_weights
             else {"fn": pool.run}
         )
@@ -376,7 +354,7 @@ def _note(statuses: Counter[str]) -> str:
 def finish(config: BuildConfig, version: Folder) -> BuildResult:
     """Publish what the parts hold, if it is complete and not nothing."""
     done = Progress(read_parts(version))
-    units = (unit.unit_id for unit, _ in planned_units(version, config))
+    units = (unit.unit_id for unit in planned_units(version, config))
     unfinished = [unit_id for unit_id in units if not done.is_done(unit_id)]
     if unfinished:
         raise SparkRayError(

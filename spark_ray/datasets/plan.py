@@ -4,7 +4,6 @@ The plan is made once for a version and stored, so that a resumed build does the
 files may have come or gone since.
 """
 
-import math
 import tempfile
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +22,8 @@ from spark_ray.core.errors import (
     StorageUnavailable,
     WorkerCrashed,
 )
-from spark_ray.core.provenance import VIDEO_ID_CHARS, running_hash, text_hash
-from spark_ray.core.schema import Clip, FilterDecision, Record, Reject, VideoInfo
+from spark_ray.core.provenance import VIDEO_ID_CHARS, running_hash
+from spark_ray.core.schema import FilterDecision, Record, Reject, VideoInfo
 from spark_ray.core.storage import (
     Folder,
     filesystem,
@@ -40,7 +39,9 @@ from spark_ray.media.deadline import iterate_with_deadline
 from spark_ray.media.source import VIDEO_EXTENSIONS, open_source
 
 _FILES_PER_TASK = 32
-_SPAN_TOLERANCE_S = 0.5
+
+SPAN_TOLERANCE_S = 0.5
+"""A video that is longer than `clip_max_s` by no more is not cut for it."""
 
 
 class SourceRecord(Record):
@@ -76,7 +77,18 @@ class StoredPlan:
         self._version = version
 
     def __iter__(self) -> Iterator[SourceRecord]:
+        return (record for _, record in self.placed())
+
+    def placed(self) -> Iterator[tuple[int, SourceRecord]]:
+        """Each record behind its place, the byte of the file at which it begins."""
+        place = 0
         for line in self._version.lines(SOURCES):
+            yield place, SourceRecord.model_validate_json(line)
+            place += len(line)
+
+    def at(self, places: Iterable[int]) -> Iterator[SourceRecord]:
+        """The records at these places."""
+        for line in self._version.lines_at(SOURCES, places):
             yield SourceRecord.model_validate_json(line)
 
 
@@ -226,7 +238,7 @@ def _apply_limits(record: SourceRecord, config: BuildConfig) -> None:
             record.verdict = "filtered"
             record.filtered = FilterDecision(name=name, value=duration_s, limit=limit)
             return
-    if config.split == "none" and duration_s > config.clip_max_s + _SPAN_TOLERANCE_S:
+    if config.split == "none" and duration_s > config.clip_max_s + SPAN_TOLERANCE_S:
         _reject(
             record,
             MediaLimitExceeded(
@@ -263,73 +275,3 @@ def _first_alike(record: SourceRecord, number: int, first: dict[tuple[bytes, str
     if record.verdict not in ("video", "rejected") or record.source_hash is None:
         return number
     return first.setdefault((bytes.fromhex(record.source_hash), record.verdict), number)
-
-
-def units_of(record: SourceRecord, config: BuildConfig) -> Iterator[Clip]:
-    """The decode units of a file: rows that so far know only which span of which file they are."""
-    if record.verdict not in ("video", "rejected"):
-        return
-    spans = _spans(record.info, config) if record.verdict == "video" else [(0.0, None)]
-    name = record.video_id or "file-" + text_hash(record.location)[:VIDEO_ID_CHARS]
-    for start_s, end_s in spans:
-        unit_id = f"{name}@{start_s:.3f}-{'' if end_s is None else format(end_s, '.3f')}"
-        if record.units is not None and unit_id not in record.units:
-            continue
-        yield Clip(
-            clip_id=unit_id,
-            video_id=record.video_id,
-            unit_id=unit_id,
-            source_path=record.location,
-            source_hash=record.source_hash,
-            status="ok" if record.reject is None else "rejected",
-            attempt=record.attempt,
-            reject=record.reject,
-            label=record.label,
-            sidecars=record.sidecars,
-            start_s=start_s,
-            end_s=end_s,
-        )
-
-
-def _spans(info: VideoInfo | None, config: BuildConfig) -> list[tuple[float, float | None]]:
-    """Equal spans of at most `clip_max_s`; the last is open: announced durations are rough."""
-    duration_s = info.duration if info else 0.0
-    if info is not None and info.container == "avi":
-        return [(0.0, None)]  # can't be entered in the middle; its one unit yields all its clips
-    if config.split != "fixed" or duration_s <= config.clip_max_s + _SPAN_TOLERANCE_S:
-        return [(0.0, None)]
-    count = math.ceil((duration_s - _SPAN_TOLERANCE_S) / config.clip_max_s)
-    edges: list[float | None] = [round(duration_s * i / count, 3) for i in range(count)]
-    return list(zip(edges, [*edges[1:], None], strict=True))  # type: ignore[arg-type]
-
-
-def timed_units(
-    records: Iterable[SourceRecord], config: BuildConfig
-) -> Iterator[tuple[Clip, float]]:
-    """Every unit of a plan, and about how many seconds of video it has; 0 where nobody knows."""
-    for record in records:
-        duration_s = record.info.duration if record.info else 0.0
-        for unit in units_of(record, config):
-            end_s = duration_s if unit.end_s is None else unit.end_s
-            yield unit, max(0.0, end_s - unit.start_s)
-
-
-def group_units(
-    units: Iterable[tuple[Clip, float]], workers: int, count: int
-) -> Iterator[list[Clip]]:
-    """Units, with their seconds, in blocks, one a task.
-
-    There are enough blocks for every worker, and none is longer than two minutes: Ray Data pays
-    about 10 ms for a block, and a killed worker does its block again.
-    """
-    most_units = max(1, min(32, count // (workers * 8)))
-    block: list[Clip] = []
-    block_s = 0.0
-    for unit, unit_s in units:
-        block.append(unit)
-        block_s += unit_s
-        if len(block) >= most_units or block_s >= 120.0:
-            yield block
-            block, block_s = [], 0.0
-    if block:
-        yield block

@@ -5,7 +5,7 @@ kept by the rows themselves: a stage may reorder, merge or split them, and never
 A row that is not `ok` passes through untouched.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 from uuid import uuid4
@@ -68,8 +68,11 @@ class StagePool:
     the worker process, which outlives the task, keeps the pool for the next one.
     """
 
-    def __init__(self, stages: list[Stage]) -> None:
+    def __init__(
+        self, stages: list[Stage], read: Callable[[pa.Table], Iterable[Clip]] = table_to_clips
+    ) -> None:
         self.stages = stages
+        self.read = read
         self.key = uuid4().hex
         self._ready = False
 
@@ -84,7 +87,7 @@ class StagePool:
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         try:
             self._setup()
-            clips: Iterable[Clip] = table_to_clips(table)
+            clips = self.read(table)
             for stage in self.stages:
                 clips = stage.process(clips)
             yield from _tables(clips)

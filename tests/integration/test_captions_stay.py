@@ -20,8 +20,9 @@ from spark_ray.datasets.build import begin, finish, run_units
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import list_inputs
 from spark_ray.datasets.model_stages import ModelStage, transcribe_stage
-from spark_ray.datasets.plan import make_plan, units_of
+from spark_ray.datasets.plan import make_plan
 from spark_ray.datasets.stages import DecodeStage, StagePool
+from spark_ray.datasets.units import units_of
 
 SPANS = range(50, 62)
 
