@@ -192,7 +192,7 @@ def _read_yaml(file: str, cls: type[JobConfig]) -> dict[str, Any]:
 
 
 def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
-    path = [str(part) for part in detail["loc"] if not isinstance(part, int)]
+    path = [f"[{part}]" if isinstance(part, int) else str(part) for part in detail["loc"]]
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = message.replace("a valid boolean, unable to interpret input", "true or false")
     if not path:
@@ -201,7 +201,8 @@ def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     if detail["type"] == "missing":
         return f"{name} is required: give --{name.replace('_', '-')} or set it in the YAML file"
     given = "" if detail["type"] == "value_error" else f", not {detail['input']!r}"
-    return f"{origins.get(name, name)}: {message}{given}"
+    inside = "".join(part if part.startswith("[") else f".{part}" for part in path[1:])
+    return f"{origins.get(name, name)}{inside}: {message}{given}"
 
 
 def exit_with(error: Exception, status: int) -> int:

@@ -36,10 +36,11 @@ class ModelFailed(SparkRayError):
 class MissingDependency(SparkRayError):
     """An optional package is not installed."""
 
-    def __init__(self, package: str, extra: str, needed_for: str) -> None:
-        super().__init__(
-            f"{needed_for} needs the package '{package}': pip install 'spark-ray[{extra}]'"
-        )
+    def __init__(
+        self, package: str, extra: str | None, needed_for: str, install: str | None = None
+    ) -> None:
+        install = install or f"pip install 'spark-ray[{extra}]'"
+        super().__init__(f"{needed_for} needs the package '{package}': {install}")
 
 
 class MediaError(SparkRayError):

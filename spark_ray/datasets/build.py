@@ -26,6 +26,7 @@ from spark_ray.core.logging import get_logger
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
+from spark_ray.datasets.advice import sampling_advice
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile, list_inputs
 from spark_ray.datasets.layout import (
@@ -176,6 +177,8 @@ def announce(config: BuildConfig, version: Folder, *, resumed: bool) -> None:
         f"  transcripts  {config.transcription_backend}",
         file=sys.stderr,
     )
+    for advice in sampling_advice(config):
+        print(f"  careful      {advice}", file=sys.stderr)
 
 
 class _HasCluster(Protocol):

@@ -15,6 +15,7 @@ from spark_ray.datasets.layout import REJECTS, REPORT
 
 if TYPE_CHECKING:
     from spark_ray.datasets.build import BuildResult
+    from spark_ray.datasets.publish import Publication
 
 _DATASET = "a dataset's folder or s3:// address; add @vN for a version other than the newest"
 _DATASET_OR_MANIFEST = f"{_DATASET}; or a manifest.jsonl"
@@ -115,13 +116,16 @@ def _say_result(result: "BuildResult", elapsed_s: float) -> int:
         print(f"  try rejects  spark-ray data replay {where}")
     print(
         f"published {where}: {done.clips} clips, {done.frames} frames, {done.hours * 60:.1f} min "
-        f"of video in {elapsed_s:.0f} s, {_copies(done.copies)}{_rejects(result.rejects)}"
+        f"of video in {elapsed_s:.0f} s, {_left_out(done)}{_rejects(result.rejects)}"
     )
     return 0
 
 
-def _copies(count: int) -> str:
-    return f"{count} cop{'y' if count == 1 else 'ies'} left out, " if count else ""
+def _left_out(done: "Publication") -> str:
+    copies = f"{done.copies} cop{'y' if done.copies == 1 else 'ies'} left out"
+    filtered = f"{done.filtered} filtered"
+    counted = ((done.copies, copies), (done.filtered, filtered))
+    return "".join(f"{text}, " for count, text in counted if count)
 
 
 def _rejects(count: int) -> str:

@@ -106,6 +106,10 @@ class BuildConfig(
                 f"min_clip_s={self.min_clip_s:g} is more than clip_max_s={self.clip_max_s:g}; "
                 "no clip can pass both"
             )
+        if self.split == "scenes" and not self.scene_detection:
+            raise ValueError(
+                "split=scenes needs scene_detection; turn that on, or choose split=fixed or none"
+            )
         return self
 
     def located(self) -> "BuildConfig":

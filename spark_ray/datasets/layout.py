@@ -138,7 +138,9 @@ def manifest_line(clip: Clip, audio_format: str, provenance: Mapping[str, Any]) 
             "num_frames": len(clip.frames),
             "num_bytes": sum(map(len, clip.frames)) + len(clip.audio or b""),
             "frame_times": clip.frame_times,
-            "frame_motion": [s.motion for s in clip.samples if s.dropped_by is None],
+            # 0 for the first, which has none: Arrow's JSON reader, and so `datasets`, fails on
+            # files in which a list begins with null.
+            "frame_motion": [s.motion or 0.0 for s in clip.samples if s.dropped_by is None],
             "dropped_frames": [
                 sample.model_dump() for sample in clip.samples if sample.dropped_by is not None
             ],

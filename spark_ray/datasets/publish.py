@@ -47,6 +47,7 @@ class Publication:
     clips: int
     rejects: int
     copies: int
+    filtered: int
     frames: int
     hours: float
     manifest_sha256: str
@@ -88,6 +89,7 @@ def publication_of(metadata: Mapping[str, Any]) -> Publication:
         clips=statistics["clips"],
         rejects=sum(entry["count"] for entry in funnel["rejects"]),
         copies=funnel["files"]["duplicate"],
+        filtered=funnel["files"]["filtered"] + funnel["clips"]["filtered"],
         frames=statistics["frames"],
         hours=statistics["hours"],
         manifest_sha256=metadata["manifest_sha256"],

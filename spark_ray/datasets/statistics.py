@@ -98,7 +98,7 @@ class ClipStatistics:
                 self.models["@".join(filter(None, (model["name"], model["revision"])))] += 1
 
     def _add_values(self, meta: Mapping[str, Any]) -> None:
-        moved = [*meta.get("frame_motion", ())]
+        moved = [*meta.get("frame_motion", ())[1:]]  # the first frame has moved from nowhere
         moved += [sample["motion"] for sample in meta.get("dropped_frames", ())]
         values = {
             "duration_s": [meta["duration"]],

@@ -31,15 +31,17 @@ from spark_ray.evaluation.results import (
 )
 from spark_ray.evaluation.slices import sources_of
 from spark_ray.evaluation.text import has_words
+from spark_ray.models.registered import SCHEME as REGISTERED
+from spark_ray.models.registered import find_registered
 from spark_ray.models.weights import check_reference
 
 _PACKAGES = {
     "torch": "models",
     "transformers": "models",
-    "jiwer": "evaluation",
-    "nltk": "evaluation",
-    "rouge_score": "evaluation",
-    "sacrebleu": "evaluation",
+    "jiwer": "train",
+    "nltk": "train",
+    "rouge_score": "train",
+    "sacrebleu": "train",
 }
 
 
@@ -77,7 +79,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     output = Folder(config.output_dir)
     earlier = [load_results(location) for location in config.compare]
     chosen = _choose_clips(config)
+    # Before Ray starts: an actor would say the same half a minute later.
     check_reference(config.model, "model")
+    if config.model.startswith(REGISTERED):
+        find_registered(config.model, "model")
     _announce(config, chosen)
     with ray_session(config):
         answers = predict(config, chosen.clips)

@@ -17,11 +17,19 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
-from scenedetect import ContentDetector, FrameTimecode
-from scenedetect.common import Timecode
-from scenedetect.scene_manager import compute_downscale_factor
 
+from spark_ray.core.errors import MissingDependency
 from spark_ray.core.schema import Scene
+
+try:
+    from scenedetect import ContentDetector, FrameTimecode
+    from scenedetect.common import Timecode
+    from scenedetect.scene_manager import compute_downscale_factor
+except ModuleNotFoundError as error:
+    # No extra can bring it: it insists on opencv-python, which clashes with the headless build.
+    raise MissingDependency(
+        "scenedetect", None, "finding scenes", "pip install --no-deps 'scenedetect>=0.7'"
+    ) from error
 
 _BLOCK_FORMATS = frozenset(("yuv420p", "yuvj420p"))
 

@@ -98,7 +98,7 @@ def check_reference(reference: str, setting: str) -> None:
     """See, without asking anybody, whether a reference can name a model at all.
 
     Raises:
-        ModelError: it can't.
+        ModelError: it can't, or it names a folder that holds none.
     """
     is_hub_id = _HUB_ID.fullmatch(reference) and not reference.startswith(".")
     is_folder = Path(reference).expanduser().is_dir()
@@ -107,6 +107,8 @@ def check_reference(reference: str, setting: str) -> None:
             f"{setting}: {reference} is neither a folder on this machine nor a hub id like "
             "'organisation/model', nor a registered model like 'models:/apotheon@champion'"
         )
+    if is_folder:
+        _check_is_model(Path(reference).expanduser(), setting, reference)
 
 
 def offline() -> bool:
@@ -187,8 +189,7 @@ def _from_hub(
 def _weight_files(
     folder: Path, setting: str, reference: str, kind: WeightFormat
 ) -> tuple[Path, ...]:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{setting}: {reference} holds no config.json, so it is no model")
+    _check_is_model(folder, setting, reference)
     files = tuple(sorted(folder.glob(kind.weights)))
     if not files:
         pickled = sorted(file.name for file in folder.glob("pytorch_model*.bin"))
@@ -200,6 +201,15 @@ def _weight_files(
         )
         raise ModelError(f"{setting}: {reference} holds no {kind.weights} file{hint}")
     return files
+
+
+def _check_is_model(folder: Path, setting: str, reference: str) -> None:
+    if (folder / "config.json").is_file():
+        return
+    # What 'spark-ray train' is given as its output folder.
+    inside = folder / "model" / "config.json"
+    hint = f"; did you mean {reference.rstrip('/')}/model?" if inside.is_file() else ""
+    raise ModelError(f"{setting}: {reference} holds no config.json, so it is no model{hint}")
 
 
 def _size(size_bytes: int) -> str:

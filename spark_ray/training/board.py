@@ -37,6 +37,7 @@ class Board:
 
     def validated(self, step: int, losses: dict[str, float]) -> None:
         self._log("validation", step, losses)
+        self.metrics["validated_step"] = step
 
     def _log(self, kind: str, step: int, metrics: dict[str, float]) -> None:
         """Keep them, but not twice: after a loss of workers, steps are done again, to the bit."""

@@ -269,7 +269,9 @@ def _note(metrics: dict[str, float], plan: RunPlan) -> str:
     stage = plan.stages[int(metrics["stage"])].name
     parts = [f"{stage}: loss {metrics['loss']:.3f} ({', '.join(heads)})"]
     if "validation_loss" in metrics:
-        parts.append(f"validation {metrics['validation_loss']:.3f}")
+        parts.append(
+            f"validation {metrics['validation_loss']:.3f} at step {metrics['validated_step']}"
+        )
     parts.append(f"rate {metrics['learning_rate']:.1e}")
     parts.append(f"gradient {metrics['grad_norm']:.1f}")
     parts.append(f"{metrics['samples_per_s']:.0f} clips/s")

@@ -81,6 +81,7 @@ def test_a_resolution_in_yaml_may_be_written_in_any_of_these_ways(
         (["--version", "../v1"], ["version"]),
         (["--min-duration-s", "9", "--max-duration-s", "3"], ["max_duration_s", "min_duration_s"]),
         (["--min-clip-s", "90"], ["min_clip_s", "clip_max_s"]),
+        (["--split", "scenes", "--no-scene-detection"], ["split=scenes", "scene_detection"]),
         (["--config", "/nowhere.yaml"], ["/nowhere.yaml", "does not exist"]),
         (["stray"], ["stray"]),
     ],

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from fake_version import make_clip, write_version
 
 from spark_ray.core.errors import ConfigError, DatasetError
 from spark_ray.core.storage import Folder
@@ -122,3 +123,19 @@ def test_a_version_that_is_not_there_is_answered_with_those_that_are(dataset: Fo
 def test_assets_are_named_after_their_clip() -> None:
     assert frame_name("abcd-0-1", 1) == "data/ab/abcd-0-1/frames/frame_000001.jpg"
     assert audio_name("abcd-0-1", "flac") == "data/ab/abcd-0-1/audio.flac"
+
+
+def test_a_manifest_opens_in_datasets(tmp_path: Path) -> None:
+    """Arrow's JSON reader, which it uses, fails on some files whose lists begin with null."""
+    import datasets
+
+    clips = [make_clip(number, frames=1 + number % 3, dropped=()) for number in range(8)]
+    write_version(tmp_path, clips)
+    rows = datasets.load_dataset(
+        "json",
+        data_files=str(tmp_path / "v1" / "manifest.jsonl"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert sorted(rows["id"]) == sorted(clip.clip_id for clip in clips)
+    assert {row["meta"]["frame_motion"][0] for row in rows} == {0.0}

@@ -18,7 +18,7 @@ from spark_ray.datasets.statistics import (
 def line(**meta: object) -> dict:
     plain = {
         "source_path": "a.mp4", "video_id": "v1", "label": None, "duration": 2.0,
-        "num_frames": 3, "num_bytes": 100, "frame_motion": [None, 0.5, 1.0],
+        "num_frames": 3, "num_bytes": 100, "frame_motion": [0.0, 0.5, 1.0],
         "dropped_frames": [{"time": 1.0, "motion": 0.1, "dropped_by": "motion"}],
         "caption": "a red ball", "transcript": None, "language": None,
         "scenes": [{"start_time": 0.0, "end_time": 2.0}],

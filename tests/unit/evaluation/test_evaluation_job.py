@@ -155,5 +155,5 @@ def test_no_pdf_of_an_earlier_run_stays(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_missing_packages_are_named_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "find_spec", lambda name: None if name == "rouge_score" else name)
-    with pytest.raises(MissingDependency, match=r"'rouge-score'.*spark-ray\[evaluation\]"):
+    with pytest.raises(MissingDependency, match=r"'rouge-score'.*spark-ray\[train\]"):
         run(monkeypatch, perfect, dataset="/nowhere")

@@ -13,7 +13,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from spark_ray.core.errors import ConfigError, MissingDependency, ModelError
-from spark_ray.models.weights import SAFETENSORS, Weights, hash_weights, resolve_weights
+from spark_ray.models.weights import (
+    SAFETENSORS,
+    Weights,
+    check_reference,
+    hash_weights,
+    resolve_weights,
+)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -161,6 +167,7 @@ def test_neither_folder_nor_hub_id(reference: str) -> None:
 
 
 def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="no revisions"):
         resolve(str(tmp_path), revision="main")
 
@@ -171,6 +178,13 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"holds no \*\.safetensors"):
         resolve(str(tmp_path))
+
+
+def test_the_folder_of_a_training_run_leads_to_the_model_in_it(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=f"did you mean {tmp_path}/model"):
+        check_reference(f"{tmp_path}/", "model")
 
 
 def test_the_hash_covers_all_shards_in_order_and_sees_changes(tmp_path: Path) -> None:

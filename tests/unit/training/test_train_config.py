@@ -120,3 +120,12 @@ def test_the_rate_rises_and_falls_in_each_stage(schedule: Any):
         assert decay[0] == 1.0
         assert decay == sorted(decay, reverse=True)
         assert decay[-1] == (1.0 if schedule == "constant" else pytest.approx(0, abs=0.03))
+
+
+def test_a_mistake_in_the_curriculum_says_in_which_stage_and_field() -> None:
+    stages = [
+        {"name": "pictures", "epochs": 1, "modalities": ["image"]},
+        {"name": "sound", "epochs": 0, "modalities": ["audio"]},
+    ]
+    with pytest.raises(ConfigError, match=r"^curriculum\[1\]\.epochs: "):
+        TrainConfig.from_values(dataset="d", output_dir="o", epochs=1, curriculum=stages)

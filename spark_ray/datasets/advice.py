@@ -1,0 +1,59 @@
+"""Advice before a build: a model describes best what is sampled as what it learned from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from spark_ray.core.errors import ModelError
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.models.registered import SCHEME, find_registered
+from spark_ray.models.training_record import TrainingRecord
+from spark_ray.models.weights import check_reference
+
+_APOTHEON = "apotheon"
+
+
+def sampling_advice(config: BuildConfig) -> Iterator[str]:
+    """A sentence for each Apotheon that learned from clips sampled otherwise than by `config`.
+
+    Raises:
+        ModelError: a reference names no model.
+    """
+    now = config.model_dump(mode="json")
+    asked = {
+        "caption_model": config.caption_model if config.caption_backend == _APOTHEON else None,
+        "transcription_model": (
+            config.transcription_model if config.transcription_backend == _APOTHEON else None
+        ),
+    }
+    for setting, reference in asked.items():
+        learned = _decoding(reference, setting) if reference else {}
+        others = {name: value for name, value in learned.items() if now.get(name) != value}
+        if others:
+            flags = " ".join(_flag(name, value) for name, value in others.items())
+            yield (
+                f"{setting}: {reference} learned from clips that were sampled otherwise, and will "
+                f"describe these worse; give {flags}"
+            )
+
+
+def _decoding(reference: str, setting: str) -> dict[str, Any]:
+    """The settings by which a model's own clips were sampled; none where nobody knows."""
+    check_reference(reference, setting)
+    folder = Path(reference).expanduser()
+    if reference.startswith(SCHEME):
+        folder, _ = find_registered(reference, setting)
+    elif not folder.is_dir():
+        return {}  # on the hub: fetching it is the actor's
+    try:
+        return dict(TrainingRecord.read(folder).dataset.decoding)
+    except ModelError:
+        return {}  # an Apotheon of somebody else's, without our record
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"--{flag} {text}"
