@@ -129,7 +129,7 @@ class DeepSpeedEngine:
     def close(self) -> None:
         self.engine.destroy()
 
-    def full_state(self) -> dict[str, Tensor]:
+    def full_state(self, keep: bool = True) -> dict[str, Tensor]:
         from deepspeed import zero
         from deepspeed.utils import safe_get_full_fp32_param
 
@@ -138,9 +138,12 @@ class DeepSpeedEngine:
             full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
             if full is None:
                 with zero.GatheredParameters([parameter]):
-                    full = parameter.detach().clone()
-            full = full.to("cpu", torch.float32, copy=True)
-            state[name] = full.view(_shape(parameter))
+                    full = parameter.detach().clone() if keep else parameter
+            if keep:
+                full = full.to("cpu", torch.float32, copy=True)
+                state[name] = full.view(_shape(parameter))
+        if not keep:
+            return {}
         for name, buffer in self.module.named_buffers():
             state[name] = buffer.detach().cpu()
         wanted = self.module.state_dict()

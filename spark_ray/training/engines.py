@@ -78,8 +78,11 @@ class Engine(Protocol):
         """Read what `save` wrote; every rank must call it."""
         ...
 
-    def full_state(self) -> dict[str, Tensor]:
-        """All weights in float32 on the CPU of every rank; every rank must call it."""
+    def full_state(self, keep: bool = True) -> dict[str, Tensor]:
+        """All weights in float32 on the CPU; every rank must call it.
+
+        A rank that does not `keep` them helps to gather them, and gets nothing.
+        """
         ...
 
     def state_bytes(self) -> int:
@@ -154,7 +157,9 @@ class TorchEngine:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 
-    def full_state(self) -> dict[str, Tensor]:
+    def full_state(self, keep: bool = True) -> dict[str, Tensor]:
+        if not keep:
+            return {}
         state = self.module.state_dict()
         return {k: v.detach().to("cpu", torch.float32, copy=True) for k, v in state.items()}
 

@@ -23,8 +23,9 @@ def save_model(
     Args:
         weights: the whole state of `module`, in float32 on the CPU.
     """
-    model = ApotheonModel(config)
-    model.load_state_dict(merged_state(weights, module))
+    with torch.device("meta"):  # `weights` become its own, so that they are held once
+        model = ApotheonModel(config)
+    model.load_state_dict(merged_state(weights, module), assign=True)
     if plan.config.mixed_precision == "bf16":
         model = model.to(torch.bfloat16)
     model.save_pretrained(folder)

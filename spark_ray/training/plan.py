@@ -16,7 +16,7 @@ from spark_ray.core.errors import DatasetError
 from spark_ray.datasets.samples import SampleIndex
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.curriculum import Stage
-from spark_ray.training.sampling import Lengths, draw_weights, micro_batches, plan_epoch
+from spark_ray.training.sampling import Lengths, draw_weights, has_texts, micro_batches, plan_epoch
 
 
 class Segment(NamedTuple):
@@ -155,8 +155,15 @@ class RunPlan:
 
     @cached_property
     def _weights(self) -> list[np.ndarray]:
-        """How often each clip is drawn in an epoch of each stage."""
-        return [draw_weights(self.train.table, stage.mixture) for stage in self.stages]
+        """How often each clip is drawn in an epoch of each stage; one that teaches nothing, never.
+
+        In a stage that shows sound alone, that is a clip that has captions only.
+        """
+        table = self.train.table
+        return [
+            draw_weights(table, stage.mixture) * has_texts(table, stage.tasks(self.config.tasks))
+            for stage in self.stages
+        ]
 
     def _lengths(self, segment: Segment) -> Lengths:
         index = self.validation if segment.validation else self.train

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from spark_ray.apotheon import Task
 
@@ -100,3 +101,15 @@ def _draw(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def draw_weights(table: pa.Table, mixture: Mapping[str, float]) -> np.ndarray:
     """How often each row is drawn, by its label: `[clips]`."""
     return np.array([mixture.get(label, 1.0) for label in table["label"].to_pylist()], np.float64)
+
+
+def has_texts(table: pa.Table, tasks: Sequence[Task]) -> np.ndarray:
+    """Which rows have any text of the tasks, and what that is about: `[clips]` booleans."""
+    there = {
+        "caption": pc.list_value_length(table["frame_times"]),
+        "transcript": table["has_audio"],
+    }
+    found = [
+        table[task].is_valid().to_numpy() & there[task].to_numpy().astype(bool) for task in tasks
+    ]
+    return np.logical_or.reduce(found)

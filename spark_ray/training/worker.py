@@ -303,7 +303,7 @@ class Worker:
                 require_space(folder, engine.state_bytes())
                 engine.save(folder)
                 save_rng(folder, self.rank)
-                weights = engine.full_state()
+                weights = engine.full_state(keep=self.rank == 0)
                 if self.rank == 0:
                     state.save(folder)
                     save_model(

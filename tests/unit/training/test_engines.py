@@ -73,7 +73,9 @@ def _rank(rank: int, name: str, folder: Path) -> None:
     engine.load(folder)
     again = train(engine, inputs, STEPS // 2)
     resumed = engine.full_state()
+    kept = engine.full_state(keep=rank == 0)
     result = {"losses": losses, "weights": weights, "again": again, "resumed": resumed}
+    result["kept"] = kept
     torch.save({**result, **_spoil(engine, inputs, rank)}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -143,6 +145,9 @@ def test_two_ranks_a_restart_and_one_rank_take_the_same_steps(name, alone, tmp_p
 
     assert first["again"] == first["losses"][STEPS // 2 :]
     assert all(torch.equal(first["resumed"][key], first["weights"][key]) for key in alone[1])
+
+    assert second["kept"] == {}, "one copy of the whole weights is enough for a checkpoint"
+    assert all(torch.equal(first["kept"][key], first["weights"][key]) for key in alone[1])
 
     for rank in (first, second):
         assert not rank["applied"], "a gradient that is no number must not be applied"

@@ -6,7 +6,7 @@ import pytest
 
 from spark_ray.datasets.samples import INDEX_SCHEMA, SPLITS, split_of
 from spark_ray.training.data import share_of
-from spark_ray.training.sampling import Lengths, draw_weights, micro_batches, plan_epoch
+from spark_ray.training.sampling import Lengths, draw_weights, has_texts, micro_batches, plan_epoch
 
 
 def lengths(count: int) -> Lengths:
@@ -66,6 +66,20 @@ def test_weights_draw_clips_more_or_less_often():
 def test_the_mixture_weighs_labels():
     table = pa.table({"label": ["cat", "dog", None, "cat"]})
     assert draw_weights(table, {"cat": 2.0}).tolist() == [2.0, 1.0, 1.0, 2.0]
+
+
+def test_a_clip_without_a_text_about_what_is_shown_is_not_drawn():
+    table = pa.table(
+        {
+            "caption": ["a cat", None, "a dog", None],
+            "transcript": [None, "miau", "wuff", "unheard"],
+            "frame_times": [[0.0], [0.0], [], [0.0]],
+            "has_audio": [True, True, True, False],
+        }
+    )
+    assert has_texts(table, ("caption",)).tolist() == [True, False, False, False]
+    assert has_texts(table, ("transcript",)).tolist() == [False, True, True, False]
+    assert has_texts(table, ("caption", "transcript")).tolist() == [True, True, True, False]
 
 
 def test_too_few_clips_make_no_step():
