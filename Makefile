@@ -6,6 +6,7 @@ CONSTRAINTS := requirements/constraints.txt
 EXTRAS := models,train,serve,whisper,faster-whisper,s3,demo,dev
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -13,7 +14,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 .PHONY: demo test bench lint format install clean
 
 demo: $(INSTALLED)
-	$(BIN)/spark-ray demo
+	$(BIN)/spark-ray demo $(DEMO_ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

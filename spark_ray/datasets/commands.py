@@ -84,8 +84,9 @@ def export(arguments: Sequence[str]) -> int:
         "--format",
         default="webdataset",
         metavar="{" + ",".join(FORMATS) + "}",
-        help="webdataset: tar shards; parquet: shards with bytes inline; csv: one row a clip, "
-        "no media (default: webdataset)",
+        help="webdataset: tar shards, for the webdataset package (clips differ in their number of "
+        "frames, which Hugging Face's loader of tar files does not allow; give that parquet); "
+        "parquet: shards with bytes inline; csv: one row a clip, no media (default: webdataset)",
     )
     options = parser.parse_args(arguments)
     count = export_dataset(options.dataset, options.to, options.format)

@@ -23,6 +23,7 @@ from spark_ray.serving.settings import ServeSettings
 
 _NAME = "spark-ray-demo"
 _SHOWN = 6
+_HITS = 3
 _TIMEOUT_S = 60.0
 _QUESTION = "a red circle grows"
 
@@ -97,18 +98,19 @@ def _ask(client: httpx.Client, described: Folder, console: Console) -> bool:
         )
     console.print(table)
     console.print(f"{same} of {len(lines)} answers are those of the dataset job")
-    found = _search(client)
-    console.print(f"POST /v1/search {_QUESTION!r}: {found['caption']!r} ({found['score']:.2f})")
+    console.print(f"POST /v1/search {_QUESTION!r}")
+    for hit in _search(client):
+        console.print(f"  {hit['score']:5.2f}  {hit['caption']}")
     return same == len(lines)
 
 
-def _search(client: httpx.Client) -> dict[str, Any]:
+def _search(client: httpx.Client) -> list[dict[str, Any]]:
     """The nearest of the new clips; their embeddings are made when they are first asked for."""
     end = time.monotonic() + _TIMEOUT_S
     while True:
-        answer = client.post("/v1/search", json={"text": _QUESTION, "limit": 1})
+        answer = client.post("/v1/search", json={"text": _QUESTION, "limit": _HITS})
         if answer.status_code != 503 or time.monotonic() > end:
             answer.raise_for_status()
-            hit: dict[str, Any] = answer.json()["hits"][0]
-            return hit
+            hits: list[dict[str, Any]] = answer.json()["hits"]
+            return hits
         time.sleep(1)

@@ -1,5 +1,7 @@
 """`spark-ray demo`, from drawing to describing."""
 
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     answers_agree = _learn(config, dataset, console) if config.train else True
     print(f"  dataset      {dataset.location}/{REPORT}")
     print(f"  look inside  spark-ray data inspect {dataset.location}")
+    if shutil.which("spark-ray") is None:
+        print(f"  these need   source {Path(sys.prefix)}/bin/activate")
     print(f"done in {time.monotonic() - started:.0f} s")
     return 0 if answers_agree else 1
 

@@ -13,8 +13,11 @@ import builds
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DEMO_CLIPS = 1200
-NEW_CLIPS = 24
+# The whole loop on a tenth of the clips, and too few steps to learn anything: what the whole demo
+# learns is measured by `python -m benchmarks demo`.
+DEMO_CLIPS = 120
+NEW_CLIPS = 8
+STEPS = 40
 
 
 def in_clone(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -33,7 +36,8 @@ def test_a_bare_clone_runs_the_demo_and_its_tests(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     python = f"PYTHON={Path(sys.base_prefix) / 'bin' / 'python3'}"
 
-    demo = in_clone(clone, "make", "demo", python)
+    fewer = f"--clips {DEMO_CLIPS} --new-clips {NEW_CLIPS} --max-steps {STEPS}"
+    demo = in_clone(clone, "make", "demo", python, f"DEMO_ARGS={fewer}")
 
     assert demo.returncode == 0, demo.stdout[-4000:] + demo.stderr[-4000:]
     assert f"{DEMO_CLIPS} of {DEMO_CLIPS}" in demo.stdout
@@ -42,15 +46,11 @@ def test_a_bare_clone_runs_the_demo_and_its_tests(tmp_path: Path) -> None:
     assert len(builds.manifest(version)) == DEMO_CLIPS
     assert (version / "report.html").stat().st_size > 10_000
 
-    # From nothing, and on clips that training never saw. The goal for captions is 0.95, which runs
-    # miss by a few points where another CPU takes another path.
-    found = json.loads((clone / "demo" / "evaluation" / "results.json").read_text())["overall"]
-    assert found["captions"]["exact"] >= 0.8
-    assert found["transcripts"]["wer"] <= 0.05
-    new = builds.manifest(clone / "demo" / "datasets" / "new" / "v1")
-    assert len(new) == NEW_CLIPS
-    assert all(line["meta"]["caption"] for line in new)
-    assert sum(bool(line["meta"]["transcript"]) for line in new) > NEW_CLIPS / 2
+    run = json.loads((clone / "demo" / "runs" / "tiny" / "run.json").read_text())
+    assert run["finished"]["steps"] == STEPS
+    found = json.loads((clone / "demo" / "evaluation" / "results.json").read_text())
+    assert found["clips"]["evaluated"] == found["clips"]["asked"] > 0
+    assert len(builds.manifest(clone / "demo" / "datasets" / "new" / "v1")) == NEW_CLIPS
 
     # A few tests only, and none of this folder: it would clone itself for ever.
     tests = in_clone(clone, "make", "test", python, "PYTEST_ARGS=tests/unit/core -q")
