@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from spark_ray.apotheon import TASKS, ApotheonConfig, ApotheonModel
+from spark_ray.apotheon import ApotheonConfig, ApotheonModel
 from spark_ray.apotheon.adaptation import Lora, add_lora, set_trainable
 from spark_ray.apotheon.sizes import base, special_tokens, tiny
+from spark_ray.core.anatomy import TASKS
 
 FRAMES, _TEXT_TOKENS = 8, 128
 _LLAMA3_VOCABULARY, _MEDIUM_VOCABULARY = 128_256, 32_000

@@ -5,7 +5,7 @@ Importing this package makes `AutoConfig`, `AutoModel` and `AutoProcessor` know 
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from spark_ray.apotheon.configuration import TASKS, ApotheonConfig, Task
+from spark_ray.apotheon.configuration import ApotheonConfig
 from spark_ray.apotheon.modeling import ApotheonModel, ApotheonOutput
 from spark_ray.apotheon.processing import ApotheonProcessor
 
@@ -14,10 +14,8 @@ AutoModel.register(ApotheonConfig, ApotheonModel)
 AutoProcessor.register(ApotheonConfig, ApotheonProcessor)
 
 __all__ = [
-    "TASKS",
     "ApotheonConfig",
     "ApotheonModel",
     "ApotheonOutput",
     "ApotheonProcessor",
-    "Task",
 ]

@@ -10,37 +10,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaModel, WhisperModel
 
-from spark_ray.apotheon.configuration import TASKS, Task
 from spark_ray.apotheon.modeling import ApotheonModel
+from spark_ray.core.anatomy import LORA_TARGETS, PARTS, TASKS, VISION_STEM, Task
 from spark_ray.core.errors import ModelError
-
-PARTS: Mapping[str, tuple[str, ...]] = {
-    "vision": ("vision",),
-    "audio": ("audio",),
-    "text": ("text",),
-    "projections": ("vision_projection", "audio_projection", "text_projection"),
-    "fusion": ("fusion", "fusion_norm", "task_embedding"),
-    "heads": ("caption_head", "transcription_head"),
-    "contrastive": ("media_embedding", "text_embedding", "log_scale"),
-}
-"""Parts that can be frozen, or given a rate of their own, and the modules that each consists of."""
-
-VISION_STEM = "vision_stem"
-FREEZABLE = (*PARTS, VISION_STEM)
-"""What can be frozen: a part, or CLIP's first layer alone.
-
-From random weights a vision transformer learns faster and more steadily where its first layer stays
-as it was made (MoCo v3, arXiv:2104.02057); see also `initialization.start_vision`.
-"""
-
-_LORA_TARGETS = {
-    "vision": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-    "audio": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-    "text": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-}
-
-
-LORA_PARTS = tuple(_LORA_TARGETS)
 
 
 @dataclass(frozen=True)
@@ -68,13 +40,13 @@ def add_lora(model: ApotheonModel, adapters: Mapping[str, Lora]) -> None:
         ValueError: another part was named.
     """
     for part, lora in adapters.items():
-        if part not in _LORA_TARGETS:
-            known = ", ".join(_LORA_TARGETS)
+        if part not in LORA_TARGETS:
+            known = ", ".join(LORA_TARGETS)
             raise ValueError(f"lora: {part!r} takes no adapters; choose one of: {known}")
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
-            target_modules=_LORA_TARGETS[part],
+            target_modules=list(LORA_TARGETS[part]),
         )
         encoder = getattr(model, part)
         encoder.requires_grad_(False)

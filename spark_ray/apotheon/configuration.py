@@ -1,15 +1,10 @@
 """What an Apotheon is made of: the configurations of its three encoders, and of the fusion."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
-
-Task = Literal["caption", "transcript"]
-
-TASKS: tuple[Task, ...] = ("caption", "transcript")
-"""What the two language heads write, in the order of the task axis of every batch."""
 
 
 @strict

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from spark_ray.apotheon.configuration import TASKS, Task
 from spark_ray.apotheon.layers import FusionBlock
 from spark_ray.apotheon.modeling import ApotheonModel
+from spark_ray.core.anatomy import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def batch_flops(model: ApotheonModel, shape: BatchShape) -> float:
 
 
 def part_flops(model: ApotheonModel, shape: BatchShape) -> dict[str, float]:
-    """The same for each of `adaptation.PARTS`, in the order of the forward pass."""
+    """The same for each of `core.anatomy.PARTS`, in the order of the forward pass."""
     return {
         "vision": _vision(model, shape),
         "audio": _audio(model, shape),

@@ -21,9 +21,10 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import ModelOutput
 
-from spark_ray.apotheon.configuration import TASKS, ApotheonConfig, Task
+from spark_ray.apotheon.configuration import ApotheonConfig
 from spark_ray.apotheon.layers import FusionBlock, Media, MediaProjection, TimeEmbedding
 from spark_ray.apotheon.losses import contrastive_loss, text_keys, token_cross_entropy
+from spark_ray.core.anatomy import TASKS, Task
 
 
 @dataclass

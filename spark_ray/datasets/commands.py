@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from spark_ray.core.config import ArgumentParser
 from spark_ray.datasets.config import OPERATIONAL, BuildConfig
-from spark_ray.datasets.layout import REJECTS, REPORT
+from spark_ray.datasets.layout import EXPORT_FORMATS, REJECTS, REPORT
 
 if TYPE_CHECKING:
     from spark_ray.datasets.build import BuildResult
@@ -76,19 +76,19 @@ def stats(arguments: Sequence[str]) -> int:
 
 def export(arguments: Sequence[str]) -> int:
     """`spark-ray data export`."""
-    from spark_ray.datasets.export import FORMATS, export_dataset
-
     parser = _parser("export", "Write a dataset in a form that other tools read.")
     parser.add_argument("--to", required=True, metavar="FOLDER", help="folder or s3:// to write to")
     parser.add_argument(
         "--format",
         default="webdataset",
-        metavar="{" + ",".join(FORMATS) + "}",
+        metavar="{" + ",".join(EXPORT_FORMATS) + "}",
         help="webdataset: tar shards, for the webdataset package (clips differ in their number of "
         "frames, which Hugging Face's loader of tar files does not allow; give that parquet); "
         "parquet: shards with bytes inline; csv: one row a clip, no media (default: webdataset)",
     )
     options = parser.parse_args(arguments)
+    from spark_ray.datasets.export import export_dataset
+
     count = export_dataset(options.dataset, options.to, options.format)
     print(f"exported {count} clips as {options.format} to {options.to}")
     return 0

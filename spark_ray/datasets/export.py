@@ -10,10 +10,9 @@ from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
-from spark_ray.datasets.layout import METADATA, resolve_published
+from spark_ray.datasets.layout import EXPORT_FORMATS, METADATA, resolve_published
 from spark_ray.datasets.shards import parquet_bytes
 
-FORMATS = ("webdataset", "parquet", "csv")
 _SHARD_BYTES = 256 << 20
 _CSV_COLUMNS = (
     "source_path", "label", "start", "end", "duration", "num_frames", "caption", "transcript",
@@ -31,8 +30,8 @@ def export_dataset(reference: str, to: str, form: str) -> int:
         ConfigError: the form is unknown, or `to` already holds files.
         DatasetError: there is no such dataset.
     """
-    if form not in FORMATS:
-        raise unknown_choice("--format", form, FORMATS)
+    if form not in EXPORT_FORMATS:
+        raise unknown_choice("--format", form, EXPORT_FORMATS)
     version = resolve_published(reference)
     target = Folder(to.rstrip("/"))
     if target.names():

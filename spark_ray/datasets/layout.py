@@ -21,6 +21,7 @@ RECIPE = f"{PARTS}/recipe.json"
 _WRITING = f"{PARTS}/writing"
 SOURCES = "sources.jsonl"
 SHARDS = "shards"
+EXPORT_FORMATS = ("webdataset", "parquet", "csv")
 
 _VERSION = re.compile(r"v(\d+)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -11,14 +11,15 @@ from rich.console import Console
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.layout import REPORT
 from spark_ray.demo.config import DemoConfig
-from spark_ray.demo.world import build_shapes, compare, draw_clips, print_agreement
-from spark_ray.evaluation.commands import say_result
 from spark_ray.evaluation.results import REPORT as EVALUATION_REPORT
 
 
 def main(arguments: Sequence[str]) -> int:
     """`spark-ray demo`: see `DemoConfig`."""
     config = DemoConfig.from_command_line(arguments, "spark-ray demo")
+    # Imported here: Ray alone takes two seconds, too long for a `--help`.
+    from spark_ray.demo.world import build_shapes, compare, draw_clips, print_agreement
+
     started = time.monotonic()
     folder, console = Path(config.folder), Console()
     truths = draw_clips(folder, config.clips, config, config.seed)
@@ -41,6 +42,8 @@ def _learn(config: DemoConfig, dataset: Folder, console: Console) -> bool:
     # Imported here: torch and MLflow take seconds that `--no-train` need not wait.
     from spark_ray.demo import learning
     from spark_ray.demo.asking import ask_over_http
+    from spark_ray.demo.world import draw_clips
+    from spark_ray.evaluation.commands import say_result
 
     trained = learning.train_tiny(config, dataset)
     evaluation = learning.evaluate_tiny(config, dataset, trained.model)

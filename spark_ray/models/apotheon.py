@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import torch
 
-from spark_ray.apotheon import ApotheonModel, ApotheonProcessor, Task
+from spark_ray.apotheon import ApotheonModel, ApotheonProcessor
 from spark_ray.apotheon.processing import PreparedClip, even_choice
+from spark_ray.core.anatomy import Task
 from spark_ray.core.errors import ConfigError, CorruptMedia
 from spark_ray.core.schema import Caption, Clip, ModelInfo, Segment, Transcript
 from spark_ray.media.audio_codec import decode_audio

@@ -19,8 +19,8 @@ import torch
 from ray import serve
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from spark_ray.apotheon import Task
 from spark_ray.apotheon.processing import PreparedClip
+from spark_ray.core.anatomy import Task
 from spark_ray.core.schema import Caption, Clip, Transcript
 from spark_ray.models.apotheon import Apotheon
 from spark_ray.models.captioning import CaptionOptions, build_captioner, captioners

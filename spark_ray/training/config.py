@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from spark_ray.apotheon import TASKS, Task
-from spark_ray.apotheon.adaptation import FREEZABLE, LORA_PARTS
+from spark_ray.core.anatomy import FREEZABLE, LORA_TARGETS, TASKS, Task
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.storage import absolute, is_remote, local_path
@@ -47,7 +46,7 @@ class ModelOptions(BaseModel):
     )
     frozen: list[str] = Field([], description="what never learns: " + ", ".join(FREEZABLE))
     lora: list[str] = Field(
-        [], description="parts that learn through adapters alone: " + ", ".join(LORA_PARTS)
+        [], description="parts that learn through adapters alone: " + ", ".join(LORA_TARGETS)
     )
     lora_rank: int = Field(16, ge=1, description="inner width of the adapters")
     lora_alpha: int = Field(32, ge=1, description="the adapters' scale times their rank")
@@ -67,8 +66,8 @@ class ModelOptions(BaseModel):
     @classmethod
     def _adaptable(cls, parts: list[str]) -> list[str]:
         for part in parts:
-            if part not in LORA_PARTS:
-                raise unknown_choice("part", part, LORA_PARTS)
+            if part not in LORA_TARGETS:
+                raise unknown_choice("part", part, LORA_TARGETS)
         return parts
 
 

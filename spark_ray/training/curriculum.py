@@ -5,8 +5,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
-from spark_ray.apotheon import Task
-from spark_ray.apotheon.adaptation import FREEZABLE, PARTS
+from spark_ray.core.anatomy import FREEZABLE, PARTS, Task
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.schema import Record
 

@@ -11,7 +11,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from safetensors import SafetensorError, safe_open
 
-from spark_ray.apotheon.adaptation import PARTS
+from spark_ray.core.anatomy import PARTS
 from spark_ray.core.errors import ModelError
 from spark_ray.models.training_record import SKILLS, DatasetUse, HeldOut, TrainingRecord
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spark_ray.apotheon import ApotheonProcessor, Task
+from spark_ray.apotheon import ApotheonProcessor
+from spark_ray.core.anatomy import Task
 from spark_ray.core.errors import DatasetError
 from spark_ray.datasets.samples import SampleIndex
 from spark_ray.training.config import TrainConfig

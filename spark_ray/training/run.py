@@ -18,9 +18,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
-from spark_ray.apotheon import TASKS, ApotheonConfig, ApotheonModel
+from spark_ray.apotheon import ApotheonConfig, ApotheonModel
 from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.apotheon.sizes import parameter_table
+from spark_ray.core.anatomy import TASKS
 from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError, unknown_choice
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, git_commit

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spark_ray.apotheon import Task
+from spark_ray.core.anatomy import Task
 
 _WINDOW = 32
 """Micro-batches that are sorted by length together: more pads less, and shuffles less freely."""

@@ -1,5 +1,7 @@
 """The command line tells people what it can do, and what they did wrong, in one sentence."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,23 @@ def test_every_command_has_help(command: object, capsys: pytest.CaptureFixture[s
         main([*command.words, "--help"])  # type: ignore[attr-defined]
     assert exit_.value.code == 0
     assert "usage: spark-ray" in capsys.readouterr().out
+
+
+def test_help_and_mistakes_do_not_wait_for_torch_or_ray() -> None:
+    program = """
+import sys
+from spark_ray.cli import COMMANDS, main
+for command in COMMANDS:
+    try:
+        main([*command.words, "--help"])
+    except SystemExit:
+        pass
+    assert main([*command.words, "--no-such-flag"]) == 2, command
+heavy = {"torch", "transformers", "ray", "mlflow", "gradio"} & set(sys.modules)
+assert not heavy, f"{heavy} were imported"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

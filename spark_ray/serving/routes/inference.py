@@ -5,7 +5,7 @@ from typing import cast
 
 from fastapi import APIRouter, Request, Response
 
-from spark_ray.apotheon.configuration import Task
+from spark_ray.core.anatomy import Task
 from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.catalog import Target
 from spark_ray.serving.database import Asset

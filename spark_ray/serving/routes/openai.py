@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import Field
 
-from spark_ray.apotheon.configuration import Task
+from spark_ray.core.anatomy import Task
 from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.database import Asset
 from spark_ray.serving.errors import ApiError, body

@@ -9,9 +9,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from spark_ray.apotheon import TASKS, ApotheonModel
-from spark_ray.apotheon.adaptation import PARTS, Lora, add_lora, set_trainable
+from spark_ray.apotheon import ApotheonModel
+from spark_ray.apotheon.adaptation import Lora, add_lora, set_trainable
 from spark_ray.apotheon.flops import BatchShape, batch_flops, batch_shape, part_flops
+from spark_ray.core.anatomy import PARTS, TASKS
 
 MEDIA = {
     "frames": ("pixel_values", "frame_times", "frame_mask"),

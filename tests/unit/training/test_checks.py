@@ -11,8 +11,8 @@ import ray
 import torch
 from transformers import LlamaModel
 
-from spark_ray.apotheon.adaptation import PARTS
 from spark_ray.apotheon.sizes import tiny
+from spark_ray.core.anatomy import PARTS
 from spark_ray.core.errors import ConfigError, DatasetError, ModelError
 from spark_ray.datasets.layout import frame_name
 from spark_ray.datasets.samples import load_index

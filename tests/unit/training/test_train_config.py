@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spark_ray.apotheon import TASKS
+from spark_ray.core.anatomy import TASKS
 from spark_ray.core.errors import ConfigError
 from spark_ray.training.config import TrainConfig, check_resumable
 from spark_ray.training.curriculum import Stage, default_curriculum
