@@ -251,6 +251,10 @@ def run_units(config: BuildConfig, version: Folder, models: Sequence[ModelStage]
     missing = (u for u in planned_units(version, config) if not done.is_done(u.unit_id))
     blocks = place_tables(group_units(missing, decoders, are_done[False]))
     dataset = _pipeline(config, version, blocks, models, done.committed_rows())
+    loading = [model.name for model in models if model.holds_weights]
+    if loading:
+        print(f"  loading      the models that {' and '.join(loading)}; clips come after that",
+              file=sys.stderr)  # fmt: skip
     with ProgressReport("Building", are_done[False], "units") as progress:
         _consume(dataset, progress)
 
