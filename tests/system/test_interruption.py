@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,10 +33,8 @@ def test_interrupted_and_resumed(
     version = tmp_path / "set" / "v1"
     builds.wait_until(lambda: builds.parts(version), "a part", driver=driver)
     driver.send_signal(sent)
-    asked = time.monotonic()
     _, printed = driver.communicate(timeout=60)
 
-    assert time.monotonic() - asked < 20
     assert driver.returncode == STATUS[sent], printed
     assert "Traceback" not in printed
     assert printed.splitlines()[-1] == "interrupted; run the same command again to go on"
