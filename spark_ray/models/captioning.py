@@ -25,8 +25,8 @@ class CaptionOptions(BaseModel):
     )
     caption_model: str | None = Field(
         None,
-        description="Weights of the caption model: a local folder or a hub id. "
-        "Unset means the backend's usual one.",
+        description="Weights of the caption model: a folder, s3://, models:/name@alias or a "
+        "hub id. Unset means the backend's usual one.",
     )
     caption_revision: str | None = Field(
         None,

@@ -7,18 +7,15 @@ The registry is the one that MLflow itself would use: `MLFLOW_REGISTRY_URI`, els
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import platformdirs
-
 from spark_ray.core.errors import MissingDependency, ModelError
-from spark_ray.core.provenance import text_hash
 from spark_ray.core.storage import storage_errors
+from spark_ray.models.cache import cached_folder
 
 log = logging.getLogger(__name__)
 
@@ -202,10 +199,14 @@ def _local_folder(source: str, label: str, setting: str, reference: str) -> Path
         return here / inside
 
     size_bytes = sum(size for path, size in files.items() if Path(path).parent == inside)
-    cache = Path(platformdirs.user_cache_dir("spark-ray")) / "models"
-    target = cache / f"{label}-{text_hash(source)[:16]}"
-    _fetch_once(repository, inside, target, f"{setting}: {reference}", size_bytes)
-    return target
+
+    def fill(folder: Path) -> Path:
+        log.warning(
+            "%s: %s: fetching %.1f MB from the model registry", setting, reference, size_bytes / 1e6
+        )
+        return Path(repository.download_artifacts(inside.as_posix(), str(folder)))
+
+    return cached_folder(label, source, fill)
 
 
 def _files(repository: Any, folder: str | None) -> Iterator[tuple[str, int]]:
@@ -215,21 +216,3 @@ def _files(repository: Any, folder: str | None) -> Iterator[tuple[str, int]]:
     for entry in entries:
         if entry.is_dir:
             yield from _files(repository, entry.path)
-
-
-def _fetch_once(repository: Any, inside: Path, target: Path, what: str, size_bytes: int) -> None:
-    from filelock import FileLock
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if target.is_dir():
-            return
-        log.warning(
-            "%s: downloading %.1f MB from the model registry to %s", what, size_bytes / 1e6, target
-        )
-        half = target.with_name(f"{target.name}.partial")
-        shutil.rmtree(half, ignore_errors=True)
-        half.mkdir()
-        fetched = repository.download_artifacts(inside.as_posix(), str(half))
-        Path(fetched).rename(target)
-        shutil.rmtree(half, ignore_errors=True)

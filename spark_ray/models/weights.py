@@ -15,8 +15,10 @@ from typing import Any
 
 from spark_ray.core.errors import ConfigError, ModelError
 from spark_ray.core.schema import ModelInfo
+from spark_ray.core.storage import is_remote
 from spark_ray.models.registered import SCHEME as REGISTERED
 from spark_ray.models.registered import find_registered
+from spark_ray.models.stored import find_stored
 
 log = logging.getLogger(__name__)
 
@@ -66,15 +68,16 @@ class Weights:
 def resolve_weights(
     reference: str, *, setting: str, revision: str | None, kind: WeightFormat, instead: str
 ) -> Weights:
-    """The local files of a model that is named by a folder, as a registered model, or by a hub id.
+    """The local files of a model: of a folder, in a bucket, registered, or on the hub.
 
     `setting` is the configuration field that held the reference, and `instead` a clause on how to
     do without a download; both go into messages.
 
     Raises:
-        ConfigError: a revision was given for a local folder or a registered model.
+        ConfigError: a revision was given for anything but a hub id.
         MissingDependency: a registered model was named, and MLflow is not installed.
         ModelError: nothing is there, it may not be fetched, or it holds no weights of this kind.
+        StorageError: the bucket can't be read.
     """
     check_reference(reference, setting)
     folder = Path(reference).expanduser()
@@ -85,9 +88,11 @@ def resolve_weights(
                 "in models:/apotheon/3; leave out the revision"
             )
         folder, revision = find_registered(reference, setting)
-    elif folder.is_dir():
+    elif folder.is_dir() or is_remote(reference):
         if revision is not None:
-            raise ConfigError(f"{setting}: {reference} is a local folder and has no revisions")
+            raise ConfigError(f"{setting}: {reference} is a folder and has no revisions")
+        if is_remote(reference):
+            folder = find_stored(reference, setting, kind.files)
     else:
         folder = _from_hub(reference, setting, revision, kind, instead)
         revision = folder.name if _COMMIT.fullmatch(folder.name) else revision
@@ -102,10 +107,12 @@ def check_reference(reference: str, setting: str) -> None:
     """
     is_hub_id = _HUB_ID.fullmatch(reference) and not reference.startswith(".")
     is_folder = Path(reference).expanduser().is_dir()
-    if not (is_folder or is_hub_id or reference.startswith(REGISTERED)):
+    elsewhere = is_hub_id or is_remote(reference) or reference.startswith(REGISTERED)
+    if not (is_folder or elsewhere):
         raise ModelError(
-            f"{setting}: {reference} is neither a folder on this machine nor a hub id like "
-            "'organisation/model', nor a registered model like 'models:/apotheon@champion'"
+            f"{setting}: {reference} is neither a folder on this machine nor one at s3://, no "
+            "hub id like 'organisation/model', and no registered model like "
+            "'models:/apotheon@champion'"
         )
     if is_folder:
         _check_is_model(Path(reference).expanduser(), setting, reference)

@@ -11,6 +11,9 @@ import boto3
 import builds
 import pytest
 
+from spark_ray.core.errors import ModelError
+from spark_ray.models.weights import SAFETENSORS, Weights, resolve_weights
+
 SETTINGS: dict[str, Any] = {"split": "fixed", "clip_max_s": 1, "fps": 2}
 NOBODY_LISTENS = "http://127.0.0.1:9"
 BOUND_S = 60
@@ -193,3 +196,34 @@ def test_no_keys_at_all(s3: str, tmp_path: Path) -> None:
     done = timed(command, **nothing)
     assert "set AWS_ACCESS_KEY_ID" in builds.assert_one_sentence(done, 1)
     assert os.environ["AWS_ACCESS_KEY_ID"] == "testing"
+
+
+def test_a_model_in_a_bucket_is_fetched_once_and_anew_when_it_has_changed(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bucket = boto3.resource("s3").Bucket("sets")
+    files = {"config.json": b"{}", "model.safetensors": b"one", "notes.md": b"no part of a model"}
+    for name, data in files.items():
+        bucket.put_object(Key=f"models/blip/{name}", Body=data)
+
+    def resolve(name: str = "blip") -> Weights:
+        return resolve_weights(
+            f"s3://sets/models/{name}", setting="caption_model", revision=None, kind=SAFETENSORS,
+            instead="train one",
+        )  # fmt: skip
+
+    first = resolve()
+    assert sorted(path.name for path in first.folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    assert resolve() == first
+
+    bucket.put_object(Key="models/blip/model.safetensors", Body=b"two")
+    second = resolve()
+    assert [file.read_bytes() for file in second.files] == [b"two"]
+    assert first.files[0].read_bytes() == b"one", "a build may still be loading it"
+
+    with pytest.raises(ModelError, match="s3://sets/models/blop holds no file of a model"):
+        resolve("blop")
