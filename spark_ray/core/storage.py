@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 import fsspec
 from fsspec.core import split_protocol
 
-from spark_ray.core.errors import StorageError, StorageUnavailable
+from spark_ray.core.errors import ConfigError, StorageError, StorageUnavailable
 
 _FILE_URL = "file://"
 _BAD_CREDENTIALS = frozenset(
@@ -44,6 +44,25 @@ def absolute(location: str) -> str:
     if is_remote(location):
         return location
     return location_of(local_path(location).expanduser().absolute())
+
+
+def refuse_secret(location: str) -> None:
+    """
+    Raises:
+        ConfigError: the location carries a password, or a query as signed addresses have; what a
+            dataset comes from is written into each of its lines.
+    """
+    if not is_remote(location):
+        return
+    address = urlsplit(location)
+    # Elsewhere `?` may stand in a pattern, and `@` between an Azure container and its account.
+    over_http = address.scheme in ("http", "https") and (address.username or address.query)
+    signed = "signature=" in address.query.lower() or "sig=" in address.query.lower()
+    if address.password or over_http or signed:
+        raise ConfigError(
+            f"{address.scheme}://{address.hostname or ''}…: holds a secret, which would go into "
+            "every manifest line; give credentials by the environment"
+        )
 
 
 def location_of(path: Path) -> str:

@@ -270,6 +270,7 @@ def _pipeline(
     for model in models:
         if model.holds_weights:
             model.guard = CrashGuard(version, f"{run_id}/{model.name}")
+        model.version = version
     decode = DecodeStage(config, version, run_id, committed)
     stages: list[Stage] = [decode, *models, CommitStage(config, version)]
     pools = _pools(stages)

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, model_validator
 
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.provenance import fingerprint
-from spark_ray.core.storage import absolute, is_remote, local_path
+from spark_ray.core.storage import absolute, is_remote, local_path, refuse_secret
 from spark_ray.datasets.ingest import IngestOptions
 from spark_ray.media.decode import DecodeOptions
 from spark_ray.models.captioning import CaptionOptions
@@ -120,15 +119,10 @@ class BuildConfig(
                 later deletes.
         """
         check_outlives_job("output", self.output)
-        for location in (*self.input, self.output):
-            if not is_remote(location):
-                continue
-            address = urlsplit(location)
-            if ("@" in address.netloc) or "signature" in address.query.lower():
-                raise ConfigError(
-                    f"{address.scheme}://{address.hostname or ''}…: holds a secret, which would go "
-                    "into every manifest line; give credentials by the environment"
-                )
+        models = (self.captions_file, self.caption_model, self.transcription_model)
+        for location in (*self.input, self.output, *models):
+            if location is not None:
+                refuse_secret(location)
         settings = {"output": absolute(self.output)}
         captions = self.captions_file
         if captions and not is_remote(captions) and not local_path(captions).is_file():

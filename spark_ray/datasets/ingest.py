@@ -17,6 +17,7 @@ from spark_ray.core.storage import (
     local_path,
     location_of,
     read_bytes,
+    refuse_secret,
     storage_errors,
 )
 from spark_ray.models.sidecar_files import (
@@ -146,10 +147,9 @@ def _walk(root: Path) -> Iterator[InputFile]:
     """Files below a folder. Links to folders are not followed, links to files only inside."""
     root, inside = root.absolute(), root.resolve()
 
-    def failed(error: OSError) -> None:
-        raise StorageError(f"{location_of(root)}: can't list {error.filename}: {error.strerror}")
+    closed: list[OSError] = []
 
-    for folder, folders, names in os.walk(root, onerror=failed):
+    for folder, folders, names in os.walk(root, onerror=closed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in folders:
             if Path(folder, name).is_symlink():
@@ -164,6 +164,12 @@ def _walk(root: Path) -> Iterator[InputFile]:
                 location_of(path.absolute().with_name(text)) for text in texts[path.stem]
             )
             yield InputFile(location_of(path.absolute()), _without(name, sidecars), problem)
+    for error in closed:
+        place = location_of(Path(error.filename))
+        refused = StorageError(f"{place}: this folder can't be listed: {error.strerror}")
+        if Path(error.filename) == root:
+            raise refused
+        yield InputFile(place, problem=refused)
 
 
 def _is_list(path: PurePath) -> bool:
@@ -173,11 +179,9 @@ def _is_list(path: PurePath) -> bool:
 def _from_list(path: Path, listings: "_Listings") -> Iterator[InputFile]:
     """The files that a list names, one a line, relative to the list; `#` begins a comment."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_bytes(location_of(path), _MAX_LIST_BYTES).decode().split("\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"input: the list file {location_of(path)} is not UTF-8 text") from error
-    except OSError as error:
-        raise StorageError(f"{location_of(path)}: can't be read: {error.strerror}") from error
     entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not entries:
         raise ConfigError(f"input: the list file {location_of(path)} names no file")
@@ -265,6 +269,7 @@ class _Listings:
 
     def in_list(self, entry: str) -> Iterator[InputFile]:
         """What an entry of a list names. One that is not there is a reject, as any bad file."""
+        refuse_secret(entry)
         try:
             fs, path = filesystem(entry)
             with storage_errors(entry, "list"):

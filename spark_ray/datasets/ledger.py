@@ -13,7 +13,7 @@ from typing import Any
 from spark_ray.core.errors import DatasetError
 from spark_ray.core.logging import get_logger
 from spark_ray.core.provenance import code_version, text_hash
-from spark_ray.core.schema import Clip, Record
+from spark_ray.core.schema import Clip, ModelInfo, Record
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import PARTS, RECIPE
@@ -22,6 +22,7 @@ log = get_logger(__name__)
 
 _COMMITTED = f"{PARTS}/committed"
 _ATTEMPTS = f"{PARTS}/attempts"
+_MODELS = f"{PARTS}/models"
 MAX_CRASHES = 2
 
 
@@ -153,19 +154,56 @@ class CrashGuard:
 
     def begin_unit(self, unit: Clip) -> bool:
         """Mark a unit as being decoded; False if it has killed `MAX_CRASHES` workers already."""
+        return self._begin(_unit_mark(unit))
+
+    def end_unit(self, unit: Clip) -> None:
+        self._end(_unit_mark(unit))
+
+    def begin_loading(self, actor: str) -> bool:
+        """Mark a model as being loaded; False if that has killed the actor `MAX_CRASHES` times."""
+        return self._begin(f"loading-{actor}")
+
+    def end_loading(self, actor: str) -> None:
+        self._end(f"loading-{actor}")
+
+    def _begin(self, mark: str) -> bool:
         for attempt in range(MAX_CRASHES):
-            if not self._marks.exists(self._mark(unit, attempt)):
-                self._marks.write(self._mark(unit, attempt), b"")
+            if not self._marks.exists(f"{mark}-{attempt}"):
+                self._marks.write(f"{mark}-{attempt}", b"")
                 return True
         return False
 
-    def end_unit(self, unit: Clip) -> None:
+    def _end(self, mark: str) -> None:
         for attempt in range(MAX_CRASHES):
-            self._marks.remove(self._mark(unit, attempt))
+            self._marks.remove(f"{mark}-{attempt}")
 
-    @staticmethod
-    def _mark(unit: Clip, attempt: int) -> str:
-        return f"unit-{text_hash(unit.clip_id)[:24]}-{attempt}"
+
+def _unit_mark(unit: Clip) -> str:
+    return f"unit-{text_hash(unit.clip_id)[:24]}"
+
+
+def check_model(version: Folder, stage: str, model: ModelInfo) -> None:
+    """Remember which weights a stage of this build asks; those that it began with must stay.
+
+    Raises:
+        DatasetError: other weights go by the same name now, e.g. since a model was promoted.
+    """
+    name = f"{_MODELS}/{stage}.json"
+    if not version.exists(name):
+        version.write(name, model.model_dump_json().encode())
+        return
+    began_with = ModelInfo.model_validate_json(version.read(name))
+    if began_with != model:
+        raise DatasetError(
+            f"{version.location}: this unfinished build was begun with other weights of the "
+            f"{stage} model {began_with.name} ({_identity(began_with)}, now {_identity(model)}); "
+            "name those by their own folder or version to resume it, or give another --version"
+        )
+
+
+def _identity(model: ModelInfo) -> str:
+    hash_ = (model.weights_hash or "unknown")[:12]
+    return f"revision {model.revision}, weights {hash_}" if model.revision else f"weights {hash_}"
 
 
 def dump_json(value: Mapping[str, Any]) -> bytes:

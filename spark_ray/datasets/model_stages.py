@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from spark_ray.core.errors import ModelFailed, WorkerCrashed
+import ray
+
+from spark_ray.core.errors import ModelError, ModelFailed, StorageUnavailable, WorkerCrashed
 from spark_ray.core.schema import Clip, ModelInfo, Step, check_storable
+from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
-from spark_ray.datasets.ledger import CrashGuard
+from spark_ray.datasets.ledger import MAX_CRASHES, CrashGuard, check_model
 from spark_ray.datasets.stages import rejected
 from spark_ray.models.captioning import build_captioner
 from spark_ray.models.protocols import Captioner
@@ -41,6 +44,7 @@ class ModelStage:
         self.name = name
         self.holds_weights = holds_weights
         self.guard: CrashGuard | None = None
+        self.version: Folder | None = None
         self._failures_in_a_row = 0
         self._column = column
         self._make = make
@@ -49,8 +53,17 @@ class ModelStage:
         self._model: ModelInfo | None = None
 
     def setup(self) -> None:
+        if self.guard is not None and not self.guard.begin_loading(_actor()):
+            raise ModelError(
+                f"{self.name}: the process died {MAX_CRASHES} times while it loaded the model; it "
+                "may need more memory than there is, or its files may be damaged"
+            )
         self._backend = self._make()
         self._model = self._backend.load()
+        if self.guard is not None:
+            self.guard.end_loading(_actor())
+        if self.version is not None and self._model is not None:
+            check_model(self.version, self.name, self._model)
 
     def process(self, clips: Iterable[Clip]) -> Iterator[Clip]:
         stream = iter(clips)
@@ -81,6 +94,8 @@ class ModelStage:
             answers = self._call(self._backend, clips)
             seconds = round((time.perf_counter() - started) / len(clips), 6)
             done = [self._answered(clip, answers.get(clip.clip_id), seconds) for clip in clips]
+        except StorageUnavailable:
+            raise  # it would make a reject of every clip that is left
         except Exception as error:  # noqa: BLE001 - any clip may break a model; the others go on
             if len(clips) > 1:
                 return [done for clip in clips for done in self._ask([clip])]
@@ -108,6 +123,11 @@ class ModelStage:
                 f"{self.name}: the model failed on {_MAX_FAILURES_IN_A_ROW} clips in a row, last "
                 f"with {type(error).__name__}: {error}; mend that and run the same command again"
             ) from error
+
+
+def _actor() -> str:
+    """Which actor this is, also after Ray has started it again."""
+    return str(ray.get_runtime_context().get_actor_id())
 
 
 def caption_stage(config: BuildConfig) -> ModelStage:

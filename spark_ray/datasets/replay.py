@@ -14,7 +14,7 @@ from typing import Any
 
 from spark_ray.core.errors import StorageError
 from spark_ray.core.progress import ProgressReport
-from spark_ray.core.storage import Folder
+from spark_ray.core.storage import Folder, absolute
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
 from spark_ray.datasets.build import (
     BuildResult,
@@ -59,7 +59,7 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
     Raises:
         DatasetError: there is no such dataset.
     """
-    parent = resolve_published(reference)
+    parent = resolve_published(absolute(reference))
     metadata = json.loads(parent.read(METADATA))
     clear_scaffold(parent, metadata)  # what a kill may have left of its build
     rejects = [json.loads(line) for line in parent.lines(REJECTS)]
@@ -73,7 +73,7 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
         **operational,
         output=dataset.location,
         version=version.location.rpartition("/")[2],
-    )
+    ).located()
     print(f"Replaying {len(rejects)} rejects of {parent.location} into {version.location}",
           file=sys.stderr)  # fmt: skip
     with ray_session(config):

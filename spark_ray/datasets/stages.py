@@ -30,7 +30,7 @@ from spark_ray.core.schema import (
     clips_to_table,
     table_to_clips,
 )
-from spark_ray.core.storage import Folder, is_remote, open_read
+from spark_ray.core.storage import Folder, is_remote, open_read, storage_errors
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import (
     audio_name,
@@ -181,7 +181,8 @@ class DecodeStage:
 
     def _decode(self, unit: Clip) -> Iterator[DecodedClip]:
         def decode() -> Iterator[DecodedClip]:
-            with open_read(unit.source_path) as file:
+            path = unit.source_path
+            with storage_errors(path, "read"), open_read(path) as file:
                 yield from decode_clips(file, Span(unit.start_s, unit.end_s), self._config)
 
         return iterate_with_deadline(decode, self._config.decode_timeout_s, "decoding one clip")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,9 +134,11 @@ def _download(name: str, url: str, file: Path) -> None:
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # The library writes straight to the final name; two workers at once would mix their bytes.
-        with FileLock(f"{file}.lock"):
-            whisper._download(url, str(file.parent), in_memory=False)
+        # The library writes straight to the final name, where another worker would take a half
+        # for the whole.
+        with FileLock(f"{file}.lock"), tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            if not file.exists():
+                Path(whisper._download(url, folder, in_memory=False)).replace(file)
     except (URLError, OSError, RuntimeError) as error:
         raise ModelError(
             f"transcription_model: Whisper {name} can't be downloaded ({error}); check the "

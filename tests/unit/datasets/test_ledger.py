@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from spark_ray.core.errors import DatasetError
-from spark_ray.core.schema import Clip
+from spark_ray.core.schema import Clip, ModelInfo
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import RECIPE
@@ -14,6 +14,7 @@ from spark_ray.datasets.ledger import (
     Outcome,
     Progress,
     Recipe,
+    check_model,
     check_recipe,
     commit_part,
     dump_json,
@@ -133,3 +134,21 @@ def test_a_new_run_tries_again(version: Folder) -> None:
     for _ in range(4):
         attempt(version, block, "killer")
     assert not CrashGuard(version, "another run").begin_block(block)
+
+
+def test_a_model_that_kills_its_actor_is_not_loaded_for_ever(version: Folder) -> None:
+    guard = CrashGuard(version, "run/caption")
+    assert [guard.begin_loading("one") for _ in range(3)] == [True, True, False]
+    assert guard.begin_loading("two"), "another actor may be on a node with more memory"
+    guard.end_loading("two")
+    assert guard.begin_loading("two")
+
+
+def test_a_build_asks_the_same_weights_to_its_end(version: Folder) -> None:
+    first = ModelInfo(name="models:/apotheon@champion", revision="3", weights_hash="ab" * 32)
+    check_model(version, "caption", first)
+    check_model(version, "caption", first)
+    with pytest.raises(DatasetError, match="other weights of the caption model") as caught:
+        check_model(version, "caption", first.model_copy(update={"revision": "4"}))
+    assert "revision 3" in str(caught.value)
+    assert "now revision 4" in str(caught.value)

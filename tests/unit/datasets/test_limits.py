@@ -203,6 +203,21 @@ def test_storage_that_fails_altogether_makes_no_rejects(
         list(decode.process([unit]))
 
 
+def test_credentials_that_expire_while_a_file_is_read_make_no_reject(
+    tmp_path: Path, odd_storage: pytest.MonkeyPatch
+) -> None:
+    def expire() -> bytes:
+        answer = Exception()
+        answer.response = {"Error": {"Code": "ExpiredToken"}}  # type: ignore[attr-defined]
+        raise PermissionError("The provided token has expired.") from answer
+
+    odd_storage.setattr(OddStorage, "read", staticmethod(expire))
+    decode = DecodeStage(config(), Folder(str(tmp_path / "v1")), "run", {})
+    unit = Clip(clip_id="u", video_id="v", unit_id="u", source_path="odd://share/a.mp4")
+    with pytest.raises(StorageUnavailable):
+        list(decode.process([unit]))
+
+
 def test_a_file_that_vanishes_before_it_is_decoded_is_a_reject(tmp_path: Path) -> None:
     write_video(tmp_path / "stays.mp4", pictures(10), Fraction(25))
     units = [

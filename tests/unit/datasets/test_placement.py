@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_ray.core.errors import ConfigError
+from spark_ray.core.errors import ConfigError, StorageUnavailable
 from spark_ray.core.schema import Caption, Clip, check_storable
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import _placement, _pools
@@ -94,13 +94,29 @@ def test_a_relative_output_inside_a_ray_job_is_refused(
 
 
 @pytest.mark.parametrize(
-    "address", ["s3://key:secret@bucket/x", "https://host/x?X-Amz-Signature=abc"]
+    "address",
+    [
+        "s3://key:secret@bucket/x",
+        "https://host/x?X-Amz-Signature=abc",
+        "https://secret@host/x",
+        "https://host/x?token=abc",
+        "abfs://box/x?sv=1&sig=abc",
+    ],
 )
 def test_an_address_that_holds_a_secret_is_refused_without_repeating_it(address: str) -> None:
-    with pytest.raises(ConfigError, match="holds a secret") as caught:
-        config().model_copy(update={"input": [address]}).located()
-    assert "secret@" not in str(caught.value)
-    assert "abc" not in str(caught.value)
+    for setting in ("input", "output", "captions_file", "caption_model", "transcription_model"):
+        value = [address] if setting == "input" else address
+        with pytest.raises(ConfigError, match="holds a secret") as caught:
+            config().model_copy(update={setting: value}).located()
+        assert "secret@" not in str(caught.value)
+        assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://raw/clip_?.mp4", "abfs://box@account/x", "s3://raw/me@home/x"]
+)
+def test_an_address_without_a_secret_is_taken(address: str) -> None:
+    config().model_copy(update={"input": [address]}).located()
 
 
 def test_half_a_surrogate_pair_is_found_before_it_is_stored() -> None:
@@ -131,3 +147,13 @@ def test_text_files_that_are_all_broken_are_rejects() -> None:
         Clip(clip_id=str(n), video_id=None, unit_id=str(n), source_path="x") for n in range(40)
     ]
     assert {clip.status for clip in stage.process(clips)} == {"rejected"}
+
+
+def test_an_outage_ends_the_build_and_makes_no_rejects() -> None:
+    def fail(*_: object) -> dict[str, Caption]:
+        raise StorageUnavailable("s3://raw/a.txt: the endpoint can't be reached")
+
+    stage = ModelStage("caption", "caption", lambda: None, fail, holds_weights=False)
+    clip = Clip(clip_id="a", video_id=None, unit_id="a", source_path="x")
+    with pytest.raises(StorageUnavailable):
+        list(stage.process([clip]))
