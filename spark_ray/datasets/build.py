@@ -278,11 +278,12 @@ def _pipeline(
     placement = _placement(config, pools, ray.cluster_resources())
     dataset: Dataset = ray.data.from_blocks(blocks)
     for pool, options in zip(pools, placement, strict=True):
-        where: dict[str, Any] = (
-            {"fn": StagePool, "fn_constructor_args": (pool.stages, pool.read)}
-            if pool.holds_weights
-            else {"fn": pool.run}
-        )
+        where: dict[str, Any] = {"fn": pool.run}
+        if pool.holds_weights:
+            where = {"fn": StagePool, "fn_constructor_args": (pool.stages, pool.read)}
+            # Where both ask for the same resources, Ray Data would decode in the model's own
+            # process, one after the other. It leaves alone what has a function like this.
+            where["ray_remote_args_fn"] = dict
         dataset = dataset.map_batches(
             **where, **options, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
         )

@@ -180,14 +180,19 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def decode_workers(root: psutil.Process) -> list[psutil.Process]:
-    """Ray's decoding actors among the descendants of a process, busy or not."""
+    """Ray's decoding workers among the descendants of a process, busy or not."""
+    return processes(root, "MapBatches", "MapWorker")
+
+
+def processes(root: psutil.Process, *words: str) -> list[psutil.Process]:
+    """Ray's processes among the descendants of one whose titles hold any of these words."""
     found = []
     for child in root.children(recursive=True):
         try:
             title = " ".join(child.cmdline())
         except psutil.Error:
             continue
-        if title.startswith("ray::") and ("MapBatches" in title or "MapWorker" in title):
+        if title.startswith("ray::") and any(word in title for word in words):
             found.append(child)
     return found
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,37 @@ def test_a_decoding_actor_is_killed(
 
     assert driver.returncode == 0, printed
     builds.assert_same(version, undisturbed["files"])
+
+
+def test_a_captioning_actor_and_then_the_driver_are_killed(
+    cluster: str,
+    videos: Path,
+    tmp_path: Path,
+    workers: psutil.Process,
+    tiny_checkpoint: Callable[[str], Path],
+) -> None:
+    """With a real model in an actor of its own, rows travel between three pools of workers."""
+    settings = {**FAN_OUT, "caption_backend": "blip", "caption_model": str(tiny_checkpoint("blip"))}
+    expected = builds.build(videos, tmp_path / "undisturbed" / "set", **settings)
+    assert all(line["meta"]["caption"] for line in builds.manifest(expected))
+
+    ended = "the end of the first build's captioner"
+    builds.wait_until(lambda: not builds.processes(workers, "MapWorker"), ended)
+
+    version = tmp_path / "set" / "v1"
+    command = builds.build_command(videos, tmp_path / "set", **settings)
+    driver = builds.start(command)
+    builds.wait_until(lambda: builds.parts(version), "a part", driver=driver)
+    captioners = builds.processes(workers, "MapWorker")
+    assert len(captioners) == 1
+    title = " ".join(captioners[0].cmdline())
+    assert "StagePool.run" not in title, "decoding should not wait for the model"
+    captioners[0].kill()
+    before = len(builds.parts(version))
+    builds.wait_until(lambda: len(builds.parts(version)) > before, "another part", driver=driver)
+    driver.kill()
+    driver.communicate()
+    assert not (version / "metadata.json").exists(), "killed too late to mean anything"
+
+    builds.assert_published(builds.run(command))
+    builds.assert_same(version, expected)
