@@ -31,15 +31,15 @@ def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
         # motions, which are learned in half the steps while there is nothing to hear.
         Stage(
             name="pictures",
-            epochs=36,
+            epochs=40,
             modalities=["text", "image"],
             batch_scale=4,
             part_rates={"vision": 0.5},
         ),
-        Stage(name="films", epochs=10, modalities=["text", "video"], part_rates={"vision": 0.5}),
+        Stage(name="films", epochs=12, modalities=["text", "video"], part_rates={"vision": 0.5}),
         Stage(
             name="clips",
-            epochs=9,
+            epochs=13,
             modalities=["text", "audio", "video"],
             part_rates={"vision": 0.2},
         ),
