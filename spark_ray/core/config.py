@@ -111,7 +111,7 @@ def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
         title = (owner.__doc__ or owner.__name__).strip().split("\n")[0].rstrip(".")
         group = parser.add_argument_group(title)
         for name in fields:
-            _add_flag(group, name, cls.model_fields[name])
+            add_flag(group, name, cls.model_fields[name])
     return parser
 
 
@@ -125,7 +125,8 @@ def _fields_by_owner(cls: type[JobConfig]) -> dict[type, list[str]]:
     return groups
 
 
-def _add_flag(group: Any, name: str, field: FieldInfo) -> None:
+def add_flag(group: Any, name: str, field: FieldInfo) -> None:
+    """Give a parser, or a group of one, the flag of a field."""
     flag = "--" + name.replace("_", "-")
     text = (field.description or "") + _default_text(field)
     kind = _plain_type(field.annotation)

@@ -70,6 +70,7 @@ from spark_ray.datasets.stages import (
     StagePool,
 )
 from spark_ray.datasets.units import UnitReader, group_units, place_tables, planned_units
+from spark_ray.models.caption_files import check_captions_file
 
 log = get_logger(__name__)
 
@@ -99,6 +100,8 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     recipe = check_recipe(version, config)
     # Made first, so that bad settings show before Ray starts.
     stages = [caption_stage(config), transcribe_stage(config)]
+    if config.captions_file is not None:
+        check_captions_file(config.captions_file)
     files = list_inputs(config.input) if recipe is None else []
     version.create()
     announce(config, version, resumed=recipe is not None)

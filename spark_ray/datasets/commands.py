@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from spark_ray.core.config import ArgumentParser
+from spark_ray.core.config import ArgumentParser, add_flag
 from spark_ray.datasets.config import OPERATIONAL, BuildConfig
 from spark_ray.datasets.layout import EXPORT_FORMATS, REJECTS, REPORT
 
@@ -33,9 +33,9 @@ def build(arguments: Sequence[str]) -> int:
 def replay(arguments: Sequence[str]) -> int:
     """`spark-ray data replay`."""
     parser = _parser("replay", "Try only the rejects again; publish the result as a new version.")
+    parser.argument_default = argparse.SUPPRESS  # what is not given stays as it was
     for name in sorted(OPERATIONAL - {"output", "version"}):
-        help_ = BuildConfig.model_fields[name].description
-        parser.add_argument("--" + name.replace("_", "-"), default=argparse.SUPPRESS, help=help_)
+        add_flag(parser, name, BuildConfig.model_fields[name])
     options = vars(parser.parse_args(arguments))
     dataset = options.pop("dataset")
     from spark_ray.datasets.replay import replay_rejects

@@ -127,6 +127,19 @@ def read_captions_file(uri: str) -> dict[str, list[TextAt]]:
     return by_key
 
 
+def check_captions_file(uri: str) -> None:
+    """See, before any work is done, that the file can be used.
+
+    Raises:
+        ConfigError: it can't.
+        StorageError: it can't be read.
+    """
+    try:
+        read_captions_file(uri)
+    except SidecarError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _rows(text: str, kind: str, uri: str) -> Iterator[tuple[str, Any]]:
     """Each row with a name for messages; JSON lines stay text, for `_keyed` to parse or refuse."""
     if kind in {".csv", ".tsv"}:

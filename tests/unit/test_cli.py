@@ -73,6 +73,7 @@ assert not heavy, f"{heavy} were imported"
         (["--input", "x", "--output", "y", "--caption-backend", "blop"], "blip, blip2, florence2"),
         (["--input", "x", "--output", "y", "--min-clip-s", "90"], "no clip can pass both"),
         (["--input", "x", "--output", "y", "--config", "none.yaml"], "none.yaml: can't read it"),
+        (["--input", "x", "--output", "y", "--captions-file", __file__], "must be a .jsonl"),
     ],
 )
 def test_wrong_usage_of_build_is_one_sentence_and_status_2(
