@@ -14,7 +14,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from spark_ray.cluster.jobs_api import cluster_errors, find_job
+from spark_ray.cluster.jobs_api import find_job
 from spark_ray.core.errors import ClusterError
 
 Answer = TypeVar("Answer")

@@ -197,11 +197,18 @@ def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     message = message.replace("a valid boolean, unable to interpret input", "true or false")
     if not path:
         return message
-    name = path[0]
+    name, inside = path[0], [part for part in path[1:] if _is_setting(part)]
     if detail["type"] == "missing":
+        if inside:
+            return f"{origins.get(name, name)}: {'.'.join(inside)} is required"
         return f"{name} is required: give --{name.replace('_', '-')} or set it in the YAML file"
     given = "" if detail["type"] == "value_error" else f", not {detail['input']!r}"
-    return f"{origins.get(name, name)}: {message}{given}"
+    return f"{'.'.join([origins.get(name, name), *inside])}: {message}{given}"
+
+
+def _is_setting(part: str) -> bool:
+    """Whether a part of an error's place names a setting; pydantic names members of unions too."""
+    return part.isidentifier() and part not in ("int", "str", "float", "bool", "list", "tuple")
 
 
 def exit_with(error: Exception, status: int) -> int:
