@@ -25,7 +25,7 @@ def connect(place: ClusterPlace) -> JobSubmissionClient:
     if place.ca_file is not None and not Path(place.ca_file).exists():
         raise ConfigError(f"ca_file: {place.ca_file} does not exist")
     logging.getLogger("ray.dashboard.modules").setLevel(logging.WARNING)
-    with cluster_errors(address), _only_address(address):
+    with cluster_errors(address), only_address(address):
         return JobSubmissionClient(address, verify=place.ca_file or True)
 
 
@@ -44,6 +44,13 @@ def find_job(client: JobSubmissionClient, job_id: str) -> JobDetails:
         f"{job_id}: {client.get_address()} knows no such job; "
         + (f"it knows {known}" if known else "it knows none")
     )
+
+
+def ray_version(client: JobSubmissionClient) -> str:
+    """The version of the cluster's Ray, which the client asked for when it connected."""
+    version = client._server_ray_version
+    assert version is not None
+    return version
 
 
 @contextmanager
@@ -75,7 +82,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _only_address(address: str) -> Iterator[None]:
+def only_address(address: str) -> Iterator[None]:
     """Have Ray take this address, whatever the environment says."""
     name = ADDRESS_VARIABLES[0]
     before = os.environ.get(name)
