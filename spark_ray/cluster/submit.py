@@ -128,9 +128,13 @@ def _take(base: Path, file: str, folder: Path) -> None:
             "relative path"
         )
     source = base / path
-    if not source.resolve().is_relative_to(base.resolve()) or not source.exists():
-        raise ConfigError(f"files: {file!r} does not exist in {base}")
-    size_bytes = sum(part.stat().st_size for part in [source, *source.rglob("*")] if part.is_file())
+    if not source.exists() or source.is_symlink():
+        raise ConfigError(f"files: {file!r} does not exist in {base}, or is a link")
+    size_bytes = 0
+    for part in [source, *source.rglob("*")]:
+        if not part.resolve().is_relative_to(base.resolve()):
+            raise ConfigError(f"files: {str(part.relative_to(base))!r} leads out of {base}")
+        size_bytes += part.stat().st_size if part.is_file() else 0
     if size_bytes > _MOST_BYTES:
         raise ConfigError(
             f"files: {file!r} has {size_bytes >> 20} MiB, more than the {_MOST_BYTES >> 20} MiB "
