@@ -16,6 +16,8 @@ MODULES = {
     "training": "benchmarks.training",
     "serving": "benchmarks.serving",
     "demo": "benchmarks.demo",
+    "nodes": "benchmarks.nodes",
+    "node-scale": "benchmarks.node_scale",
 }
 
 

@@ -66,6 +66,36 @@ COMMANDS = (
         "measure a trained model on clips that it has not seen",
     ),
     Command(
+        ("submit",),
+        "spark_ray.cluster.commands:submit",
+        "send a job to a cluster and follow it; Ctrl-C leaves it running",
+    ),
+    Command(
+        ("jobs", "list"),
+        "spark_ray.cluster.commands:list_jobs",
+        "list the jobs of a cluster",
+    ),
+    Command(
+        ("jobs", "logs"),
+        "spark_ray.cluster.commands:job_logs",
+        "print what a job wrote; --follow waits for its end",
+    ),
+    Command(
+        ("jobs", "stop"),
+        "spark_ray.cluster.commands:stop_job",
+        "stop a job",
+    ),
+    Command(
+        ("cluster", "render"),
+        "spark_ray.cluster.commands:render",
+        "write the files of a cluster: AWS, GCP, on-premise or KubeRay",
+    ),
+    Command(
+        ("doctor",),
+        "spark_ray.doctor.command:main",
+        "look at machine, cluster, storage, models and GPUs, and say what is wrong",
+    ),
+    Command(
         ("keys", "create"),
         "spark_ray.serving.commands:create_key",
         "make an API key of the server",

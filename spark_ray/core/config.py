@@ -193,17 +193,25 @@ def _read_yaml(file: str, cls: type[JobConfig]) -> dict[str, Any]:
 
 
 def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
-    path = [f"[{part}]" if isinstance(part, int) else str(part) for part in detail["loc"]]
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = message.replace("a valid boolean, unable to interpret input", "true or false")
-    if not path:
+    if not detail["loc"]:
         return message
-    name = path[0]
+    name, inside = str(detail["loc"][0]), "".join(map(_place, detail["loc"][1:]))
     if detail["type"] == "missing":
+        if inside:
+            return f"{origins.get(name, name)}{inside} is required"
         return f"{name} is required: give --{name.replace('_', '-')} or set it in the YAML file"
     given = "" if detail["type"] == "value_error" else f", not {detail['input']!r}"
-    inside = "".join(part if part.startswith("[") else f".{part}" for part in path[1:])
     return f"{origins.get(name, name)}{inside}: {message}{given}"
+
+
+def _place(part: int | str) -> str:
+    """A part of an error's place as the file has it; pydantic names members of unions too."""
+    if isinstance(part, int):
+        return f"[{part}]"
+    types = ("int", "str", "float", "bool", "list", "tuple")
+    return f".{part}" if part.isidentifier() and part not in types else ""
 
 
 def exit_with(error: Exception, status: int) -> int:

@@ -33,6 +33,10 @@ class ModelFailed(SparkRayError):
     """A model that was loaded well fails again and again."""
 
 
+class ClusterError(SparkRayError):
+    """A cluster can't be reached, refuses us, or doesn't know the job that was named."""
+
+
 class MissingDependency(SparkRayError):
     """An optional package is not installed."""
 

@@ -1,0 +1,30 @@
+# Nodes with NVIDIA GPUs; the driver is the host's, CUDA comes with PyTorch's packages.
+# From the top of the checkout:
+#     docker build --file cluster/images/gpu.Dockerfile --tag spark-ray:gpu .
+# `make install` is what tests run too: every package has the version that
+# requirements/constraints.txt pins.
+FROM python:3.11.13-slim-bookworm
+
+# g++ and make for DeepSpeed; the rest is what KubeRay's probes and `ray up` call.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends \
+        bash g++ make openssh-client openssl procps rsync wget \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 1000 --shell /bin/bash ray \
+    && install --directory --owner ray --group ray /opt/spark-ray /models
+
+WORKDIR /opt/spark-ray
+USER ray
+COPY --chown=ray Makefile pyproject.toml README.md LICENSE ./
+COPY --chown=ray requirements requirements
+COPY --chown=ray spark_ray spark_ray
+
+# PyPI's own build of PyTorch for Linux is the one with CUDA.
+RUN PIP_NO_CACHE_DIR=1 \
+    make install EXTRAS=models,train,serve,whisper,faster-whisper,s3,postgres
+
+ENV PATH=/opt/spark-ray/.venv/bin:$PATH \
+    HF_HOME=/models/huggingface \
+    RAY_USAGE_STATS_ENABLED=0 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility,video

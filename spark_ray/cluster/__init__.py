@@ -1,0 +1,1 @@
+"""Clusters that others run: files that make one, and jobs that are sent to one."""

@@ -1,0 +1,206 @@
+"""What an operator says about a cluster; every file for it is rendered from these few values."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from spark_ray.cluster.workload import Workload
+from spark_ray.core.config import JobConfig
+
+Provider = Literal["aws", "gcp", "on_premise", "kuberay"]
+
+# Kubernetes and GCP both want names that can be a part of a host name.
+Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
+# What ends up in shell lines of the nodes: nothing that a shell reads as more than a word.
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@=-]*$")]
+RemotePath = Annotated[str, Field(pattern=r"^(~|/[A-Za-z0-9._-]+)(/[A-Za-z0-9._-]+)*$")]
+
+
+class _Values(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class Images(_Values):
+    """Container images, built from cluster/images/; nodes with GPUs take the second."""
+
+    cpu: Word = "spark-ray:cpu"
+    gpu: Word = "spark-ray:gpu"
+
+
+class Head(_Values):
+    """The node of the scheduler, the dashboard and the drivers; tasks don't run on it."""
+
+    cpus: int = Field(4, ge=1)
+    memory_gib: int = Field(16, ge=2)
+    aws_machine: Word | None = Field(None, description="instance type, on aws")
+    gcp_machine: Word | None = Field(None, description="machine type, on gcp")
+
+
+class Workers(_Values):
+    """A group of equal nodes that come and go with the work."""
+
+    cpus: int = Field(ge=1)
+    memory_gib: int = Field(ge=1)
+    gpus: int = Field(0, ge=0, description="of each node")
+    gpu_type: Word | None = Field(
+        None, description="GCP's name of the accelerator where the machine type has none built in"
+    )
+    aws_machine: Word | None = Field(None, description="instance type, on aws")
+    gcp_machine: Word | None = Field(None, description="machine type, on gcp")
+    min_nodes: int = Field(0, ge=0)
+    max_nodes: int = Field(ge=0)
+    spot: bool = Field(
+        False, description="take cheap nodes that may vanish; every job goes on without them"
+    )
+
+    @model_validator(mode="after")
+    def _room_between(self) -> "Workers":
+        if self.min_nodes > self.max_nodes:
+            raise ValueError(
+                f"min_nodes={self.min_nodes} is more than max_nodes={self.max_nodes}; "
+                "no number of nodes is between them"
+            )
+        return self
+
+
+class Aws(_Values):
+    """Amazon EC2."""
+
+    region: Word = "eu-central-1"
+    instance_profile: Word | None = Field(
+        None, description="IAM instance profile of all nodes, for the buckets"
+    )
+
+
+class Gcp(_Values):
+    """Google Compute Engine."""
+
+    project: Word
+    region: Word = "europe-west4"
+    zone: Word = "europe-west4-a"
+    disk_image: Word = Field(
+        description="boot disk with Docker and, for GPUs, NVIDIA's driver: projects/…/images/…"
+    )
+
+
+class OnPremise(_Values):
+    """Machines of one kind that are reached over SSH and have Docker."""
+
+    head_host: Word
+    worker_hosts: list[Word] = Field(min_length=1)
+    ssh_private_key: RemotePath = Field("~/.ssh/id_ed25519", description="on this machine")
+
+
+class Kubernetes(_Values):
+    """Kubernetes with the KubeRay operator, version 1.5 or later."""
+
+    namespace: Name = "spark-ray"
+    operator_namespace: Name = Field("kuberay-system", description="where KubeRay itself runs")
+    client_namespaces: list[Name] = Field(
+        default_factory=list, description="whose pods may ask the models, submit jobs and scrape"
+    )
+    secret: Name | None = Field(
+        None, description="Secret whose entries become environment variables: AWS_… and the like"
+    )
+    storage_class: Word | None = Field(
+        None, description="of the model cache; it must allow ReadWriteMany"
+    )
+    model_cache_gib: int = Field(200, ge=1, description="of weights that all nodes share")
+    spot_label: Word | None = Field(
+        None,
+        pattern=r"^[^=]+=[^=]+$",
+        description="label=value of spot nodes, e.g. cloud.google.com/gke-spot=true",
+    )
+    tls: bool = Field(True, description="encrypt and authenticate what the nodes say to each other")
+    redis_address: Word | None = Field(
+        None,
+        description="host:port of the Redis that remembers the cluster's state while its head "
+        "restarts; unset: a small one is rendered too",
+    )
+    redis_image: Word = "redis:7.4-bookworm"
+
+
+class ClusterValues(JobConfig):
+    """Render the files of a Ray cluster from one small set of values.
+
+    Exit status: 0 rendered, 1 the files can't be written, 2 wrong values.
+    """
+
+    provider: Provider = Field(description="what the cluster runs on")
+    output: str = Field(
+        "cluster/rendered", min_length=1, description="folder that the files are written into"
+    )
+    name: Name = Field("spark-ray", description="of the cluster, and of all that belongs to it")
+    images: Images = Field(default_factory=Images, description="container images (cpu, gpu)")
+    head: Head = Field(
+        default_factory=Head, description="head node (cpus, memory_gib, aws_machine, gcp_machine)"
+    )
+    cpu_workers: Workers = Field(
+        default_factory=lambda: Workers(cpus=8, memory_gib=32, max_nodes=4),
+        description="nodes that decode; besides, min_nodes, max_nodes and spot",
+    )
+    gpu_workers: Workers | None = Field(
+        None, description="nodes that caption, train and serve; as cpu_workers, with gpus"
+    )
+    idle_timeout_s: int = Field(300, ge=60, description="then a node without work is given back")
+    ssh_user: Word = Field("ubuntu", description="of the nodes; aws, gcp and on_premise")
+    disk_gib: int = Field(200, ge=50, description="boot disk of each node; aws and gcp")
+    model_cache_nfs: Word | None = Field(
+        None,
+        pattern=r"^[^:]+:/.*$",
+        description="host:/folder over NFS that all nodes keep weights in; aws, gcp, on_premise",
+    )
+    env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(
+        default_factory=dict,
+        description="environment of all nodes; secrets belong into kubernetes.secret",
+    )
+    aws: Aws = Field(default_factory=Aws, description="region, instance_profile")
+    gcp: Gcp | None = Field(None, description="project, region, zone, disk_image")
+    on_premise: OnPremise | None = Field(
+        None, description="head_host, worker_hosts, ssh_private_key"
+    )
+    kubernetes: Kubernetes = Field(
+        default_factory=Kubernetes,
+        description="namespace, storage_class, spot_label, secret, tls, redis_address …",
+    )
+    workload: Workload | None = Field(
+        None, description="job (data build …) and settings of a RayJob; kuberay"
+    )
+    serve_config: str | None = Field(
+        None, description="a file such as serve_configs/gpu.yaml, for a RayService; kuberay"
+    )
+
+    @model_validator(mode="after")
+    def _provider_is_described(self) -> "ClusterValues":
+        if self.provider in ("gcp", "on_premise") and getattr(self, self.provider) is None:
+            raise ValueError(f"{self.provider}: describe it, since provider is {self.provider}")
+        if self.provider in ("aws", "gcp"):
+            for group in ("head", "cpu_workers", "gpu_workers"):
+                nodes = getattr(self, group)
+                if nodes is not None and getattr(nodes, f"{self.provider}_machine") is None:
+                    raise ValueError(
+                        f"{group}: provider {self.provider} needs a {self.provider}_machine"
+                    )
+        if self.provider == "kuberay" and not self.kubernetes.spot_label:
+            for group, nodes in self.worker_groups.items():
+                if nodes.spot:
+                    raise ValueError(
+                        f"{group}: spot needs kubernetes.spot_label, by which such nodes are known"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_what_they_say(self) -> "ClusterValues":
+        if self.cpu_workers.gpus:
+            raise ValueError("cpu_workers: gpus belong into gpu_workers")
+        if self.gpu_workers is not None and not self.gpu_workers.gpus:
+            raise ValueError("gpu_workers: gpus must be at least 1; leave the group out otherwise")
+        return self
+
+    @property
+    def worker_groups(self) -> dict[str, Workers]:
+        groups = {"cpu_workers": self.cpu_workers}
+        return groups if self.gpu_workers is None else {**groups, "gpu_workers": self.gpu_workers}
+
+    def image_for(self, workers: Workers) -> str:
+        return self.images.gpu if workers.gpus else self.images.cpu

@@ -1,0 +1,1 @@
+"""What may be wrong with a machine, a cluster or a place before a job finds out."""

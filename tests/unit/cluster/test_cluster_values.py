@@ -1,0 +1,98 @@
+"""The command that renders, the examples that it made, and what it says to wrong values."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from spark_ray.cli import main
+from spark_ray.cluster.render import render
+from spark_ray.cluster.values import ClusterValues
+from spark_ray.core.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+PROVIDERS = ("aws", "gcp", "on_premise", "kuberay")
+
+
+def given(**changes: Any) -> dict[str, Any]:
+    return {**yaml.safe_load((ROOT / "cluster" / "values.yaml").read_text()), **changes}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_examples_are_what_the_command_writes(
+    provider: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(ROOT)
+    values = ("--config", "cluster/values.yaml", "--provider", provider)
+    assert main(["cluster", "render", *values, "--output", str(tmp_path / "files")]) == 0
+
+    examples = ROOT / "cluster" / "examples" / provider
+    written = {path.name: path.read_text() for path in (tmp_path / "files").iterdir()}
+    assert written == {path.name: path.read_text() for path in examples.iterdir()}
+    assert f"rendered {len(written)} files for {provider}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"provider": "azure"}, "provider: should be 'aws', 'gcp', 'on_premise' or 'kuberay'"),
+        ({"provider": "gcp", "gcp": None}, "gcp: describe it, since provider is gcp"),
+        ({"provider": "aws", "head": {}}, "head: provider aws needs a aws_machine"),
+        (
+            {"cpu_workers": {"cpus": 4, "memory_gib": 8, "min_nodes": 3, "max_nodes": 2}},
+            "min_nodes=3 is more than max_nodes=2",
+        ),
+        ({"cpu_workers": {"cpus": 4}}, "cpu_workers.memory_gib is required"),
+        (
+            {"cpu_workers": {"cpus": 4, "memory_gib": 8, "max_nodes": 2, "gpus": 1}},
+            "cpu_workers: gpus belong into gpu_workers",
+        ),
+        (
+            {"gpu_workers": {"cpus": 4, "memory_gib": 8, "max_nodes": 2}},
+            "gpu_workers: gpus must be at least 1",
+        ),
+        ({"kubernetes": {}}, "cpu_workers: spot needs kubernetes.spot_label"),
+        ({"kubernetes": {"spot_lable": "a=b"}}, "kubernetes.spot_lable: "),
+        ({"name": "Spark Ray"}, "name: String should match pattern"),
+        ({"images": {"cpu": "x; rm -rf /"}}, "images.cpu: String should match pattern"),
+        ({"env": {"A-B": "1"}}, "env: String should match pattern"),
+        ({"workload": {"job": "data bild"}}, "choose one of: data build, evaluate, train apotheon"),
+        (
+            {"workload": {"job": "data build", "settings": {"input": ["s3://x"], "output": "y"}}},
+            "output: 'y' would lie with the job's files",
+        ),
+        (
+            {"workload": {"job": "evaluate", "settings": {"model": "m", "dataset": "s3://d"}}},
+            "output_dir: None would lie with the job's files",
+        ),
+    ],
+)
+def test_wrong_values_are_one_sentence(changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        ClusterValues.from_values(**given(**changes))
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_goes_into_shell_lines_is_quoted() -> None:
+    values = ClusterValues.from_values(**given(provider="aws", env={"NOTE": "a b; $(reboot)"}))
+    (file,) = render(values).values()
+    options = yaml.safe_load(file)["docker"]["run_options"]
+    (option,) = [option for option in options if "NOTE" in option]
+    printed = subprocess.run(
+        f"printf '%s|' {option}", shell=True, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout == "--env|NOTE=a b; $(reboot)|"
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert main(["cluster", "render", "--provider", "kuberay", "--output", f"{tmp_path}/file"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file: this folder can't be made")
