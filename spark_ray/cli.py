@@ -17,6 +17,7 @@ from spark_ray.core.errors import (
     SparkRayError,
 )
 from spark_ray.core.logging import configure_logging
+from spark_ray.monitoring.logs import job_ids
 
 FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(function: str, arguments: Sequence[str]) -> int:
     """Call `module:function` and turn its errors into one sentence and an exit status."""
-    configure_logging()
+    configure_logging(ids=job_ids)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does later
     module, _, name = function.partition(":")

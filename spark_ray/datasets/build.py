@@ -72,6 +72,7 @@ from spark_ray.datasets.stages import (
     Stage,
     StagePool,
 )
+from spark_ray.monitoring.metrics import UNITS_WAITING
 
 log = get_logger(__name__)
 
@@ -258,7 +259,7 @@ def run_units(config: BuildConfig, version: Folder, models: Sequence[ModelStage]
     blocks = list(_tables(group_units(missing, decoders, are_done[False])))
     dataset = _pipeline(config, version, blocks, models, done.committed_rows())
     with ProgressReport("Building", are_done[False], "units") as progress:
-        _consume(dataset, progress)
+        _consume(dataset, progress, dataset_name(config.output), are_done[False])
 
 
 def _tables(groups: Iterator[list[Clip]]) -> Iterator[pa.Table]:
@@ -348,8 +349,9 @@ def _placement(
     return placement
 
 
-def _consume(dataset: Dataset, progress: ProgressReport) -> None:
+def _consume(dataset: Dataset, progress: ProgressReport, name: str, waiting: int) -> None:
     statuses: Counter[str] = Counter()
+    UNITS_WAITING.set(waiting, dataset=name)
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         table = cast(pa.Table, batch)
         statuses.update(table["status"].to_pylist())
@@ -357,6 +359,8 @@ def _consume(dataset: Dataset, progress: ProgressReport) -> None:
             raise _reason(table)
         units = sum(size is not None for size in table["unit_size"].to_pylist())
         progress.advance(units, _note(statuses))
+        waiting -= units
+        UNITS_WAITING.set(waiting, dataset=name)
 
 
 def _reason(table: pa.Table) -> SparkRayError:

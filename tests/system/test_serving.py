@@ -358,7 +358,7 @@ def test_keys_decide_who_may_do_what(server: str, keys: KeyStore, folder: Path) 
     keys.revoke(key.id)
     refused(client_of(server, text).get("/v1/models"), 401, "invalid_api_key")
     with client_of(server, secret(keys, "admin")) as operator:
-        assert "sparkray_http_requests_total" in operator.get("/metrics").text
+        assert "spark_ray_http_requests_total" in operator.get("/metrics").text
 
 
 def test_a_promoted_version_takes_over_without_a_lost_request(
