@@ -82,6 +82,11 @@ COMMANDS = (
         "revoke an API key of the server",
     ),
     Command(
+        ("monitoring", "render"),
+        "spark_ray.monitoring.commands:render",
+        "write scrape rules, alerts and dashboards for Prometheus and Grafana",
+    ),
+    Command(
         ("demo",),
         "spark_ray.demo.command:main",
         "the whole loop on clips that the demo draws itself",
@@ -134,7 +139,7 @@ def _no_command(words: Sequence[str]) -> int:
     group = [word for word in words if not word.startswith("-")][:1]
     known = {command.words[0] for command in COMMANDS}
     chosen = [c for c in COMMANDS if not group or group[0] not in known or c.words[0] == group[0]]
-    lines = [f"  spark-ray {' '.join(c.words):<14} {c.help}" for c in chosen]
+    lines = [f"  spark-ray {' '.join(c.words):<17} {c.help}" for c in chosen]
     text = "\n".join(
         [
             "usage: spark-ray COMMAND [settings]",

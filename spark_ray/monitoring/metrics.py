@@ -9,7 +9,6 @@ of time is wanted, a counter of seconds stands beside it.
 """
 
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 PREFIX = "spark_ray_"
@@ -172,13 +171,16 @@ def declared() -> list[Metric]:
 
 def observe_call(model: str, task: str, clips: int, seconds: float) -> None:
     """Record one call of a model about so many clips."""
-    # Eight series up to 128 clips, whatever sizes come.
-    size = str(1 << max(0, clips - 1).bit_length())
-    MODEL_SECONDS.observe(seconds, model=model, task=task, batch_size=size)
+    MODEL_SECONDS.observe(seconds, model=model, task=task, batch_size=batch_label(clips))
     MODEL_CLIPS.inc(clips, model=model, task=task)
 
 
-def series(metric: Metric) -> Iterable[str]:
+def batch_label(clips: int) -> str:
+    """A batch size as a label: eight series up to 128 clips, whatever sizes come."""
+    return str(1 << max(0, clips - 1).bit_length())
+
+
+def series(metric: Metric) -> list[str]:
     """The names that a metric has in Prometheus."""
     if isinstance(metric, Histogram):
         return [f"{metric.exported}_{part}" for part in ("bucket", "count", "sum")]
