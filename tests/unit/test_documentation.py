@@ -1,7 +1,7 @@
 """What the documentation tells people to type is what the commands understand.
 
-Every `spark-ray …` line goes through the command's own parser and configuration class, so that a flag
-that was renamed, or a choice that is gone, fails here.
+Every `spark-ray …` line goes through the command's own parser and configuration class, so that a
+flag that was renamed, or a choice that is gone, fails here.
 """
 
 import ast
@@ -40,13 +40,13 @@ def blocks(page: Path, language: str) -> Iterator[str]:
 
 
 def lines(language: str = "sh") -> list[Line]:
-    found = []
-    for page in PAGES:
-        for block in blocks(page, language):
-            for text in block.replace("\\\n", " ").splitlines():
-                if text.strip() and not text.lstrip().startswith("#"):
-                    found.append(Line(str(page.relative_to(ROOT)), text.strip()))
-    return found
+    return [
+        Line(str(page.relative_to(ROOT)), text.strip())
+        for page in PAGES
+        for block in blocks(page, language)
+        for text in block.replace("\\\n", " ").splitlines()
+        if text.strip() and not text.lstrip().startswith("#")
+    ]
 
 
 class Understood(BaseException):
@@ -184,9 +184,8 @@ def test_links_and_names_of_files_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
-    for name in re.findall(
-        r"`((?:jobs|serve_configs|tests|benchmarks|spark_ray)/[\w/*.-]*)`", text
-    ):
+    folders = "jobs|serve_configs|tests|benchmarks|spark_ray|notebooks|monitoring"
+    for name in re.findall(rf"`((?:{folders})/[\w/*.-]*)`", text):
         assert list(ROOT.glob(name.rstrip("/"))), name
 
 
@@ -202,5 +201,5 @@ def test_settings_in_the_text_are_settings(page: Path) -> None:
         known |= {f"--{field.replace('_', '-')}" for field in fields}
         known |= {f"--no-{field.replace('_', '-')}" for field in fields}
     for code in re.findall(r"`([^`\n]+)`", _FENCE.sub("", page.read_text())):
-        if code.startswith("--") or code.startswith("spark-ray"):
+        if code.startswith(("--", "spark-ray")):
             assert set(re.findall(r"--[a-z][a-z-]+", code)) <= known, code
