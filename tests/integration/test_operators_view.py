@@ -7,7 +7,7 @@ import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import builds
@@ -15,6 +15,8 @@ import pytest
 import yaml
 from scraping import metrics_address, scrape, total
 
+from spark_ray.core.schema import Caption, Clip, ModelInfo
+from spark_ray.datasets.model_stages import ModelStage
 from spark_ray.monitoring.dashboards import boards
 from spark_ray.monitoring.files import monitoring_files
 
@@ -74,6 +76,40 @@ def test_a_build_is_counted_by_status_stage_and_reason(watched: str) -> None:
         ),
         "a queue that is empty",
     )
+
+
+class Parrot:
+    """A captioner that says the same of everything."""
+
+    def load(self) -> ModelInfo:
+        return ModelInfo(name="parrot")
+
+    def caption(self, clips: Sequence[Clip]) -> dict[str, Caption]:
+        return {clip.clip_id: Caption(text="a bird") for clip in clips}
+
+
+def test_calls_of_a_model_are_timed_by_size(cluster: str) -> None:
+    stage = ModelStage(
+        "caption",
+        "caption",
+        Parrot,
+        lambda parrot, clips: parrot.caption(clips),
+        holds_weights=True,
+        backend_name="parrot",
+    )
+    stage.setup()
+    clips = [
+        Clip(clip_id=f"a-{number}", video_id="a", unit_id="a", source_path="a")
+        for number in "12345"
+    ]
+    assert {clip.caption.text for clip in stage.process(clips) if clip.caption} == {"a bird"}
+
+    def seen() -> tuple[float, float]:
+        samples, which = scrape(), {"model": "parrot", "task": "caption"}
+        calls = total(samples, f"{PREFIX}model_seconds_count", **which, batch_size="8")
+        return calls, total(samples, f"{PREFIX}model_clips_total", **which)
+
+    builds.wait_until(lambda: seen() == (1.0, 5.0), "one call about five clips")
 
 
 @pytest.fixture

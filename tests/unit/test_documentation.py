@@ -9,6 +9,8 @@ import importlib
 import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,8 @@ from packaging.requirements import Requirement
 
 from spark_ray import cli
 from spark_ray.core.config import ArgumentParser, JobConfig
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.monitoring.metrics import declared
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -158,6 +162,26 @@ def test_a_wrong_command_is_not(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(BaseException) as failure:
             understand(shlex.split(wrong))
         assert not isinstance(failure.value, Understood)
+
+
+def test_the_site_is_made_without_a_warning_and_has_what_the_code_says(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = {path.stem: path.read_text() for path in (tmp_path / "reference").glob("*.html")}
+    for command in cli.COMMANDS:
+        assert f"spark-ray {' '.join(command.words)}" in made["commands"]
+    for field in BuildConfig.model_fields:
+        assert f"--{field.replace('_', '-')}" in made["commands"]
+    for metric in declared():
+        assert metric.exported in made["metrics"]
+    assert "Build or resume one dataset version" in made["python"]
+    assert "<!--" not in made["metrics"].partition("<article")[2].partition("</article>")[0]
 
 
 def test_every_command_is_documented() -> None:
