@@ -98,10 +98,8 @@ def test_calls_of_a_model_are_timed_by_size(cluster: str) -> None:
         backend_name="parrot",
     )
     stage.setup()
-    clips = [
-        Clip(clip_id=f"a-{number}", video_id="a", unit_id="a", source_path="a")
-        for number in "12345"
-    ]
+    ids = [f"a-{number}" for number in range(5)]
+    clips = [Clip(clip_id=i, video_id="a", unit_id="a", source_path="a") for i in ids]
     assert {clip.caption.text for clip in stage.process(clips) if clip.caption} == {"a bird"}
 
     def seen() -> tuple[float, float]:
