@@ -130,7 +130,11 @@ TRAIN_SKIPPED = Counter(
 )
 TRAIN_SAMPLES = Counter("train_samples_total", "clips that steps learned from", ("run",))
 TRAIN_TOKENS = Counter("train_tokens_total", "tokens of media and texts, no padding", ("run",))
-TRAIN_LOSS = Gauge("train_loss", "loss of the last step, by head", ("run", "head"))
+TRAIN_LOSS = Gauge(
+    "train_loss",
+    "loss of the last step, by head; 'validation' is that of the last validation",
+    ("run", "head"),
+)
 TRAIN_STEP_SECONDS = Histogram("train_step_seconds", "seconds of one optimizer step", ("run",))
 TRAIN_DATA_WAIT = Gauge(
     "train_data_wait_ratio", "part of the last step in which a rank waited for data",

@@ -23,6 +23,11 @@ def report_step(run: str, rank: int, device: str, record: StepRecord) -> None:
         metrics.TRAIN_LOSS.set(loss, run=run, head=head.removesuffix("_loss"))
 
 
+def report_validation(run: str, loss: float) -> None:
+    """Record the mean loss of the validation split."""
+    metrics.TRAIN_LOSS.set(loss, run=run, head="validation")
+
+
 def report_checkpoint(run: str, seconds: float) -> None:
     """Record how long training stood still for a checkpoint."""
     metrics.CHECKPOINT_SECONDS.observe(seconds, run=run)

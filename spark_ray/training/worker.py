@@ -36,7 +36,7 @@ from spark_ray.training.state import (
     require_space,
     save_rng,
 )
-from spark_ray.training.telemetry import report_checkpoint, report_step
+from spark_ray.training.telemetry import report_checkpoint, report_step, report_validation
 
 log = get_logger(__name__)
 
@@ -232,6 +232,7 @@ class Worker:
         self.state.metrics |= losses
         if self.rank == 0:
             self.job.board.validated.remote(self.state.step, losses)
+            report_validation(self.name, means[0])
         self._checkpoint_if_due(engine)
 
     def _tell(self, segment: Segment, record: StepRecord) -> None:
