@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := requirements/constraints.txt
-EXTRAS := models,train,serve,whisper,faster-whisper,s3,demo,dev
+EXTRAS := models,train,serve,whisper,faster-whisper,s3,demo,monitoring,docs,notebooks,dev
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -11,7 +11,7 @@ DEMO_ARGS ?=
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test bench lint format install clean
+.PHONY: demo test bench docs lint format install clean
 
 demo: $(INSTALLED)
 	$(BIN)/spark-ray demo $(DEMO_ARGS)
@@ -21,6 +21,10 @@ test: lint
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -46,4 +50,4 @@ $(INSTALLED): pyproject.toml requirements/no-deps.txt $(CONSTRAINTS)
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) demo site build dist *.egg-info

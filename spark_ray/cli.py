@@ -17,6 +17,7 @@ from spark_ray.core.errors import (
     SparkRayError,
 )
 from spark_ray.core.logging import configure_logging
+from spark_ray.monitoring.logs import job_ids
 
 FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -111,6 +112,11 @@ COMMANDS = (
         "revoke an API key of the server",
     ),
     Command(
+        ("monitoring", "render"),
+        "spark_ray.monitoring.commands:render",
+        "write scrape rules, alerts and dashboards for Prometheus and Grafana",
+    ),
+    Command(
         ("demo",),
         "spark_ray.demo.command:main",
         "the whole loop on clips that the demo draws itself",
@@ -132,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(function: str, arguments: Sequence[str]) -> int:
     """Call `module:function` and turn its errors into one sentence and an exit status."""
-    configure_logging()
+    configure_logging(ids=job_ids)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does later
     module, _, name = function.partition(":")
@@ -163,7 +169,7 @@ def _no_command(words: Sequence[str]) -> int:
     group = [word for word in words if not word.startswith("-")][:1]
     known = {command.words[0] for command in COMMANDS}
     chosen = [c for c in COMMANDS if not group or group[0] not in known or c.words[0] == group[0]]
-    lines = [f"  spark-ray {' '.join(c.words):<14} {c.help}" for c in chosen]
+    lines = [f"  spark-ray {' '.join(c.words):<17} {c.help}" for c in chosen]
     text = "\n".join(
         [
             "usage: spark-ray COMMAND [settings]",

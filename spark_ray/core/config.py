@@ -107,7 +107,7 @@ def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", metavar="FILE", help="YAML file, local or s3://, with any of these settings"
     )
-    for owner, fields in _fields_by_owner(cls).items():
+    for owner, fields in fields_by_owner(cls).items():
         title = (owner.__doc__ or owner.__name__).strip().split("\n")[0].rstrip(".")
         group = parser.add_argument_group(title)
         for name in fields:
@@ -115,7 +115,7 @@ def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _fields_by_owner(cls: type[JobConfig]) -> dict[type, list[str]]:
+def fields_by_owner(cls: type[BaseModel]) -> dict[type, list[str]]:
     """Fields under the class that declares them, so that `--help` is grouped by room."""
     groups: dict[type, list[str]] = {}
     for owner in cls.__mro__:

@@ -3,15 +3,27 @@
 import logging
 import os
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import structlog
 
 
-def configure_logging(level: str | None = None) -> None:
-    """Send our logs to standard error. `SPARK_RAY_LOG_LEVEL` (default WARNING) sets how much."""
+def configure_logging(
+    level: str | None = None, ids: Callable[[], Mapping[str, str]] | None = None
+) -> None:
+    """Send our logs to standard error. `SPARK_RAY_LOG_LEVEL` (default WARNING) sets how much.
+
+    `ids` is asked at every line for what the line belongs to, such as a job or a request.
+    """
     name = (level or os.environ.get("SPARK_RAY_LOG_LEVEL") or "WARNING").upper()
+
+    def add_ids(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+        return {**ids(), **event} if ids is not None else event
+
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_ids,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso"),

@@ -71,6 +71,7 @@ from spark_ray.datasets.stages import (
 )
 from spark_ray.datasets.units import UnitReader, group_units, place_tables, planned_units
 from spark_ray.models.caption_files import check_captions_file
+from spark_ray.monitoring.metrics import UNITS_WAITING
 
 log = get_logger(__name__)
 
@@ -259,7 +260,7 @@ def run_units(config: BuildConfig, version: Folder, models: Sequence[ModelStage]
         print(f"  loading      the models that {' and '.join(loading)}; clips come after that",
               file=sys.stderr)  # fmt: skip
     with ProgressReport("Building", are_done[False], "units") as progress:
-        _consume(dataset, progress)
+        _consume(dataset, progress, dataset_name(config.output), are_done[False])
 
 
 def _pipeline(
@@ -338,8 +339,9 @@ def _placement(
     return placement
 
 
-def _consume(dataset: Dataset, progress: ProgressReport) -> None:
+def _consume(dataset: Dataset, progress: ProgressReport, name: str, waiting: int) -> None:
     statuses: Counter[str] = Counter()
+    UNITS_WAITING.set(waiting, dataset=name)
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         table = cast(pa.Table, batch)
         statuses.update(table["status"].to_pylist())
@@ -347,6 +349,8 @@ def _consume(dataset: Dataset, progress: ProgressReport) -> None:
             raise _reason(table)
         units = sum(size is not None for size in table["unit_size"].to_pylist())
         progress.advance(units, _note(statuses))
+        waiting -= units
+        UNITS_WAITING.set(waiting, dataset=name)
 
 
 def _reason(table: pa.Table) -> SparkRayError:

@@ -17,6 +17,7 @@ from spark_ray.models.captioning import build_captioner
 from spark_ray.models.protocols import Captioner
 from spark_ray.models.sidecar_files import is_named_subtitles
 from spark_ray.models.transcription import build_transcriber
+from spark_ray.monitoring.metrics import observe_call
 
 _CLIPS_PER_CALL = 16
 _MAX_FAILURES_IN_A_ROW = 16
@@ -30,6 +31,7 @@ class ModelStage:
         make: builds the backend; called in the actor.
         call: asks a loaded backend about clips; answers by clip id.
         holds_weights: whether the backend does.
+        backend_name: of the backend, for metrics; unset means that of the stage.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class ModelStage:
         call: Callable[[Any, list[Clip]], Mapping[str, Any]],
         *,
         holds_weights: bool,
+        backend_name: str | None = None,
     ) -> None:
         self.name = name
+        self._backend_name = backend_name or name
         self.holds_weights = holds_weights
         self.guard: CrashGuard | None = None
         self.version: Folder | None = None
@@ -92,7 +96,8 @@ class ModelStage:
         started = time.perf_counter()
         try:
             answers = self._call(self._backend, clips)
-            seconds = round((time.perf_counter() - started) / len(clips), 6)
+            call_s = time.perf_counter() - started
+            seconds = round(call_s / len(clips), 6)
             done = [self._answered(clip, answers.get(clip.clip_id), seconds) for clip in clips]
         except StorageUnavailable:
             raise  # it would make a reject of every clip that is left
@@ -104,6 +109,8 @@ class ModelStage:
         unknown = set(answers) - {clip.clip_id for clip in clips}
         assert not unknown, f"{self.name} answered about clips that it was not given: {unknown}"
         self._failures_in_a_row = 0
+        if self._model is not None:
+            observe_call(self._backend_name, self.name, len(clips), call_s)
         return done
 
     def _answered(self, clip: Clip, answer: Any, seconds: float) -> Clip:
@@ -145,6 +152,7 @@ def caption_stage(config: BuildConfig) -> ModelStage:
         lambda: build_captioner(config),
         call,
         holds_weights=build_captioner(config).uses_accelerator,
+        backend_name=config.caption_backend,
     )
 
 
@@ -160,4 +168,5 @@ def transcribe_stage(config: BuildConfig) -> ModelStage:
         lambda: build_transcriber(config),
         lambda backend, clips: backend.transcribe(clips),
         holds_weights=build_transcriber(config).uses_accelerator,
+        backend_name=config.transcription_backend,
     )

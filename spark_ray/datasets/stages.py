@@ -5,6 +5,7 @@ kept by the rows themselves: a stage may reorder, merge or split them, and never
 A row that is not `ok` passes through untouched.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -19,6 +20,7 @@ from spark_ray.core.errors import (
     StorageUnavailable,
     WorkerCrashed,
 )
+from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.core.provenance import code_version
 from spark_ray.core.schema import (
     Clip,
@@ -40,8 +42,12 @@ from spark_ray.datasets.layout import (
     reject_line,
 )
 from spark_ray.datasets.ledger import CrashGuard, Outcome, commit_part
+from spark_ray.datasets.telemetry import count_committed
 from spark_ray.media.deadline import iterate_with_deadline
 from spark_ray.media.decode import DecodedClip, Span, decode_clips
+from spark_ray.monitoring.logs import job_ids
+
+log = get_logger(__name__)
 
 _UPLOAD_THREADS = 16
 _TABLE_BYTES = 32 << 20
@@ -74,6 +80,7 @@ class StagePool:
         self.stages = stages
         self.read = read
         self.key = uuid4().hex
+        self._ids = job_ids()  # of the driver, which makes the pool
         self._ready = False
 
     @property
@@ -97,6 +104,7 @@ class StagePool:
 
     def _setup(self) -> None:
         if not self._ready:
+            configure_logging(ids=lambda: self._ids)
             # Ray places one worker a core; OpenCV would start a thread for every core in each.
             cv2.setNumThreads(1)
             for stage in self.stages:
@@ -218,6 +226,7 @@ def _decoded_row(unit: Clip, decoded: DecodedClip) -> Clip:
 
 def rejected(clip: Clip, stage: str, error: Exception) -> Clip:
     """The row as a reject: bytes go, what is known of it stays."""
+    log.info("rejected", clip=clip.clip_id, stage=stage, error=type(error).__name__)
     reject = Reject(
         stage=stage, error=type(error).__name__, message=str(error), attempt=clip.attempt
     )
@@ -254,16 +263,21 @@ class CommitStage:
     def process(self, clips: Iterable[Clip]) -> Iterator[Clip]:
         rows: list[Clip] = []
         outcomes: list[Outcome] = []
+        seconds = 0.0
         for clip in clips:
             if clip.status == "aborted":
                 yield clip
                 continue
+            started = time.perf_counter()
             if clip.status == "ok":
                 self._store_assets(clip)
             outcomes.append(self._outcome(clip))
             rows.append(clip.model_copy(update={"frames": [], "audio": None}))
+            seconds += time.perf_counter() - started
         if outcomes:
+            started = time.perf_counter()
             commit_part(self._version, outcomes)
+            count_committed(rows, seconds + time.perf_counter() - started)
         yield from rows
 
     def _store_assets(self, clip: Clip) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from spark_ray.core.errors import NotAVideo
+from spark_ray.core.logging import configure_logging
 from spark_ray.core.provenance import VIDEO_ID_CHARS
 from spark_ray.core.schema import Clip, FrameSample, clip_id
 from spark_ray.core.storage import open_read, read_bytes
@@ -13,6 +14,7 @@ from spark_ray.datasets.config import BuildConfig
 from spark_ray.media.deadline import iterate_with_deadline
 from spark_ray.media.decode import Span, decode_clips
 from spark_ray.media.single_files import read_picture, read_sound
+from spark_ray.monitoring.logs import serve_ids
 from spark_ray.serving.messages import Decoded, MediaFile
 from spark_ray.serving.settings import RequestLimits
 
@@ -90,6 +92,7 @@ class Decoder:
     """Decodes a file at a time in each of its threads."""
 
     def __init__(self, settings: dict[str, object], limits: RequestLimits, threads: int) -> None:
+        configure_logging(ids=serve_ids)
         self._settings, self._limits = settings, limits
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 

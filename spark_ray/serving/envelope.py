@@ -10,10 +10,11 @@ import secrets
 import time
 from typing import Any
 
-from ray.util.metrics import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from spark_ray.core.logging import get_logger
+from spark_ray.monitoring.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS
 from spark_ray.serving.errors import ApiError, body, too_large
 from spark_ray.serving.settings import RequestLimits
 
@@ -21,7 +22,6 @@ log = get_logger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _FORM_BYTES = 64 << 10  # of a form's fields and boundaries, besides the file
-_BOUNDARIES_S = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
 
 
 class Envelope:
@@ -29,13 +29,6 @@ class Envelope:
 
     def __init__(self, app: ASGIApp, limits: RequestLimits) -> None:
         self._app, self._limits = app, limits
-        tags = ("method", "route", "status")
-        self._requests = Counter(
-            "sparkray_http_requests_total", "requests by route and status", tags
-        )
-        self._seconds = Histogram(
-            "sparkray_http_request_seconds", "until the last byte", _BOUNDARIES_S, tags
-        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +55,8 @@ class Envelope:
 
         try:
             bounded = _Bounded(receive, headers, self._limits)
-            await self._app(scope, bounded, send_with_id)
+            with bound_contextvars(request_id=request_id):
+                await self._app(scope, bounded, send_with_id)
         except ApiError as error:
             if status:
                 raise  # the answer has begun; all that is left is to break it off
@@ -80,8 +74,8 @@ class Envelope:
                 "route": getattr(route, "path", "unknown"),
                 "status": str(status or 499),
             }
-            self._requests.inc(tags=tags)
-            self._seconds.observe(time.perf_counter() - started, tags=tags)
+            HTTP_REQUESTS.inc(**tags)
+            HTTP_REQUEST_SECONDS.observe(time.perf_counter() - started, **tags)
 
 
 class _Bounded:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from spark_ray import __version__
 from spark_ray.core.errors import SparkRayError
 from spark_ray.core.logging import configure_logging
+from spark_ray.monitoring.logs import serve_ids
 from spark_ray.serving.envelope import Envelope, headers_of
 from spark_ray.serving.errors import ApiError, as_api_error, body
 from spark_ray.serving.routes import assets, inference, jobs, openai, system
@@ -83,7 +84,7 @@ class Gateway:
         search: Any,
         keeper: Any,
     ) -> None:
-        configure_logging()
+        configure_logging(ids=serve_ids)
         self._keeper = keeper  # bound so that it belongs to the application; it is never called
         self._services = Services(settings, Handles(decoder, models, search))
 

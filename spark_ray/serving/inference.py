@@ -21,12 +21,15 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from spark_ray.apotheon.processing import PreparedClip
 from spark_ray.core.anatomy import Task
+from spark_ray.core.logging import configure_logging
 from spark_ray.core.schema import Caption, Clip, Transcript
 from spark_ray.models.apotheon import Apotheon
 from spark_ray.models.captioning import CaptionOptions, build_captioner, captioners
 from spark_ray.models.registered import SCHEME, pinned_reference
 from spark_ray.models.training_record import TRAINING_RECORD, TrainingRecord
 from spark_ray.models.transcription import TranscriptionOptions, build_transcriber
+from spark_ray.monitoring.logs import serve_ids
+from spark_ray.monitoring.metrics import observe_call
 from spark_ray.serving.catalog import DEFAULT_ALIAS
 from spark_ray.serving.messages import (
     Decoded,
@@ -102,6 +105,7 @@ class ApotheonServer:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, name: str, settings: ModelSettings
     ) -> None:
+        configure_logging(ids=serve_ids)
         self._name = name
         self._worker = Worker("apotheon")
         _size_batches(self._write, settings)
@@ -182,6 +186,7 @@ class ApotheonServer:
                 if piece:
                     yield piece
             (written,) = await writing
+            _observe([written], task)
             yield written.model_copy(
                 update={"timing": written.timing + Timing(preprocess=preprocess)}
             )
@@ -206,7 +211,10 @@ class ApotheonServer:
 
         def run() -> tuple[np.ndarray, float, float]:
             started = time.perf_counter()
-            return embed(), started - received, time.perf_counter() - started
+            vectors = embed()
+            model_s = time.perf_counter() - started
+            observe_call(loaded.served.name, "embed", len(vectors), model_s)
+            return vectors, started - received, model_s
 
         vectors, queue, model = await self._worker.run(run)
         return Embedded(
@@ -254,7 +262,9 @@ def _answers(loaded: _Loaded, requests: Sequence[Pending]) -> dict[int, Written 
     if not requests:
         return {}
     try:
-        return dict(zip(map(id, requests), _write_group(loaded, requests), strict=True))
+        written = _write_group(loaded, requests)
+        _observe(written, requests[0].task)
+        return dict(zip(map(id, requests), written, strict=True))
     except Exception as error:  # noqa: BLE001 - raised in the request that it belongs to
         if len(requests) == 1:
             return {id(requests[0]): error}
@@ -291,10 +301,16 @@ def _write_group(
     ]
 
 
+def _observe(written: Sequence[Written], task: Task) -> None:
+    """Record the forward pass of these texts; not those of health checks."""
+    observe_call(written[0].model.name, task, len(written), written[0].timing.model)
+
+
 class BackendServer:
     """A captioner or transcriber of the dataset job, loaded once."""
 
     def __init__(self, name: str, settings: ModelSettings) -> None:
+        configure_logging(ids=serve_ids)
         self._worker = Worker(settings.backend)
         self._is_captioner = settings.backend in captioners.names
         self._backend = _build_backend(settings)
@@ -351,6 +367,8 @@ class BackendServer:
             else self._backend.transcribe(unique)
         )
         seconds = time.perf_counter() - started
+        task = "caption" if self._is_captioner else "transcript"
+        observe_call(self._served.name, task, len(clips), seconds)
         return [(answers.get(clip.clip_id), started, seconds) for clip in unique]
 
     async def facts(self) -> ModelFacts:

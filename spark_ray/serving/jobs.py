@@ -19,12 +19,14 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from sqlalchemy import select, update
 
 from spark_ray.core.errors import SparkRayError
-from spark_ray.core.logging import get_logger
+from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import build_progress
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import METADATA, resolve_published
 from spark_ray.datasets.publish import publication_of
+from spark_ray.monitoring.logs import serve_ids
+from spark_ray.monitoring.metrics import JOBS
 from spark_ray.serving.assets import AssetStore
 from spark_ray.serving.database import Database, Job
 from spark_ray.serving.errors import ApiError, not_found
@@ -160,6 +162,7 @@ class JobKeeper:
     """Holds jobs and Ray's Jobs API together. One replica; a second would do no harm."""
 
     def __init__(self, settings: ServeSettings, max_running: int = 1) -> None:
+        configure_logging(ids=serve_ids)
         self._settings = settings
         self._database = Database(settings.database)
         self._book = JobBook(settings, self._database)
@@ -196,6 +199,8 @@ class JobKeeper:
                     select(Job).where(Job.state.not_in(ENDED)).order_by(Job.created, Job.id)
                 )
             )
+        for state in (WAITING, RUNNING, STOPPING):
+            JOBS.set(sum(job.state == state for job in jobs), state=state)
         running = [job for job in jobs if job.state != WAITING]
         for job in running:
             self._look_after(job)

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from spark_ray.core.logging import get_logger
+from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.core.provenance import text_hash
 from spark_ray.core.schema import Clip, FrameSample
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
+from spark_ray.monitoring.logs import serve_ids
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import Embedded, ModelFacts
 from spark_ray.serving.schemas import Hit
@@ -55,6 +56,7 @@ class SearchServer:
     """Indices by dataset and model. One is made when it is first asked for, in the background."""
 
     def __init__(self, settings: ServeSettings, models: dict[str, Any]) -> None:
+        configure_logging(ids=serve_ids)
         self._models = models
         self._folder = Folder(f"{settings.state}/indices")
         self._making: dict[tuple[str, str], asyncio.Task[_Index]] = {}

@@ -332,6 +332,11 @@ OPERATIONAL = {
 }
 
 
+def run_name(output_dir: str) -> str:
+    """What a run is called in MLflow, metrics and logs: the last part of its folder."""
+    return output_dir.rstrip("/").rpartition("/")[2]
+
+
 def check_resumable(
     output_dir: str, settings: Mapping[str, Any], recorded: Mapping[str, Any]
 ) -> None:

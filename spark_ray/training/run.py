@@ -28,9 +28,10 @@ from spark_ray.core.provenance import code_version, git_commit
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import ray_session
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
+from spark_ray.monitoring.logs import job_ids
 from spark_ray.training.board import Board
 from spark_ray.training.cluster import fit, share_resources
-from spark_ray.training.config import TrainConfig, check_resumable
+from spark_ray.training.config import TrainConfig, check_resumable, run_name
 from spark_ray.training.deepspeed_engine import deepspeed_config
 from spark_ray.training.outcome import leave_behind
 from spark_ray.training.plan import RunPlan
@@ -87,7 +88,7 @@ def train(config: TrainConfig) -> TrainResult:
         board, run_id = _start_board(plan, index, earlier.get("tracking_run"))
         record = {"settings": settings, "tracking_run": run_id, "dataset": _pinned(config, index)}
         _write_record(output, record)
-        job = TrainJob(ray.put(plan), model_config, zero_config, board, threads)
+        job = TrainJob(ray.put(plan), model_config, zero_config, board, threads, job_ids())
         print(f"  starting     {scaling.num_workers} workers on Ray", file=sys.stderr)
         status = "FAILED"
         try:
@@ -217,7 +218,7 @@ def _start_board(plan: RunPlan, index: SampleIndex, run_id: str | None) -> tuple
     tracking = {
         "uri": config.tracking_uri,
         "experiment": config.experiment,
-        "run_name": config.output_dir.rstrip("/").rpartition("/")[2],
+        "run_name": run_name(config.output_dir),
         "run_id": run_id,
     }
     tags = {

@@ -2,9 +2,10 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from spark_ray.apotheon import ApotheonConfig, ApotheonOutput
 from spark_ray.core.errors import SparkRayError
+from spark_ray.core.logging import configure_logging, get_logger
+from spark_ray.training.config import run_name
 from spark_ray.training.curriculum import Stage
 from spark_ray.training.data import Batch, load_batches
 from spark_ray.training.engines import Engine, StepOptions, TorchEngine
@@ -33,6 +36,9 @@ from spark_ray.training.state import (
     require_space,
     save_rng,
 )
+from spark_ray.training.telemetry import report_checkpoint, report_step, report_validation
+
+log = get_logger(__name__)
 
 LOSSES = ("loss", "caption_loss", "transcription_loss", "contrastive_loss")
 
@@ -46,7 +52,7 @@ class TrainJob:
     """What every worker of a run gets.
 
     `plan` is a reference to the `RunPlan` in Ray's object store, `board` the actor that is told of
-    each step, and `zero_config` DeepSpeed's configuration; None for DDP.
+    each step, and `zero_config` DeepSpeed's configuration; None for DDP. Log lines carry `log_ids`.
     """
 
     plan: Any
@@ -54,6 +60,7 @@ class TrainJob:
     zero_config: dict[str, Any] | None
     board: Any
     threads: int
+    log_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +78,9 @@ class Worker:
         self.config = self.plan.config
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.name = run_name(self.config.output_dir)
+        ids = {**job.log_ids, "run": self.name, "rank": str(self.rank)}
+        configure_logging(ids=lambda: ids)
         self.device = ray.train.torch.get_device()
         torch.set_num_threads(job.threads)
         self.state = TrainState(world_size=self.world_size)
@@ -186,6 +196,7 @@ class Worker:
         if applied:
             state.skipped_in_a_row = 0
             return
+        log.warning("step skipped", step=state.step, clips=self._clip_ids(bad_rows))
         state.skipped += 1
         state.skipped_in_a_row += 1
         if state.skipped_in_a_row < config.max_skipped_steps:
@@ -196,12 +207,16 @@ class Worker:
         else:
             gathered = [bad_rows]
         rows = sorted({row for part in gathered for row in part})
-        ids = self.plan.train.table["id"].take(rows).to_pylist()
         raise NonFiniteError(
             f"step {state.step}: loss or gradient was not finite in {state.skipped_in_a_row} "
-            f"steps in a row (clips of the last: {', '.join(ids)}); look at these, or lower "
-            f"learning_rate ({config.learning_rate:g}); the last checkpoint is sound"
+            f"steps in a row (clips of the last: {', '.join(self._clip_ids(rows))}); look at "
+            f"these, or lower learning_rate ({config.learning_rate:g}); "
+            "the last checkpoint is sound"
         )
+
+    def _clip_ids(self, rows: list[int]) -> list[str]:
+        ids: list[str] = self.plan.train.table["id"].take(rows).to_pylist()
+        return ids
 
     def _validate(self, engine: Engine, segment: Segment, batches: Iterator[Batch]) -> None:
         """The mean losses of the validation split; the state keeps that which ranks checkpoints."""
@@ -217,12 +232,14 @@ class Worker:
         self.state.metrics |= losses
         if self.rank == 0:
             self.job.board.validated.remote(self.state.step, losses)
+            report_validation(self.name, means[0])
         self._checkpoint_if_due(engine)
 
     def _tell(self, segment: Segment, record: StepRecord) -> None:
         counts = {"epoch": segment.epoch, "stage": segment.stage, "skipped": self.state.skipped}
         metrics = {**record.metrics(), **counts}
         self.state.metrics |= metrics
+        report_step(self.name, self.rank, self.device.type, record)
         if self.rank == 0:
             self.job.board.stepped.remote(self.state.step, metrics)
 
@@ -295,7 +312,7 @@ class Worker:
         Raises:
             StorageError: the disk is full.
         """
-        state = self.state
+        state, started = self.state, time.perf_counter()
         with ExitStack() as on_failure:
             folder = Path(tempfile.mkdtemp(prefix="spark-ray-checkpoint-"))
             on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -323,6 +340,8 @@ class Worker:
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,
         )
+        if self.rank == 0:
+            report_checkpoint(self.name, time.perf_counter() - started)
 
 
 def _losses(output: ApotheonOutput) -> Tensor:

@@ -12,8 +12,10 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from builds import wait_until
 from mlflow import MlflowClient
 from safetensors.torch import load_file
+from scraping import scrape, total
 
 from spark_ray.core.schema import Clip, Transcript
 from spark_ray.core.storage import Folder
@@ -118,6 +120,20 @@ def test_every_step_is_logged_with_all_that_was_measured(undisturbed: TrainResul
     for name in ("caption_loss", "learning_rate", "grad_norm", "data_wait", "samples_per_s"):
         assert len(history[name]) == STEPS
     assert {0.0, 1.0} == {value for _, value in history["stage"]}
+
+
+def test_operators_see_the_steps(undisturbed: TrainResult):
+    """What the ranks told their node's agent outlives them, but for the last second's."""
+    run = Path(undisturbed.output.location).name
+
+    def steps() -> float:
+        return total(scrape(), "ray_spark_ray_train_steps_total", run=run)
+
+    wait_until(lambda: steps() > 0, "steps that Prometheus can scrape")
+    seen = scrape()
+    assert total(seen, "ray_spark_ray_train_samples_total", run=run) >= 4 * steps() > 0
+    assert total(seen, "ray_spark_ray_train_tokens_total", run=run) > 0
+    assert total(seen, "ray_spark_ray_train_step_seconds_count", run=run) > 0
 
 
 def test_killed_workers_and_a_killed_driver_change_nothing(

@@ -33,6 +33,17 @@ import trained
 from fake_version import jpeg, make_clip, write_version
 
 JOBS = {"fps": 1, "caption_backend": "sidecar"}
+METRICS = {
+    f"ray_spark_ray_{name}"
+    for name in (
+        "http_requests_total",
+        "http_request_seconds_count",
+        "request_phase_seconds_count",
+        "model_seconds_count",
+        "model_clips_total",
+        "jobs",
+    )
+}
 DECODING = {"fps": 4.0, "smart_sampling": False}
 """How the clips were sampled that the model learned from."""
 
@@ -358,7 +369,10 @@ def test_keys_decide_who_may_do_what(server: str, keys: KeyStore, folder: Path) 
     keys.revoke(key.id)
     refused(client_of(server, text).get("/v1/models"), 401, "invalid_api_key")
     with client_of(server, secret(keys, "admin")) as operator:
-        assert "sparkray_http_requests_total" in operator.get("/metrics").text
+        builds.wait_until(
+            lambda: set(operator.get("/metrics").text.replace("{", " ").split()) >= METRICS,
+            f"the metrics of the gateway and the models: {METRICS}",
+        )
 
 
 def test_a_promoted_version_takes_over_without_a_lost_request(

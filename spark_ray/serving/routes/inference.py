@@ -6,6 +6,7 @@ from typing import cast
 from fastapi import APIRouter, Request, Response
 
 from spark_ray.core.anatomy import Task
+from spark_ray.monitoring.metrics import PHASE_SECONDS
 from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.catalog import Target
 from spark_ray.serving.database import Asset
@@ -200,12 +201,19 @@ async def _embed_asset(services: Services, owner: str, asset_id: str, target: Ta
 def say(response: Response, written: Written | Embedded) -> None:
     """Who answered and how long each phase took, as headers."""
     model = written.model
+    observe_phases(model.name, written.timing)
     response.headers["X-Model-Version"] = _header(f"{model.name}@{model.version or '-'}")
     if model.dataset is not None:
         response.headers["X-Dataset-Version"] = _header(f"{model.dataset}@{model.dataset_version}")
     response.headers["Server-Timing"] = ", ".join(
         f"{name};dur={1000 * seconds:.2f}" for name, seconds in written.timing
     )
+
+
+def observe_phases(model: str, timing: Timing) -> None:
+    """Record where the time of an answer went."""
+    for phase, seconds in timing:
+        PHASE_SECONDS.observe(seconds, model=model, phase=phase)
 
 
 def _header(text: str) -> str:

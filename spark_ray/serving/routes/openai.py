@@ -23,7 +23,7 @@ from spark_ray.serving.database import Asset
 from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.keys import Caller
 from spark_ray.serving.messages import Decoded, Embedded, Written
-from spark_ray.serving.routes.inference import say, token_limit, write
+from spark_ray.serving.routes.inference import observe_phases, say, token_limit, write
 from spark_ray.serving.routes.media import read_form, validated
 from spark_ray.serving.schemas import ModelName
 from spark_ray.serving.schemas import Request as Body
@@ -154,6 +154,7 @@ async def _chunks(
         if isinstance(piece, str):
             yield event({"content": piece})
         else:
+            observe_phases(piece.model.name, piece.timing)
             yield event({}, piece.finish)
     yield "data: [DONE]\n\n"
 

@@ -7,7 +7,7 @@ import sys
 PROGRAM = """
 import logging
 from spark_ray.core.logging import configure_logging, get_logger
-configure_logging({level})
+configure_logging({level} ids=lambda: {{"job": "01", "path": "?"}})
 log = get_logger("spark_ray.room")
 log.info("a detail", size=3)
 log.warning("look here", path="ü.mp4")
@@ -39,10 +39,11 @@ def test_a_warning_is_one_json_line_on_standard_error() -> None:
     assert (first["path"], first["level"], first["logger"]) == (
         "ü.mp4", "warning", "spark_ray.room",
     )  # fmt: skip
+    assert [line["job"] for line in lines] == ["01", "01"]
     assert "T" in first["timestamp"]
     assert "ZeroDivisionError" in lines[1]["exception"]
 
 
 def test_more_is_said_when_asked_for() -> None:
-    _, lines = logged("'info'")
+    _, lines = logged("'info',")
     assert [line["event"] for line in lines] == ["a detail", "look here", "it broke"]

@@ -1,0 +1,1 @@
+"""What operators see of the house: metrics, and the alerts and dashboards made from them."""

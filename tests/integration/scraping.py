@@ -1,0 +1,28 @@
+"""What Prometheus would scrape from the shared cluster."""
+
+import urllib.request
+
+import ray
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+
+def metrics_address() -> str:
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    return f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+
+
+def scrape() -> list[Sample]:
+    """Every sample that the node's agent shows now."""
+    with urllib.request.urlopen(f"http://{metrics_address()}/metrics", timeout=30) as page:
+        text = page.read().decode()
+    return [s for family in text_string_to_metric_families(text) for s in family.samples]
+
+
+def total(samples: list[Sample], name: str, **labels: str) -> float:
+    """The sum of a metric over all processes, as `sum(name{labels})` of Prometheus."""
+    return sum(
+        sample.value
+        for sample in samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
