@@ -20,6 +20,7 @@ from spark_ray.core.storage import Folder
 from spark_ray.serving.assets import AssetStore
 from spark_ray.serving.catalog import Catalog, Target
 from spark_ray.serving.database import Asset, Database
+from spark_ray.serving.dataset_names import DatasetNames
 from spark_ray.serving.errors import ApiError, as_api_error, overloaded
 from spark_ray.serving.fetch import Fetcher
 from spark_ray.serving.jobs import JobBook
@@ -60,6 +61,7 @@ class Services:
         )
         self.catalog = Catalog(settings.models, handles.models, settings.alias_lifetime_s)
         self.jobs = JobBook(settings, self.database)
+        self.datasets = DatasetNames(settings.datasets, str(settings.jobs_output))
         self._facts: dict[tuple[str, str | None], ModelFacts] = {}
 
     async def caller(self, secret: str) -> Caller | None:

@@ -14,6 +14,7 @@ from spark_ray.core.storage import absolute, is_remote
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.models.captioning import captioners
 from spark_ray.models.transcription import transcribers
+from spark_ray.serving.dataset_names import doubled_name
 
 Ability = Literal["caption", "transcribe", "embed"]
 
@@ -133,6 +134,15 @@ class ServeSettings(JobConfig):
                 known = set(BuildConfig.model_fields) - {"input", "output", "version"}
                 raise unknown_choice("job_settings", name, known)
         return settings
+
+    @field_validator("datasets")
+    @classmethod
+    def _datasets_have_names(cls, datasets: list[str]) -> list[str]:
+        if name := doubled_name(datasets):
+            raise ValueError(
+                f"two of them are called {name!r}, which requests could not tell apart"
+            )
+        return datasets
 
     @model_validator(mode="after")
     def _database_is_somewhere(self) -> "ServeSettings":
