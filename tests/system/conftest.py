@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-pytest.register_assert_rewrite("builds")
+pytest.register_assert_rewrite("builds", "serving_world")
 import builds  # noqa: E402
 from clusters import RAY, START_S, Node, StartNode, free_port, run_ray  # noqa: E402
+from serving_world import client, folder, keys, server, settings  # noqa: E402, F401 - fixtures
 
 
 def pytest_configure(config: pytest.Config) -> None:
