@@ -45,7 +45,7 @@ def start_node(
 ) -> Iterator[StartNode]:
     nodes: list[Node] = []
     # Ray's sockets lie below its folder, and their paths may have 107 characters at most.
-    folder = Path("/tmp") / f"srt{secrets.token_hex(3)}"
+    temporary = Path("/tmp") / f"srt{secrets.token_hex(3)}"
 
     def start(*arguments: str) -> Node:
         log = tmp_path_factory.mktemp("node") / "log"
@@ -56,7 +56,7 @@ def start_node(
                     "start",
                     "--block",
                     "--disable-usage-stats",
-                    f"--temp-dir={folder}",
+                    f"--temp-dir={temporary}",
                     *arguments,
                 ],
                 stdout=file,
@@ -71,7 +71,7 @@ def start_node(
     for node in nodes:
         if node.process.poll() is None:
             node.kill()
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    subprocess.run(["rm", "-rf", str(temporary)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 Screenshots of every tab, in light and dark, are left in `tests/artefacts/`.
 """
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,10 @@ from serving_world import secret
 
 from spark_ray.serving.keys import KeyStore
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+SOMETHING = re.compile(r"\w")
 ARTEFACTS = ROOT / "tests" / "artefacts"
-TABS = ("Try it", "Datasets", "Jobs", "Models", "System")
 WAIT_MS = 120_000
 
 needs_chromium = pytest.mark.skipif(
@@ -104,11 +104,10 @@ def test_a_clip_is_described_as_it_comes_to_be_known(page: Page, folder: Path) -
     expect(page.locator("#try-clip .sr-scene")).to_have_count(2)
     expect(page.locator("#try-clip .sr-strip img").first).to_be_visible()
     caption = page.locator("#try-texts [data-text=caption][data-done=yes]")
-    expect(caption.locator(".sr-said")).to_have_text(r := __import__("re").compile(r"\w"))
+    expect(caption.locator(".sr-said")).to_have_text(SOMETHING)
     expect(caption).to_contain_text("apotheon")
-    expect(page.locator("#try-texts [data-text=transcript][data-done=yes] .sr-said")).to_have_text(
-        r
-    )
+    transcript = page.locator("#try-texts [data-text=transcript][data-done=yes]")
+    expect(transcript.locator(".sr-said")).to_have_text(SOMETHING)
     photograph(page, "try")
 
 
@@ -125,7 +124,7 @@ def test_a_job_is_begun_and_watched_to_its_end(page: Page, folder: Path) -> None
     expect(page.locator("#job [data-state=succeeded]")).to_be_visible()
     expect(page.locator("#job")).to_contain_text("mine:from-the-page")
     expect(page.locator("#jobs .sr-succeeded").first).to_be_visible()
-    page.get_by_role("button", name="Log").click()
+    page.locator("#job-log-fold button").first.click()
     expect(page.locator("#job-log")).to_contain_text("published")
     photograph(page, "jobs")
 

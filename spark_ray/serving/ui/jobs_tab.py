@@ -37,7 +37,7 @@ def add(visitors: Visitors, tab: gr.Tab) -> None:
             jobs = gr.HTML(elem_id="jobs", js_on_load=CHOOSE)
             job = gr.HTML(elem_id="job")
             cancel = gr.Button("Cancel this job", variant="stop", visible=False, elem_id="job-stop")
-            with gr.Accordion("Log", open=False):
+            with gr.Accordion("Log", open=False, elem_id="job-log-fold"):
                 log = gr.HTML(elem_id="job-log")
 
     async def show(request: gr.Request) -> str:

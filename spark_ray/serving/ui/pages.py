@@ -15,6 +15,8 @@ THEME = gr.themes.Base(
 ).set(
     body_background_fill="*neutral_50",
     body_background_fill_dark="*neutral_950",
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_400",
     block_background_fill="white",
     block_background_fill_dark="*neutral_900",
     block_border_width="1px",

@@ -1,6 +1,6 @@
 """The front end's ASGI application: who gets in, and what surrounds Gradio.
 
-Gradio asks `auth_dependency` on every route of its own, uploads and queues included, so nothing of it
+Gradio asks `auth_dependency` on every route of its own, uploads and queues included: nothing of it
 answers to a visitor without a session.
 """
 

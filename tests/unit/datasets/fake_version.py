@@ -93,7 +93,7 @@ def write_version(
     name: str = "v1",
     **settings: Any,
 ) -> tuple[Folder, dict[str, Any]]:
-    """Write `root/v1`, or another version, as a build leaves it just before the report, with metadata as well."""
+    """Write a version as a build leaves it just before the report, with metadata as well."""
     config = BuildConfig.from_values(input=["/films"], output=str(root), **settings)
     version = Folder(str(root / name))
     statistics, counted = ClipStatistics(), Counter[tuple[str, str]]()
