@@ -1,6 +1,7 @@
 """A server as operators bring it up, with tiny models, for the tests that ask it as clients do."""
 
 import contextlib
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import httpx2 as httpx
 import pytest
 import yaml
 from clusters import RAY, ROOT, free_port
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 
 from spark_ray.core.schema import Caption
 from spark_ray.media.closed_world import ClipSpec, sample_spec
@@ -33,6 +36,10 @@ from fake_version import jpeg, make_clip, make_reject, write_version
 JOBS = {"fps": 1, "caption_backend": "sidecar"}
 DECODING = {"fps": 4.0, "smart_sampling": False}
 """How the clips were sampled that the model learned from."""
+
+
+PROVIDER = {"issuer": "https://login.example", "audience": "sparkray"}
+PROVIDER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 @pytest.fixture(scope="package")
@@ -111,6 +118,9 @@ def settings(folder: Path) -> dict[str, Any]:
     arguments["models"]["apotheon"]["reference"] = str(folder / "model")
     arguments["models"]["versioned"] = {"reference": "models:/versioned", "num_cpus": 0.1}
     arguments["alias_lifetime_s"] = 0.5
+    keys = {"keys": [RSAAlgorithm.to_jwk(PROVIDER_KEY.public_key(), as_dict=True) | {"kid": "1"}]}
+    (folder / "keys.json").write_text(json.dumps(keys))
+    arguments["tokens"] = {**PROVIDER, "jwks_file": str(folder / "keys.json")}
     environment = {"MLFLOW_TRACKING_URI": registry(folder)}
     config["applications"][0]["runtime_env"] = {"env_vars": environment}
     front_end = config["applications"][1]["args"]
