@@ -1,4 +1,4 @@
-"""What can be looked through over HTTP: datasets, models, the cluster; and tokens instead of keys."""
+"""What can be looked through over HTTP: datasets, models, the cluster; and tokens for keys."""
 
 import base64
 import json
@@ -48,7 +48,7 @@ def test_a_version_tells_what_its_build_kept_and_lost(client: httpx.Client, fold
     ("query", "count"),
     [
         ({}, 8),
-        ({"q": "RED circle"}, 1),
+        ({"q": "RED circle"}, 2),
         ({"q": "shapes/3"}, 1),
         ({"q": "no such words"}, 0),
         ({"label": "films"}, 8),

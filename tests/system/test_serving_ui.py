@@ -69,7 +69,9 @@ def photograph(page: Page, name: str) -> None:
         dark = page.evaluate("document.body.classList.contains('dark')")
         if dark != (theme == "dark"):
             page.locator("[data-theme-toggle]").click()
-        page.screenshot(path=ARTEFACTS / f"{name}-{theme}.png", full_page=True)
+        page.screenshot(
+            path=ARTEFACTS / f"{name}-{theme}.png", full_page=True, animations="disabled"
+        )
 
 
 def test_nobody_gets_in_without_a_key(server: str, keys: KeyStore) -> None:

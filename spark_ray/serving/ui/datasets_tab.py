@@ -34,17 +34,21 @@ Step = tuple[Any, Any, Any]
 def add(visitors: Visitors, tab: gr.Tab) -> None:
     """Lay the tab out. Choosing a dataset fills the versions, choosing a version all below."""
     problem = gr.HTML()
-    with gr.Row(equal_height=True):
+    with gr.Row():
         name = gr.Dropdown([], label="Dataset", elem_id="dataset-name", scale=2)
         version = gr.Dropdown([], label="Version", elem_id="dataset-version", scale=1)
-        reload = gr.Button("Reload", scale=0, min_width=110)
+        reload = gr.Button("Reload", scale=0, min_width=110, size="sm", elem_classes="sr-low")
     with gr.Tabs():
         with gr.Tab("Overview"):
             fills = [_add_overview(visitors, name, version)]
-        with gr.Tab("Clips"), gr.Column():
-            fills += _add_clips(visitors, name, version)
-        with gr.Tab("Compare"):
-            fills += _add_comparison(visitors, name)
+        with gr.Tab("Clips") as clips:
+            of_clips = _add_clips(visitors, name, version)
+        with gr.Tab("Compare") as comparison:
+            of_comparison = _add_comparison(visitors, name)
+    for opened, steps in ((clips, of_clips), (comparison, of_comparison)):
+        fills += steps
+        for step in steps:
+            opened.select(*step, **_QUIET)
 
     async def names(current: str | None, request: gr.Request) -> tuple[Any, str]:
         async with visitors.server(request) as api:
@@ -60,7 +64,7 @@ def add(visitors: Visitors, tab: gr.Tab) -> None:
             found = [one["version"] for one in (await api.get(_of(dataset)))["versions"]]
         return gr.Dropdown(found, value=next(iter(found), None))
 
-    begun = [
+    begun: list[Any] = [
         trigger(names, name, [name, problem], **_QUIET).then(versions, name, version, **_QUIET)
         for trigger in (tab.select, reload.click)
     ]
@@ -84,18 +88,18 @@ def _add_overview(visitors: Visitors, name: gr.Dropdown, version: gr.Dropdown) -
 
 
 def _add_clips(visitors: Visitors, name: gr.Dropdown, version: gr.Dropdown) -> list[Step]:
-    with gr.Row(equal_height=True):
+    with gr.Row():
         text = gr.Textbox(
-            label="Words in caption, transcript, label or file", scale=3, elem_id="clip-text"
+            "", label="Words in caption, transcript, label or file", scale=3, elem_id="clip-text"
         )
         by_meaning = gr.Checkbox(label="by meaning", scale=0, min_width=130)
         split = gr.Dropdown([_ANY, "train", "validation", "test"], value="", label="Split")
         has = gr.Dropdown(list(_TEXT_FILTERS), value="any", label="Text")
-        label = gr.Textbox(label="Label")
-    with gr.Row(equal_height=True, elem_classes="pager"):
-        back = gr.Button("◀ Back", scale=0, min_width=110)
+        label = gr.Textbox("", label="Label")
+    with gr.Row():
+        back = gr.Button("◀ Back", scale=0, min_width=110, size="sm", elem_classes="sr-low")
         page = gr.Number(1, label="Page", precision=0, minimum=1, scale=0, min_width=110)
-        on = gr.Button("On ▶", scale=0, min_width=110)
+        on = gr.Button("On ▶", scale=0, min_width=110, size="sm", elem_classes="sr-low")
         found = gr.HTML(elem_id="clips-found")
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=420):
@@ -150,10 +154,10 @@ def _step(by: int) -> Any:
 
 
 def _add_comparison(visitors: Visitors, name: gr.Dropdown) -> list[Step]:
-    with gr.Row(equal_height=True):
+    with gr.Row():
         before = gr.Dropdown([], label="Before", elem_id="compare-before")
         after = gr.Dropdown([], label="After", elem_id="compare-after")
-        run = gr.Button("Compare", variant="primary", scale=0, min_width=130)
+        run = gr.Button("Compare", variant="primary", scale=0, min_width=130, elem_classes="sr-low")
     shown = gr.HTML(elem_id="comparison")
 
     async def choices(dataset: str | None, request: gr.Request) -> tuple[Any, Any]:

@@ -20,20 +20,22 @@ def add(visitors: Visitors, tab: gr.Tab) -> None:
     chosen = gr.State("")
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
-            name = gr.Textbox(label="Name of the dataset", elem_id="job-name")
+            name = gr.Textbox("", label="Name of the dataset", elem_id="job-name")
             files = gr.File(
                 label="Videos", file_count="multiple", type="filepath", height=150,
                 file_types=["video"], elem_id="job-files",
             )  # fmt: skip
-            urls = gr.Textbox(label="s3:// addresses, one a line", lines=2, elem_id="job-urls")
+            urls = gr.Textbox("", label="s3:// addresses, one a line", lines=2, elem_id="job-urls")
             settings = gr.Code(
-                label="Settings of the build (YAML), such as fps: 2", language="yaml", lines=3,
+                "", label="Settings of the build (YAML), such as fps: 2", language="yaml", lines=3,
                 elem_id="job-settings",
             )  # fmt: skip
             start = gr.Button("Start", variant="primary", elem_id="job-start")
         with gr.Column(scale=2, min_width=420):
             with gr.Row():
-                reload = gr.Button("Reload", scale=0, min_width=110)
+                reload = gr.Button(
+                    "Reload", scale=0, min_width=110, size="sm", elem_classes="sr-low"
+                )
             jobs = gr.HTML(elem_id="jobs", js_on_load=CHOOSE)
             job = gr.HTML(elem_id="job")
             cancel = gr.Button("Cancel this job", variant="stop", visible=False, elem_id="job-stop")
@@ -47,7 +49,7 @@ def add(visitors: Visitors, tab: gr.Tab) -> None:
     async def begin(
         dataset: str, paths: list[str] | None, addresses: str, text: str, request: gr.Request
     ) -> str:
-        values = _settings(text or "")
+        values = _settings(text)
         if not dataset.strip():
             raise gr.Error("Give the dataset a name.", title="")
         async with visitors.server(request) as api:

@@ -12,12 +12,12 @@ _QUIET: Any = {"api_visibility": "private", "show_progress": "minimal"}
 
 def add(visitors: Visitors, tab: gr.Tab) -> None:
     """Lay the tab out. Choosing a model fills its versions, choosing one of them its card."""
-    with gr.Row(equal_height=True):
+    with gr.Row():
         name = gr.Dropdown([], label="Model", elem_id="model-name", scale=2)
         compared = gr.Dropdown(
             [], label="Compare versions", multiselect=True, elem_id="model-compared", scale=2
         )
-        reload = gr.Button("Reload", scale=0, min_width=110)
+        reload = gr.Button("Reload", scale=0, min_width=110, size="sm", elem_classes="sr-low")
     details = gr.HTML(elem_id="model-details")
     comparison = gr.HTML(elem_id="model-comparison")
     with gr.Row():

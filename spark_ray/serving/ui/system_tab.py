@@ -13,7 +13,7 @@ _QUIET: Any = {"api_visibility": "private", "show_progress": "hidden"}
 def add(visitors: Visitors, tab: gr.Tab) -> None:
     """Lay the tab out; without scope `admin` it says so."""
     with gr.Row():
-        reload = gr.Button("Reload", scale=0, min_width=110)
+        reload = gr.Button("Reload", scale=0, min_width=110, size="sm", elem_classes="sr-low")
     shown = gr.HTML(elem_id="system")
 
     async def show(request: gr.Request) -> str:
