@@ -76,7 +76,7 @@ def test_what_comes_from_outside_is_text(template: str, values: dict[str, Any]) 
     html = render(template, **values)
     assert "<img src=x" not in html
     assert "onerror=alert(1)>" not in html
-    assert "img src=x" in html, "it is shown for what it is"
+    assert "onerror" in html, "it is shown for what it is"
 
 
 def test_no_text_turns_the_direction_of_writing() -> None:
