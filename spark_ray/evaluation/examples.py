@@ -8,15 +8,13 @@ from difflib import SequenceMatcher
 from heapq import nsmallest
 from typing import Any, Literal
 
-import cv2
-import numpy as np
-
 from spark_ray.core.errors import CorruptMedia, DatasetError
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.contact_sheet import spread
 from spark_ray.datasets.samples import read_clip
 from spark_ray.evaluation.results import Prediction
 from spark_ray.evaluation.text import normalised
+from spark_ray.media.thumbnails import thumbnail
 
 _CLIPS = 4
 _FRAMES = 4
@@ -117,26 +115,8 @@ def _example(prediction: Prediction, version: Folder, row: Mapping[str, Any]) ->
     for number in spread(len(row["frame_times"]), _FRAMES):
         with suppress(DatasetError, CorruptMedia):
             (jpeg,) = read_clip(version, row, frames=[number], audio=False).frames
-            shown.append(Frame(row["frame_times"][number], _small(jpeg)))
+            shown.append(Frame(row["frame_times"][number], thumbnail(jpeg, _WIDTH)))
     return Example(prediction, tuple(shown))
-
-
-def _small(jpeg: bytes) -> bytes:
-    """The picture again, at most 240 pixels wide.
-
-    Raises:
-        CorruptMedia: it is none.
-    """
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise CorruptMedia("a frame of the clip is no readable JPEG")
-    height, width = image.shape[:2]
-    if width <= _WIDTH:
-        return jpeg
-    size = (_WIDTH, max(1, round(height * _WIDTH / width)))
-    encoded, data = cv2.imencode(".jpg", cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-    assert encoded
-    return data.tobytes()
 
 
 def mark_differences(reference: str, predicted: str) -> tuple[list[Piece], list[Piece]]:

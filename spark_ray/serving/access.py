@@ -20,7 +20,9 @@ def services_of(request: Request) -> Services:
 UseServices = Annotated[Services, Depends(services_of)]
 
 
-def _requires(scope: Scope) -> Callable[..., AsyncIterator[Caller]]:
+def _requires(*scopes: Scope) -> Callable[..., AsyncIterator[Caller]]:
+    """A dependency that lets in who has one of the scopes; where there are none, any key."""
+
     async def caller(request: Request, services: UseServices) -> AsyncIterator[Caller]:
         authorization = request.headers.get("authorization", "")
         secret = authorization[len(_BEARER) :].strip()
@@ -29,8 +31,8 @@ def _requires(scope: Scope) -> Callable[..., AsyncIterator[Caller]]:
         found = await services.caller(secret)
         if found is None:
             raise unauthorized()
-        if not found.may(scope):
-            raise forbidden(scope)
+        if scopes and not any(found.may(scope) for scope in scopes):
+            raise forbidden(*scopes)
         request.state.key = found.id
         with services.throttle.admit(found):
             yield found
@@ -40,4 +42,6 @@ def _requires(scope: Scope) -> Callable[..., AsyncIterator[Caller]]:
 
 Infers = Annotated[Caller, Depends(_requires("infer"))]
 RunsJobs = Annotated[Caller, Depends(_requires("jobs"))]
+Reads = Annotated[Caller, Depends(_requires("infer", "jobs"))]
 Administers = Annotated[Caller, Depends(_requires("admin"))]
+HasKey = Annotated[Caller, Depends(_requires())]

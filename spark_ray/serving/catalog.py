@@ -18,18 +18,14 @@ _NAME = re.compile(rf"(?P<base>{MODEL_NAME})(?:@(?P<alias>[\w-]{{1,64}})|/(?P<ve
 
 @dataclass(frozen=True)
 class Target:
-    """A model that will answer: what to call, and the very version to ask it for."""
+    """A model that will answer: what to call, and the version of a registered one.
+
+    `model` asks for that version, which is loaded where it is not yet.
+    """
 
     name: str
     reference: str | None
-    handle: Any
-
-    @property
-    def model(self) -> Any:
-        """The handle, asking for this version; a version is loaded where it is not yet."""
-        if self.reference is None:
-            return self.handle
-        return self.handle.options(multiplexed_model_id=self.reference)
+    model: Any
 
 
 class Catalog:
@@ -44,6 +40,7 @@ class Catalog:
         self._models, self._handles = models, handles
         self._alias_lifetime_s = alias_lifetime_s
         self._pinned: dict[str, tuple[float, str]] = {}
+        self._asking: dict[tuple[str, str], Any] = {}
 
     def names(self, ability: Ability | None = None) -> list[str]:
         return sorted(
@@ -84,18 +81,23 @@ class Catalog:
             )
         settings = self._models[base]
         reference = settings.reference
-        if reference is None or settings.backend != "apotheon":
+        if reference is None or not reference.startswith(SCHEME):
             self._refuse_version(match, name)
             return Target(base, None, self._handles[base])
-        if not reference.startswith(SCHEME):
-            self._refuse_version(match, name)
-            return Target(base, reference, self._handles[base])
         wanted = (
             f"{reference}/{match['version']}"
             if match["version"]
             else f"{reference}@{match['alias'] or DEFAULT_ALIAS}"
         )
-        return Target(name, await self._pin(wanted), self._handles[base])
+        pinned = await self._pin(wanted)
+        return Target(name, pinned, self._asking_for(base, pinned))
+
+    def _asking_for(self, base: str, pinned: str) -> Any:
+        """The handle of that version; making one costs as much as a small request."""
+        key = (base, pinned)
+        if key not in self._asking:
+            self._asking[key] = self._handles[base].options(multiplexed_model_id=pinned)
+        return self._asking[key]
 
     def _refuse_version(self, match: re.Match[str], name: str) -> None:
         if match["alias"] or match["version"]:

@@ -49,8 +49,9 @@ def unauthorized() -> ApiError:
     )
 
 
-def forbidden(scope: str) -> ApiError:
-    return ApiError(403, "missing_scope", f"this key lacks the scope {scope!r}")
+def forbidden(*scopes: str) -> ApiError:
+    wanted = " or ".join(map(repr, scopes))
+    return ApiError(403, "missing_scope", f"this key lacks the scope {wanted}")
 
 
 def not_found(kind: str, name: str) -> ApiError:

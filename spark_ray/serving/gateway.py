@@ -17,7 +17,16 @@ from spark_ray.core.logging import configure_logging
 from spark_ray.monitoring.logs import serve_ids
 from spark_ray.serving.envelope import Envelope, headers_of
 from spark_ray.serving.errors import ApiError, as_api_error, body
-from spark_ray.serving.routes import assets, inference, jobs, openai, system
+from spark_ray.serving.routes import (
+    analysis,
+    assets,
+    datasets,
+    inference,
+    jobs,
+    models,
+    openai,
+    system,
+)
 from spark_ray.serving.routes.media import invalid
 from spark_ray.serving.services import Handles, Services
 from spark_ray.serving.settings import ServeSettings
@@ -33,7 +42,7 @@ def create_app(services: Services) -> ASGIApp:
         description="Captions, transcripts, embeddings and datasets of video.",
     )
     app.state.services = services
-    for module in (assets, inference, openai, jobs, system):
+    for module in (assets, inference, analysis, openai, jobs, datasets, models, system):
         app.include_router(module.router)
     app.add_exception_handler(SparkRayError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)

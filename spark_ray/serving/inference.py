@@ -131,7 +131,8 @@ class ApotheonServer:
         )
 
     async def _loaded(self) -> _Loaded:
-        return await self.model(serve.get_multiplexed_model_id())
+        """The version that the request names; only those of registered models do."""
+        return await self.model(serve.get_multiplexed_model_id() or self._usual)
 
     async def write(self, decoded: Decoded, task: Task, max_new_tokens: int) -> Written:
         """A caption or a transcript of a clip."""

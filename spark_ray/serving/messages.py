@@ -20,6 +20,15 @@ class MediaFile(Record):
     decoding: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class DatasetPlace(Record):
+    """A dataset that a caller may look at: the name that requests give it, and where it is."""
+
+    name: str
+    reference: str
+    owned: bool
+    searchable: bool
+
+
 class Decoded(Record):
     """A file as one clip, with the seconds that it took."""
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from spark_ray.core.schema import Scene, Segment
+from spark_ray.core.schema import FrameSample, Scene, Segment
 from spark_ray.media.sniff import MediaKind
 from spark_ray.serving.messages import ServedModel, Timing
 
@@ -44,6 +44,10 @@ class AnalyzeRequest(Request):
     caption_model: ModelName | None = None
     transcription_model: ModelName | None = None
     max_new_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    thumbnails: int = Field(0, ge=0, le=24, description="small pictures of sampled frames")
+    stream: bool = Field(
+        False, description="server-sent events: clip, caption and transcript by pieces, answer"
+    )
 
 
 class FetchRequest(Request):
@@ -88,8 +92,15 @@ class TranscriptionAnswer(Answer):
     finish: Literal["stop", "length"]
 
 
-class AnalyzeAnswer(Response):
-    """Everything at once; a kind that the media or the server lacks is null."""
+class Thumbnail(Response):
+    """A small copy of a frame, as JPEG in base64; `time_s` from the clip's start."""
+
+    time_s: float
+    jpeg: str
+
+
+class ClipView(Response):
+    """What decoding alone tells of a clip. `dropped` are the frames that sampling left out."""
 
     id: str
     asset: str
@@ -98,7 +109,15 @@ class AnalyzeAnswer(Response):
     height: int | None
     scenes: list[Scene]
     frame_times: list[float]
+    dropped: list[FrameSample]
+    thumbnails: list[Thumbnail]
     subtitles: str | None
+    has_audio: bool
+
+
+class AnalyzeAnswer(ClipView):
+    """Everything at once; a kind that the media or the server lacks is null."""
+
     caption: str | None
     caption_model: ServedModel | None
     transcript: str | None
@@ -111,7 +130,7 @@ class SearchRequest(Request):
     """Clips of a published dataset that fit a text, or a picture or clip."""
 
     dataset: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
-        None, description="one of the server's datasets; unset means its first"
+        None, description="one of the server's datasets by name; unset means its first"
     )
     text: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
     asset: AssetId | None = None
@@ -185,6 +204,80 @@ class ModelCard(Response):
 class ModelList(Response):
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class ModelVersionInfo(Response):
+    """A version of a model. What is only known of models that SparkRay trained may be null.
+
+    `metrics` are by skill, on clips of `held_out_split`, which it has not learned from;
+    `training_metrics` the last ones of its training.
+    """
+
+    version: str | None
+    aliases: list[str] = Field(default_factory=list)
+    created: float | None
+    trained: str | None = None
+    dataset: str | None = None
+    dataset_version: str | None = None
+    clips: dict[str, int] = Field(default_factory=dict)
+    steps: int | None = None
+    world_size: int | None = None
+    code_version: str | None = None
+    license: str | None = None
+    training_metrics: dict[str, float | None] = Field(default_factory=dict)
+    held_out_split: str | None = None
+    metrics: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+
+
+class ModelDetails(ModelCard):
+    versions: list[ModelVersionInfo]
+
+
+class KeyInfo(Response):
+    """The key that asks."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    requests_per_minute: int
+    max_concurrent: int
+
+
+class NodeInfo(Response):
+    """A node of the cluster, with what it has of each resource."""
+
+    id: str
+    address: str
+    is_head: bool
+    total: dict[str, float]
+
+
+class DeploymentInfo(Response):
+    """A deployment. Depths are of the last time that Ray exported its metrics, some seconds ago."""
+
+    application: str
+    name: str
+    status: str
+    replicas: dict[str, int]
+    queued: int
+    ongoing: int
+    message: str
+
+
+class OwnedJob(JobInfo):
+    """A job as operators see it: with whose it is."""
+
+    owner: str
+
+
+class SystemInfo(Response):
+    """The cluster: `available` is what all nodes together have free of each resource."""
+
+    ray_version: str
+    nodes: list[NodeInfo]
+    available: dict[str, float]
+    deployments: list[DeploymentInfo]
+    jobs: list[OwnedJob]
 
 
 class Health(Response):

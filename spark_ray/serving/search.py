@@ -1,4 +1,6 @@
-"""Search over published datasets: an embedding of each clip, compared with that of the question.
+"""The deployment of published datasets: looked through, and searched by meaning.
+
+Search compares an embedding of each clip with that of the question.
 
 All vectors of a dataset are held and compared: 100,000 clips of 512 numbers are 200 MB and take
 20 ms, and nothing is approximated. They are made once for a dataset and a model, and kept on disk.
@@ -16,10 +18,20 @@ from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.core.provenance import text_hash
 from spark_ray.core.schema import Clip, FrameSample
 from spark_ray.core.storage import Folder
-from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
+from spark_ray.datasets.browsing import ClipQuery
+from spark_ray.datasets.samples import SampleIndex, read_clip
 from spark_ray.monitoring.logs import serve_ids
+from spark_ray.serving.dataset_names import name_of
+from spark_ray.serving.dataset_schemas import (
+    ClipDetails,
+    ClipPage,
+    DatasetSummary,
+    VersionComparison,
+    VersionDetails,
+)
 from spark_ray.serving.errors import ApiError
-from spark_ray.serving.messages import Embedded, ModelFacts
+from spark_ray.serving.library import Library
+from spark_ray.serving.messages import DatasetPlace, Embedded, ModelFacts
 from spark_ray.serving.schemas import Hit
 from spark_ray.serving.settings import ServeSettings
 
@@ -53,13 +65,45 @@ class _Index:
 
 
 class SearchServer:
-    """Indices by dataset and model. One is made when it is first asked for, in the background."""
+    """Published datasets, read by a `Library`, and their embeddings by dataset and model.
+
+    Embeddings are made when they are first asked for, in the background.
+    """
 
     def __init__(self, settings: ServeSettings, models: dict[str, Any]) -> None:
         configure_logging(ids=serve_ids)
         self._models = models
         self._folder = Folder(f"{settings.state}/indices")
         self._making: dict[tuple[str, str], asyncio.Task[_Index]] = {}
+        self._library = Library()
+
+    async def summaries(self, places: list[DatasetPlace]) -> list[DatasetSummary]:
+        return await asyncio.to_thread(lambda: [self._library.summary(place) for place in places])
+
+    async def version(self, place: DatasetPlace, version: str) -> VersionDetails:
+        return await asyncio.to_thread(self._library.version, place, version)
+
+    async def clips(
+        self, place: DatasetPlace, version: str, query: ClipQuery, window: tuple[int, int],
+        thumbnails: int,
+    ) -> ClipPage:  # fmt: skip
+        return await asyncio.to_thread(
+            self._library.clips, place, version, query, window, thumbnails
+        )
+
+    async def clip(
+        self, place: DatasetPlace, version: str, clip_id: str, thumbnails: int
+    ) -> ClipDetails:
+        return await asyncio.to_thread(self._library.clip, place, version, clip_id, thumbnails)
+
+    async def frame(self, place: DatasetPlace, version: str, clip_id: str, number: int) -> bytes:
+        return await asyncio.to_thread(self._library.frame, place, version, clip_id, number)
+
+    async def sound(self, place: DatasetPlace, version: str, clip_id: str) -> bytes:
+        return await asyncio.to_thread(self._library.sound, place, version, clip_id)
+
+    async def compare(self, place: DatasetPlace, before: str, after: str) -> VersionComparison:
+        return await asyncio.to_thread(self._library.compare, place, before, after)
 
     async def find(
         self, dataset: str, model: str, reference: str | None, query: list[float], limit: int
@@ -70,7 +114,7 @@ class SearchServer:
             ApiError: its clips are still being embedded; it says when to ask again.
             DatasetError: there is no such dataset.
         """
-        samples = await asyncio.to_thread(load_index, dataset)
+        samples = await asyncio.to_thread(self._library.index, dataset)
         key = (samples.version.location, reference or model)
         task = self._making.get(key)
         if task is None or (task.done() and task.exception() is not None):
@@ -82,7 +126,7 @@ class SearchServer:
             raise ApiError(
                 503,
                 "index_not_ready",
-                f"the clips of {dataset} are being embedded; ask again",
+                f"the clips of {name_of(dataset)} are being embedded; ask again",
                 retry_after_s=5.0,
             )
         nearest = partial(task.result().nearest, np.asarray(query, np.float32), limit)

@@ -20,13 +20,15 @@ from spark_ray.core.storage import Folder
 from spark_ray.serving.assets import AssetStore
 from spark_ray.serving.catalog import Catalog, Target
 from spark_ray.serving.database import Asset, Database
+from spark_ray.serving.dataset_names import DatasetNames
 from spark_ray.serving.errors import ApiError, as_api_error, overloaded
 from spark_ray.serving.fetch import Fetcher
 from spark_ray.serving.jobs import JobBook
-from spark_ray.serving.keys import Caller, KeyStore
+from spark_ray.serving.keys import PREFIX, Caller, KeyStore
 from spark_ray.serving.messages import Decoded, MediaFile, ModelFacts
 from spark_ray.serving.settings import ServeSettings
 from spark_ray.serving.throttle import Throttle
+from spark_ray.serving.tokens import TokenVerifier
 
 log = get_logger(__name__)
 
@@ -49,6 +51,9 @@ class Services:
         self.settings, self.handles = settings, handles
         self.database = Database(settings.database)
         self.keys = KeyStore(self.database)
+        self.tokens: TokenVerifier | None = None
+        if settings.tokens is not None:
+            self.tokens = TokenVerifier(settings.tokens, self.database)
         self.throttle = Throttle(settings.gateway_replicas)
         folder = Folder(f"{settings.state}/assets", scratch="writing")
         self.assets = AssetStore(folder, self.database, settings.limits)
@@ -60,14 +65,18 @@ class Services:
         )
         self.catalog = Catalog(settings.models, handles.models, settings.alias_lifetime_s)
         self.jobs = JobBook(settings, self.database)
+        self.datasets = DatasetNames(settings.datasets, str(settings.jobs_output))
         self._facts: dict[tuple[str, str | None], ModelFacts] = {}
 
     async def caller(self, secret: str) -> Caller | None:
-        """Who has this secret; the database is asked in a thread, once in a while."""
-        known = self.keys.remembered(secret)
+        """Whose key or token this is; what has to be asked is asked in a thread, now and then."""
+        store: KeyStore | TokenVerifier = self.keys
+        if self.tokens is not None and not secret.startswith(PREFIX):
+            store = self.tokens
+        known = store.remembered(secret)
         if known is not None:
             return known[0]
-        return await asyncio.to_thread(self.keys.caller, secret)
+        return await asyncio.to_thread(store.caller, secret)
 
     async def store(self, owner: str, file: io.IOBase | Any) -> Asset:
         """A complete asset of an open file."""

@@ -14,6 +14,8 @@ from spark_ray.core.storage import absolute, is_remote
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.models.captioning import captioners
 from spark_ray.models.transcription import transcribers
+from spark_ray.serving.dataset_names import doubled_name
+from spark_ray.serving.tokens import TokenSettings
 
 Ability = Literal["caption", "transcribe", "embed"]
 
@@ -116,6 +118,9 @@ class ServeSettings(JobConfig):
     allowed_buckets: list[str] = Field(
         default_factory=list, description="s3:// prefixes that requests may name"
     )
+    tokens: TokenSettings | None = Field(
+        None, description="JSON Web Tokens of an identity provider, taken besides API keys"
+    )
     cors_origins: list[str] = Field(default_factory=list, description="off by default")
     gateway_replicas: int = Field(1, ge=1)
     gateway_cpus: float = Field(0.1, ge=0, description="of each replica")
@@ -134,6 +139,15 @@ class ServeSettings(JobConfig):
                 raise unknown_choice("job_settings", name, known)
         return settings
 
+    @field_validator("datasets")
+    @classmethod
+    def _datasets_have_names(cls, datasets: list[str]) -> list[str]:
+        if name := doubled_name(datasets):
+            raise ValueError(
+                f"two of them are called {name!r}, which requests could not tell apart"
+            )
+        return datasets
+
     @model_validator(mode="after")
     def _database_is_somewhere(self) -> "ServeSettings":
         if self.database_url is None and is_remote(self.state):
@@ -145,11 +159,15 @@ class ServeSettings(JobConfig):
 
     def located(self) -> "ServeSettings":
         """With places that mean the same in every process of the cluster."""
+        tokens = self.tokens
+        if tokens is not None and tokens.jwks_file is not None:
+            tokens = tokens.model_copy(update={"jwks_file": absolute(tokens.jwks_file)})
         return self.model_copy(
             update={
                 "state": absolute(self.state),
                 "jobs_output": absolute(self.jobs_output or f"{self.state}/datasets"),
                 "datasets": [absolute(reference) for reference in self.datasets],
+                "tokens": tokens,
             }
         )
 

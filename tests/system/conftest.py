@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-pytest.register_assert_rewrite("builds")
+pytest.register_assert_rewrite("builds", "serving_world")
 import builds  # noqa: E402
 from clusters import RAY, START_S, Node, StartNode, free_port, run_ray  # noqa: E402
+from serving_world import client, folder, keys, server, settings  # noqa: E402, F401 - fixtures
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,7 +45,7 @@ def start_node(
 ) -> Iterator[StartNode]:
     nodes: list[Node] = []
     # Ray's sockets lie below its folder, and their paths may have 107 characters at most.
-    folder = Path("/tmp") / f"srt{secrets.token_hex(3)}"
+    temporary = Path("/tmp") / f"srt{secrets.token_hex(3)}"
 
     def start(*arguments: str, **variables: str) -> Node:
         log = tmp_path_factory.mktemp("node") / "log"
@@ -55,7 +56,7 @@ def start_node(
                     "start",
                     "--block",
                     "--disable-usage-stats",
-                    f"--temp-dir={folder}",
+                    f"--temp-dir={temporary}",
                     *arguments,
                 ],
                 stdout=file,
@@ -70,7 +71,7 @@ def start_node(
     for node in nodes:
         if node.process.poll() is None:
             node.kill()
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    subprocess.run(["rm", "-rf", str(temporary)], check=True)
 
 
 @pytest.fixture(scope="session")

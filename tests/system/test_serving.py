@@ -2,10 +2,7 @@
 
 import contextlib
 import json
-import shutil
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +11,16 @@ import httpx2 as httpx
 import numpy as np
 import openai
 import pytest
-import yaml
-from clusters import RAY, ROOT, free_port
+from fake_version import jpeg
+from serving_world import DECODING, client_of, refused, secret, set_champion, upload
 
 from spark_ray.media.audio_codec import encode_audio
 from spark_ray.models.apotheon import Apotheon
-from spark_ray.serving.database import Database
 from spark_ray.serving.decoding import decode_file, decode_options
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.messages import MediaFile
 from spark_ray.serving.settings import ServeSettings
-from spark_ray.training.model_card import write_model_card
-from spark_ray.training.registry import promote, register_model
 
-sys.path += [str(ROOT / "tests" / name) for name in ("", "unit/datasets", "unit/training")]
-import apotheons
-import trained
-from fake_version import jpeg, make_clip, write_version
-
-JOBS = {"fps": 1, "caption_backend": "sidecar"}
 METRICS = {
     f"ray_spark_ray_{name}"
     for name in (
@@ -44,123 +32,6 @@ METRICS = {
         "jobs",
     )
 }
-DECODING = {"fps": 4.0, "smart_sampling": False}
-"""How the clips were sampled that the model learned from."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serving")
-    apotheons.model().save_pretrained(folder / "model")
-    apotheons.processor().save_pretrained(folder / "model")
-    record = trained.record()
-    dataset = record.dataset.model_copy(update={"decoding": DECODING})
-    record.model_copy(update={"dataset": dataset}).write(folder / "model")
-    for seed in (1, 2):
-        version = folder / f"version-{seed}"
-        shutil.copytree(folder / "model", version)
-        apotheons.model(seed).save_pretrained(version)
-        write_model_card(version)
-        alias = f"number-{seed}"
-        register_model(version, tracking_uri=registry(folder), name="versioned", alias=alias)
-    set_champion(folder, 1)
-    builds.write_numbers(folder / "videos", range(1, 5))
-    clips = [
-        make_clip(number, source=f"/films/{number}.mp4", caption=f"number {number}", dropped=())
-        for number in range(6)
-    ]
-    for number, clip in enumerate(clips):
-        clip.frames = [jpeg(8 * number + at, size=64) for at in range(len(clip.samples))]
-    write_version(folder / "sets" / "films", clips)
-    return folder
-
-
-def registry(folder: Path) -> str:
-    return f"sqlite:///{folder}/mlflow.db"
-
-
-def set_champion(folder: Path, version: int) -> None:
-    promote("versioned", str(version), tracking_uri=registry(folder))
-
-
-@pytest.fixture(scope="module")
-def settings(folder: Path) -> dict[str, Any]:
-    """The file for a laptop, with the test's own places in it."""
-    config = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text())
-    config["http_options"]["port"] = free_port()
-    arguments = config["applications"][0]["args"]
-    arguments |= {
-        "state": str(folder / "state"),
-        "datasets": [str(folder / "sets" / "films")],
-        "job_settings": JOBS,
-        "limits": {"max_upload_bytes": 1 << 20, "max_json_depth": 16},
-    }
-    arguments["models"]["apotheon"]["reference"] = str(folder / "model")
-    arguments["models"]["versioned"] = {"reference": "models:/versioned", "num_cpus": 0.1}
-    arguments["alias_lifetime_s"] = 0.5
-    environment = {"MLFLOW_TRACKING_URI": registry(folder)}
-    config["applications"][0]["runtime_env"] = {"env_vars": environment}
-    return config
-
-
-@pytest.fixture(scope="module")
-def server(
-    head: dict[str, Any], environment: dict[str, str], folder: Path, settings: dict[str, Any]
-) -> Iterator[str]:
-    """The address of a server that is ready."""
-    file = folder / "serve.yaml"
-    file.write_text(yaml.safe_dump(settings))
-    serve = str(RAY.with_name("serve"))
-    address = ["--address", head["jobs"]]
-    deployed = builds.run([serve, "deploy", *address, str(file)], env=environment)
-    assert deployed.returncode == 0, deployed.stderr
-    url = f"http://127.0.0.1:{settings['http_options']['port']}"
-    try:
-        builds.wait_until(lambda: is_ready(url), f"a server at {url}", seconds=180)
-        yield url
-    finally:
-        builds.run([serve, "shutdown", *address, "-y"], env=environment)
-
-
-def is_ready(url: str) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/readyz", timeout=20).status_code == 200
-    return False
-
-
-@pytest.fixture(scope="module")
-def keys(settings: dict[str, Any]) -> KeyStore:
-    arguments = settings["applications"][0]["args"]
-    return KeyStore(Database(ServeSettings.from_values(**arguments).located().database))
-
-
-def secret(keys: KeyStore, *scopes: str, **limits: Any) -> str:
-    made = {"requests_per_minute": 6000, "max_concurrent": 16, "lifetime_s": None, **limits}
-    return keys.create("test", list(scopes), **made)[1]
-
-
-@pytest.fixture(scope="module")
-def client(server: str, keys: KeyStore) -> Iterator[httpx.Client]:
-    with client_of(server, secret(keys, "infer", "jobs")) as made:
-        yield made
-
-
-def client_of(server: str, key: str) -> httpx.Client:
-    return httpx.Client(base_url=server, headers={"Authorization": f"Bearer {key}"}, timeout=60)
-
-
-def upload(client: httpx.Client, path: Path) -> dict[str, Any]:
-    answer = client.post("/v1/assets", files={"file": path.read_bytes()})
-    assert answer.status_code == 201, answer.text
-    return dict(answer.json())
-
-
-def refused(answer: httpx.Response, status: int, code: str, said: str = "") -> None:
-    assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert error["code"] == code
-    assert said in error["message"]
-    assert error["request_id"] == answer.headers["x-request-id"]
 
 
 def test_a_caption_over_http_is_that_of_the_model(client: httpx.Client, folder: Path) -> None:

@@ -1,7 +1,6 @@
-"""`/v1/captions`, `/v1/transcriptions`, `/v1/analyze` and `/v1/search`."""
+"""`/v1/captions`, `/v1/transcriptions` and `/v1/search`."""
 
 import asyncio
-from typing import cast
 
 from fastapi import APIRouter, Request, Response
 
@@ -14,8 +13,6 @@ from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import Decoded, Embedded, Timing, Written
 from spark_ray.serving.routes.media import media_body, read_media_request
 from spark_ray.serving.schemas import (
-    AnalyzeAnswer,
-    AnalyzeRequest,
     CaptionAnswer,
     MediaRequest,
     SearchAnswer,
@@ -23,7 +20,6 @@ from spark_ray.serving.schemas import (
     TranscriptionAnswer,
 )
 from spark_ray.serving.services import Services
-from spark_ray.serving.settings import Ability
 
 router = APIRouter(prefix="/v1", tags=["inference"])
 
@@ -95,59 +91,6 @@ async def transcribe(
     )
 
 
-@router.post("/analyze", openapi_extra=media_body(AnalyzeRequest))
-async def analyze(
-    request: Request, response: Response, caller: Infers, services: UseServices
-) -> AnalyzeAnswer:
-    """Everything at once: scenes, frames, subtitles, a caption and a transcript."""
-    asset, wanted = await read_media_request(request, services, caller, AnalyzeRequest)
-    seer = await _wish(services, wanted.caption_model, "caption")
-    listener = await _wish(services, wanted.transcription_model, "transcribe")
-    if seer is None and listener is None:
-        raise ApiError(501, "no_model", "no model here can caption or transcribe")
-    decoded = await services.decode(asset, cast(Target, seer or listener))
-    clip = decoded.clip
-
-    async def ask(task: Task, target: Target | None, there: bool) -> Written | None:
-        if target is None or not there:
-            return None
-        return await write(services, decoded, task, target, wanted.max_new_tokens)
-
-    caption, transcript = await asyncio.gather(
-        ask("caption", seer, bool(clip.frames)),
-        ask("transcript", listener, clip.audio is not None),
-    )
-    timing = Timing(preprocess=decoded.seconds)
-    for written in (caption, transcript):
-        if written is not None:
-            say(response, written)
-            # Both are counted from the same decode.
-            timing += written.timing + Timing(preprocess=-decoded.seconds)
-    return AnalyzeAnswer(
-        id=request.state.request_id,
-        asset=asset.id,
-        duration_s=clip.duration_s,
-        width=clip.video.width if clip.video else None,
-        height=clip.video.height if clip.video else None,
-        scenes=clip.scenes,
-        frame_times=clip.frame_times,
-        subtitles=" ".join(s.text for s in clip.subtitles) or None,
-        caption=caption.text if caption else None,
-        caption_model=caption.model if caption else None,
-        transcript=transcript.text if transcript else None,
-        transcript_segments=transcript.segments if transcript else [],
-        transcription_model=transcript.model if transcript else None,
-        timing_s=timing,
-    )
-
-
-async def _wish(services: Services, name: str | None, ability: Ability) -> Target | None:
-    """The model that was named, or the server's own; None where it has none for this."""
-    if name is None and not services.catalog.names(ability):
-        return None
-    return await services.catalog.find(name, ability)
-
-
 @router.post("/search")
 async def search(
     request: Request,
@@ -157,12 +100,7 @@ async def search(
     services: UseServices,
 ) -> SearchAnswer:
     """Find clips of a published dataset that fit a text, a picture or another clip."""
-    dataset = wanted.dataset or next(iter(services.settings.datasets), None)
-    if dataset is None or dataset not in services.settings.datasets:
-        known = ", ".join(services.settings.datasets) or "none"
-        raise ApiError(
-            404, "dataset_not_found", f"there is no dataset {dataset!r} to search; known: {known}"
-        )
+    place = services.datasets.searchable(wanted.dataset)
     if (wanted.text is None) == (wanted.asset is None):
         raise ApiError(422, "invalid_request", "give 'text' or 'asset', and not both")
     target = await services.catalog.find(wanted.model, "embed")
@@ -174,14 +112,14 @@ async def search(
         query = await _embed_asset(services, caller.id, str(wanted.asset), target)
     found, version = await services.call(
         services.handles.search.find.remote(
-            dataset, target.name, target.reference, query.vectors[0], wanted.limit
+            place.reference, target.name, target.reference, query.vectors[0], wanted.limit
         ),
         "the search",
     )
     say(response, query)
     return SearchAnswer(
         id=request.state.request_id,
-        dataset=dataset,
+        dataset=place.name,
         dataset_version=version,
         model=query.model,
         hits=found,

@@ -1,18 +1,23 @@
-"""Health, models, and what operators scrape."""
+"""Health, who asks, the cluster, and what operators scrape."""
 
 import asyncio
 from typing import Annotated
 
-import httpx2 as httpx
 import ray
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from spark_ray.serving.access import Administers, Infers, UseServices
-from spark_ray.serving.errors import ApiError, not_found
-from spark_ray.serving.schemas import Health, ModelCard, ModelList
+from spark_ray.serving.access import Administers, HasKey, UseServices
+from spark_ray.serving.cluster import (
+    describe_deployments,
+    describe_node,
+    living_nodes,
+    metrics_pages,
+    shown_resources,
+)
+from spark_ray.serving.errors import ApiError
+from spark_ray.serving.schemas import Health, KeyInfo, OwnedJob, SystemInfo
 from spark_ray.serving.services import Services
-from spark_ray.serving.settings import MODEL_NAME
 
 router = APIRouter(tags=["system"])
 
@@ -48,42 +53,44 @@ async def _is_ready(services: Services, name: str) -> bool:
     return True
 
 
-@router.get("/v1/models")
-async def models(caller: Infers, services: UseServices) -> ModelList:
-    """The models that requests may name."""
-    return ModelList(data=[_card(services, name) for name in services.catalog.names()])
+@router.get("/v1/me")
+async def me(caller: HasKey) -> KeyInfo:
+    """What the key of the request may do."""
+    return KeyInfo(
+        id=caller.id,
+        name=caller.name,
+        scopes=sorted(caller.scopes),
+        requests_per_minute=caller.requests_per_minute,
+        max_concurrent=caller.max_concurrent,
+    )
 
 
-@router.get("/v1/models/{name}")
-async def model(
-    name: Annotated[str, Path(pattern=f"^{MODEL_NAME}$")], caller: Infers, services: UseServices
-) -> ModelCard:
-    """One of them."""
-    if name not in services.catalog.names():
-        raise not_found("model", name)
-    return _card(services, name)
-
-
-def _card(services: Services, name: str) -> ModelCard:
-    settings = services.catalog.settings(name)
-    return ModelCard(
-        id=name,
-        backend=settings.backend,
-        abilities=list(settings.abilities),
-        reference=settings.reference,
+@router.get("/v1/system")
+async def system(
+    caller: Administers, services: UseServices, jobs: Annotated[int, Query(ge=0, le=200)] = 20
+) -> SystemInfo:
+    """The cluster's nodes, deployments and queues, and the newest jobs of all keys."""
+    pages = await metrics_pages()
+    nodes, available, deployments, newest = await asyncio.gather(
+        asyncio.to_thread(living_nodes),
+        asyncio.to_thread(ray.available_resources),
+        asyncio.to_thread(describe_deployments, pages),
+        asyncio.to_thread(services.jobs.newest, jobs),
+    )
+    infos = [await asyncio.to_thread(services.jobs.info, job) for job in newest]
+    return SystemInfo(
+        ray_version=ray.__version__,
+        nodes=[describe_node(node) for node in nodes],
+        available=shown_resources(available),
+        deployments=deployments,
+        jobs=[
+            OwnedJob(**info.model_dump(), owner=job.owner)
+            for info, job in zip(infos, newest, strict=True)
+        ],
     )
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(caller: Administers) -> str:
     """Prometheus metrics of all nodes, as Ray exports them on each."""
-    nodes = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
-    async with httpx.AsyncClient(timeout=_READY_TIMEOUT_S) as client:
-        pages = await asyncio.gather(
-            *(
-                client.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}")
-                for node in nodes
-            ),
-            return_exceptions=True,
-        )
-    return "\n".join(page.text for page in pages if isinstance(page, httpx.Response))
+    return "\n".join(await metrics_pages())

@@ -90,11 +90,12 @@ def write_version(
     rejects: tuple[Clip, ...] = (),
     filtered: tuple[float, ...] = (),
     duplicates: tuple[str, ...] = (),
+    name: str = "v1",
     **settings: Any,
 ) -> tuple[Folder, dict[str, Any]]:
-    """Write `root/v1` as a build leaves it just before the report, with metadata as well."""
+    """Write a version as a build leaves it just before the report, with metadata as well."""
     config = BuildConfig.from_values(input=["/films"], output=str(root), **settings)
-    version = Folder(str(root / "v1"))
+    version = Folder(str(root / name))
     statistics, counted = ClipStatistics(), Counter[tuple[str, str]]()
     lines = []
     for clip in sorted(clips, key=lambda clip: clip.clip_id):
@@ -118,7 +119,7 @@ def write_version(
     ]
     metadata = {
         "name": root.name,
-        "version": "v1",
+        "version": name,
         "parent": None,
         "created": "2026-01-02T03:04:05+00:00",
         "started": "2026-01-02T03:00:00+00:00",

@@ -57,7 +57,8 @@ def test_a_promoted_version_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_folders_and_backends_have_no_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     catalog, _ = make(monkeypatch)
-    assert find(catalog, "mine").reference == "/models/mine"
+    assert find(catalog, "mine").reference is None
+    assert isinstance(find(catalog, "mine").model, Handle), "the replica knows its folder"
     assert isinstance(find(catalog, "blip").model, Handle)
     for name in ("mine@champion", "blip/2"):
         with pytest.raises(ApiError, match="has no versions"):

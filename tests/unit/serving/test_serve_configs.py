@@ -8,6 +8,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from spark_ray.serving.app import build
 from spark_ray.serving.settings import ServeSettings
+from spark_ray.serving.ui import app as ui
+from spark_ray.serving.ui.settings import UiSettings
 
 FILES = sorted((Path(__file__).parents[3] / "serve_configs").glob("*.yaml"))
 
@@ -17,12 +19,14 @@ def test_a_config_is_read_without_a_leftover(file: Path) -> None:
     values = yaml.safe_load(file.read_text())
     schema = ServeDeploySchema.model_validate(values)
     assert set(values) <= set(ServeDeploySchema.model_fields)
-    (application,) = schema.applications
-    assert set(values["applications"][0]) <= set(type(application).model_fields)
-    module, _, function = application.import_path.partition(":")
-    assert (module, function) == (build.__module__, build.__name__)
-    settings = ServeSettings.from_values(**application.args)
-    assert settings.models
+    for application, given in zip(schema.applications, values["applications"], strict=True):
+        assert set(given) <= set(type(application).model_fields)
+    server, front_end = schema.applications
+    assert server.import_path == f"{build.__module__}:{build.__name__}"
+    assert ServeSettings.from_values(**server.args).models
+    assert front_end.import_path == f"{ui.build.__module__}:{ui.build.__name__}"
+    port = values["http_options"]["port"]
+    assert UiSettings.from_values(**front_end.args).api_url == f"http://127.0.0.1:{port}"
 
 
 def test_there_is_one_for_a_laptop_and_one_for_gpus() -> None:

@@ -1,0 +1,108 @@
+"""`/v1/models`: the models that requests may name, their versions, metrics and cards.
+
+The list and its entries have the shape of OpenAI's, with more in them.
+"""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import PlainTextResponse
+
+from spark_ray.models.registered import SCHEME
+from spark_ray.models.registered_versions import ModelVersion, model_card, model_versions
+from spark_ray.serving.access import Reads, UseServices
+from spark_ray.serving.errors import not_found
+from spark_ray.serving.schemas import ModelCard, ModelDetails, ModelList, ModelVersionInfo
+from spark_ray.serving.services import Services
+from spark_ray.serving.settings import APOTHEON, MODEL_NAME
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+_MOST_VERSIONS = 50
+
+Name = Annotated[str, Path(pattern=f"^{MODEL_NAME}$")]
+
+
+@router.get("")
+async def show_all(caller: Reads, services: UseServices) -> ModelList:
+    """The models that requests may name."""
+    return ModelList(data=[_card(services, name) for name in services.catalog.names()])
+
+
+@router.get("/{name}")
+async def show(name: Name, caller: Reads, services: UseServices) -> ModelDetails:
+    """One of them, with its versions, from the newest to the oldest of the last fifty."""
+    card = _card(services, _known(services, name))
+    reference = _apotheon_reference(services, name)
+    versions: list[ModelVersion] = []
+    if reference is not None:
+        versions = await asyncio.to_thread(model_versions, reference, _MOST_VERSIONS)
+    return ModelDetails(**card.model_dump(), versions=[_info(version) for version in versions])
+
+
+@router.get("/{name}/card", response_class=PlainTextResponse)
+async def card(
+    name: Name,
+    caller: Reads,
+    services: UseServices,
+    version: Annotated[str | None, Query(pattern=r"^\d{1,9}$")] = None,
+) -> str:
+    """What a version can do, what it learned from and how it was measured, as Markdown."""
+    reference = _apotheon_reference(services, _known(services, name))
+    text = None
+    if reference is not None and (version is None) != reference.startswith(SCHEME):
+        text = await asyncio.to_thread(model_card, reference, version)
+    if text is None:
+        raise not_found("card", name if version is None else f"{name}/{version}")
+    return text
+
+
+def _known(services: Services, name: str) -> str:
+    if name not in services.catalog.names():
+        raise not_found("model", name)
+    return name
+
+
+def _apotheon_reference(services: Services, name: str) -> str | None:
+    """Where our own model lies; other backends' have no record of how they came about."""
+    settings = services.catalog.settings(name)
+    return settings.reference if settings.backend == APOTHEON else None
+
+
+def _card(services: Services, name: str) -> ModelCard:
+    settings = services.catalog.settings(name)
+    return ModelCard(
+        id=name,
+        backend=settings.backend,
+        abilities=list(settings.abilities),
+        reference=settings.reference,
+    )
+
+
+def _info(version: ModelVersion) -> ModelVersionInfo:
+    record = version.record
+    described = {
+        "version": version.version,
+        "aliases": list(version.aliases),
+        "created": version.created_s,
+    }
+    if record is None:
+        return ModelVersionInfo.model_validate(described)
+    held_out = record.held_out
+    return ModelVersionInfo.model_validate(
+        {
+            **described,
+            "trained": record.date,
+            "dataset": record.dataset.reference,
+            "dataset_version": record.dataset.version,
+            "clips": record.dataset.clips,
+            "steps": record.steps,
+            "world_size": record.world_size,
+            "code_version": record.code_version,
+            "license": record.license,
+            "training_metrics": record.training_metrics,
+            "held_out_split": held_out.split if held_out else None,
+            "metrics": held_out.metrics if held_out else {},
+        }
+    )

@@ -1,0 +1,108 @@
+"""Parts of the front end that need no browser: sessions, HTML, and what is made of answers."""
+
+from typing import Any
+
+import pytest
+
+from spark_ray.core.errors import ConfigError
+from spark_ray.serving.ui import sessions as sessions_module
+from spark_ray.serving.ui.models_tab import metric_rows, without_front_matter
+from spark_ray.serving.ui.render import render
+from spark_ray.serving.ui.sessions import Sessions
+from spark_ray.serving.ui.settings import UiSettings
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'\u202e&"
+
+
+def test_a_session_ends_when_it_is_idle_or_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(sessions_module.time, "monotonic", lambda: now[0])
+    sessions = Sessions(lifetime_s=60.0, most=10)
+    token = sessions.begin("sk-1", "me", frozenset({"infer"}))
+    assert len(token) >= 40
+    for _ in range(3):
+        now[0] += 50
+        session = sessions.get(token)
+        assert session is not None, "in use"
+        assert (session.key, session.may("infer"), session.may("jobs")) == ("sk-1", True, False)
+    now[0] += 61
+    assert sessions.get(token) is None
+    again = sessions.begin("sk-1", "me", frozenset())
+    sessions.end(again)
+    assert sessions.get(again) is None
+    for nobody in (None, "", "made-up"):
+        assert sessions.get(nobody) is None
+        sessions.end(nobody)
+
+
+def test_the_session_that_was_idle_longest_makes_room() -> None:
+    sessions = Sessions(lifetime_s=60.0, most=2)
+    first, second = (sessions.begin(f"sk-{n}", "me", frozenset()) for n in (1, 2))
+    assert sessions.get(first) is not None
+    third = sessions.begin("sk-3", "me", frozenset())
+    assert sessions.get(second) is None
+    assert sessions.get(first) is not None
+    assert sessions.get(third) is not None
+
+
+def clip(text: str) -> dict[str, Any]:
+    return {
+        "id": text, "split": "train", "label": text, "source_path": text, "duration_s": 2.0,
+        "frames": 1, "has_audio": True, "caption": text, "transcript": text, "thumbnails": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("template", "values"),
+    [
+        ("login", {"problem": HOSTILE}),
+        ("player", {"path": HOSTILE}),
+        ("clips", {"page": {"clips": [clip(HOSTILE)]}}),
+        ("datasets", {"datasets": [{"name": HOSTILE, "problem": HOSTILE}]}),
+        ("log", {"text": HOSTILE}),
+        ("texts", {"answer": None, "written": {"caption": HOSTILE, "transcript": HOSTILE}}),
+        (
+            "jobs",
+            {
+                "jobs": [
+                    {"id": HOSTILE, "name": HOSTILE, "state": HOSTILE, "done": None, "total": None,
+                     "result": None, "created": 0.0}
+                ]
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_what_comes_from_outside_is_text(template: str, values: dict[str, Any]) -> None:
+    html = render(template, **values)
+    assert "<img src=x" not in html
+    assert "onerror=alert(1)>" not in html
+    assert "onerror" in html, "it is shown for what it is"
+
+
+def test_no_text_turns_the_direction_of_writing() -> None:
+    assert "\\u202e" in render("log", text=HOSTILE)
+    assert "\u202e" not in render("log", text=HOSTILE)
+
+
+def test_metrics_of_versions_stand_side_by_side() -> None:
+    versions = [
+        {"metrics": {"caption": {"exact": 0.5}}, "training_metrics": {"loss": 1.0}},
+        {"metrics": {"caption": {"exact": 0.75, "cider": None}}, "training_metrics": {}},
+    ]
+    assert metric_rows(versions) == [
+        ("caption: cider", [None, None]),
+        ("caption: exact", [0.5, 0.75]),
+        ("training: loss", [1.0, None]),
+    ]
+
+
+def test_a_card_is_shown_without_its_yaml() -> None:
+    assert without_front_matter("---\nlicense: mit\n---\n# Card\n") == "# Card\n"
+    assert without_front_matter("# Card\n---\n") == "# Card\n---\n"
+    assert without_front_matter("---\nnever ends") == "---\nnever ends"
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://user@host", "http://host/path", "host:8000"])
+def test_the_servers_address_is_no_more_than_that(url: str) -> None:
+    with pytest.raises(ConfigError, match="api_url"):
+        UiSettings.from_values(api_url=url)
