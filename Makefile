@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := requirements/constraints.txt
-EXTRAS := models,train,serve,whisper,faster-whisper,s3,demo,dev
+EXTRAS := models,train,tune,serve,whisper,faster-whisper,s3,demo,dev
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
 

@@ -1,0 +1,208 @@
+"""The pictures of a study, as Plotly figures."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+import plotly.graph_objects as go
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.study import StudyDirection
+
+from spark_ray.training.search.records import Study, TrialRecord
+from spark_ray.training.search.space import Choice, FloatRange, Parameter
+
+_COLOURS = {"finished": "#2f6fde", "stopped": "#d9822b", "failed": "#c9372c", "running": "#8a63d2"}
+_LEAST_FOR_IMPORTANCE = 4
+
+
+def history(studies: Sequence[Study]) -> go.Figure:
+    """What each study had found after so many steps of training, of all its trials together."""
+    figure = go.Figure()
+    several = len(studies) > 1
+    for study in studies:
+        objective = study.objectives[0]
+        steps = 0
+        spent: list[int] = []
+        best: list[float] = []
+        dots: list[tuple[int, float, str, str]] = []
+        for trial in study.trials:
+            steps += trial.steps
+            value = trial.value(objective)
+            if value is None:
+                continue
+            spent.append(steps)
+            best.append(value if not best else objective.better(best[-1], value))
+            dots.append((steps, value, _label(trial), _COLOURS[trial.state]))
+        if dots:
+            x, y, labels, colours = zip(*dots, strict=True)
+            figure.add_scatter(
+                x=x,
+                y=y,
+                mode="markers",
+                text=labels,
+                name=f"{study.name}: trials" if several else "trials",
+                marker={"size": 9} if several else {"color": colours, "size": 9},
+                hovertemplate="%{text}<br>%{y:.4g}<extra></extra>",
+            )
+        figure.add_scatter(
+            x=spent,
+            y=best,
+            mode="lines",
+            line={"shape": "hv"},
+            name=f"{study.name}: best" if several else "best so far",
+        )
+    figure.update_xaxes(title="steps of all trials so far")
+    figure.update_yaxes(title=studies[0].objectives[0].metric)
+    return figure
+
+
+def learning_curves(study: Study) -> go.Figure:
+    """The objective of every trial over its steps."""
+    figure, objective = go.Figure(), study.objectives[0]
+    for trial in study.trials:
+        points = [r for r in trial.reports if objective.metric in r.metrics]
+        # The last report of a run that ended tells its best checkpoint again.
+        steps = {r.step: r.metrics[objective.metric] for r in reversed(points)}
+        if not steps:
+            continue
+        figure.add_scatter(
+            x=sorted(steps),
+            y=[steps[step] for step in sorted(steps)],
+            mode="lines+markers",
+            name=f"trial {trial.number}",
+            line={"color": _COLOURS[trial.state], "width": 1.5},
+            marker={"size": 4},
+            opacity=0.8,
+            hovertemplate=f"{_label(trial)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+        )
+    figure.update_layout(showlegend=False)
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title=objective.metric)
+    return figure
+
+
+def parallel_coordinates(study: Study) -> go.Figure | None:
+    """Every trial as a line through its parameters; None where there is nothing to compare."""
+    found = optuna_study(study)
+    if len(found.trials) < 2:
+        return None
+    first = study.objectives[0]
+    figure: go.Figure = optuna.visualization.plot_parallel_coordinate(
+        found, target=lambda trial: trial.values[0], target_name=first.metric
+    )
+    return figure.update_layout(title=None)
+
+
+def importances(study: Study) -> dict[str, float]:
+    """Each parameter's share of what made trials differ, by fANOVA; empty where too few say so.
+
+    Source: Hutter, Hoos, Leyton-Brown, An Efficient Approach for Assessing Hyperparameter
+    Importance, 2014.
+    """
+    found = optuna_study(study)
+    values = {trial.values[0] for trial in found.trials}
+    if len(found.trials) < _LEAST_FOR_IMPORTANCE or len(values) < 2:
+        return {}
+    return optuna.importance.get_param_importances(
+        found,
+        evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
+        target=lambda trial: trial.values[0],
+    )
+
+
+def importance_bars(shares: dict[str, float]) -> go.Figure:
+    names = sorted(shares, key=lambda name: shares[name])
+    figure = go.Figure(
+        go.Bar(
+            x=[shares[name] for name in names],
+            y=names,
+            orientation="h",
+            marker={"color": _COLOURS["finished"]},
+            hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="share of the differences", tickformat=".0%", range=[0, 1])
+    figure.update_yaxes(automargin=True)
+    return figure
+
+
+def pareto(study: Study) -> go.Figure | None:
+    """Trials by the first two objectives; None where there is but one."""
+    if len(study.objectives) < 2:
+        return None
+    one, two = study.objectives[:2]
+    front = {trial.trial_id for trial in study.pareto_front()}
+    figure = go.Figure()
+    for name, inside, colour in (
+        ("others", False, _COLOURS["stopped"]),
+        ("Pareto front", True, _COLOURS["finished"]),
+    ):
+        chosen = [t for t in study.ranked() if (t.trial_id in front) is inside]
+        figure.add_scatter(
+            x=[trial.value(one) for trial in chosen],
+            y=[trial.value(two) for trial in chosen],
+            text=[_label(trial) for trial in chosen],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "size": 9},
+            hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+        )
+    figure.update_xaxes(title=f"{one.metric} ({one.mode})")
+    figure.update_yaxes(title=f"{two.metric} ({two.mode})")
+    return figure
+
+
+def optuna_study(study: Study) -> optuna.Study:
+    """The trials that came to a value, as Optuna would have them."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    directions = [
+        StudyDirection.MINIMIZE if o.mode == "min" else StudyDirection.MAXIMIZE
+        for o in study.objectives
+    ]
+    found = optuna.create_study(directions=directions)
+    space = study.record.config.space
+    distributions = {path: _distribution(parameter) for path, parameter in space.items()}
+    for trial in study.trials:
+        values = [trial.value(objective) for objective in study.objectives]
+        best = trial.best(study.objectives[0])
+        if best is None or None in values:
+            continue
+        params = {**trial.params, **best.params}
+        found.add_trial(
+            optuna.trial.create_trial(
+                params={path: _inside(space[path], params[path]) for path in space},
+                distributions=distributions,
+                values=[value for value in values if value is not None],
+            )
+        )
+    return found
+
+
+def _inside(parameter: Parameter, value: Any) -> Any:
+    """Steps of a range may round to just beyond its end."""
+    return value if isinstance(parameter, Choice) else parameter.clip(value)
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution(parameter.ends())
+    if isinstance(parameter, FloatRange):
+        return FloatDistribution(parameter.min, parameter.max, log=parameter.log)
+    return IntDistribution(parameter.min, parameter.max, log=parameter.log)
+
+
+def _label(trial: TrialRecord) -> str:
+    params = "<br>".join(f"{path} = {_short(value)}" for path, value in trial.params.items())
+    return f"trial {trial.number} ({trial.state})<br>{params}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.4g}"
+    return str(value).replace("<", "&lt;")
