@@ -96,7 +96,8 @@ def parallel_coordinates(study: Study) -> go.Figure | None:
     figure: go.Figure = optuna.visualization.plot_parallel_coordinate(
         found, target=lambda trial: trial.values[0], target_name=first.metric
     )
-    return figure.update_layout(title=None)
+    # The worst would be drawn white on white.
+    return figure.update_layout(title=None).update_traces(line={"colorscale": "Viridis"})
 
 
 def importances(study: Study) -> dict[str, float]:

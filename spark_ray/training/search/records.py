@@ -119,6 +119,11 @@ class Study:
         return self.folder.location.rstrip("/").rpartition("/")[2]
 
     @property
+    def dataset_name(self) -> str:
+        """Name and version, without the way there."""
+        return "@".join(self.record.dataset.rstrip("/").split("/")[-2:])
+
+    @property
     def objectives(self) -> list[Objective]:
         return objectives_of(self.record.config)
 

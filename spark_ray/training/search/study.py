@@ -69,6 +69,7 @@ def tune_training(config: StudyConfig) -> Study:
     _print_plan(study, steps)
     os.environ.update(_TUNE_SETTINGS)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     with ray_session(config):
         packing = pack(runs, _nodes(), config.max_concurrent)
         print(
