@@ -89,32 +89,55 @@ def learning_curves(study: Study) -> go.Figure:
 
 def parallel_coordinates(study: Study) -> go.Figure | None:
     """Every trial as a line through its parameters; None where there is nothing to compare."""
-    found = optuna_study(study)
-    if len(found.trials) < 2:
+    objective, space = study.objectives[0], study.record.config.space
+    trials = study.ranked()
+    if len(trials) < 2:
         return None
-    first = study.objectives[0]
-    figure: go.Figure = optuna.visualization.plot_parallel_coordinate(
-        found, target=lambda trial: trial.values[0], target_name=first.metric
-    )
-    # The worst would be drawn white on white.
-    return figure.update_layout(title=None).update_traces(line={"colorscale": "Viridis"})
+    values = [trial.value(objective) for trial in trials]
+    points = [_params_at_best(study, trial) for trial in trials]
+    dimensions: list[dict[str, Any]] = [{"label": objective.metric, "values": values}]
+    for path, parameter in space.items():
+        dimensions.append(_axis(path, parameter, [point[path] for point in points]))
+    line = {"color": values, "colorscale": "Viridis", "showscale": True}
+    line["reversescale"] = objective.mode == "max"
+    return go.Figure(go.Parcoords(dimensions=dimensions, line=line, labelangle=-12))
+
+
+def _axis(path: str, parameter: Parameter, values: Sequence[Any]) -> dict[str, Any]:
+    if isinstance(parameter, Choice):
+        labels = parameter.ends()
+        return {
+            "label": path,
+            "values": [labels.index(value) for value in values],
+            "range": [0, max(1, len(labels) - 1)],
+            "tickvals": list(range(len(labels))),
+            "ticktext": [_short(label) for label in labels],
+        }
+    low, high = float(parameter.min), float(parameter.max)
+    if not parameter.log:
+        return {"label": path, "values": list(values), "range": [low, high]}
+    low, high = math.log10(low), math.log10(high)
+    ticks = [low, *range(math.floor(low) + 1, math.ceil(high)), high]
+    return {
+        "label": path,
+        "values": [math.log10(value) for value in values],
+        "range": [low, high],
+        "tickvals": ticks,
+        "ticktext": [f"{10**tick:.3g}" for tick in ticks],
+    }
 
 
 def importances(study: Study) -> dict[str, float]:
-    """Each parameter's share of what made trials differ, by fANOVA; empty where too few say so.
+    """Each parameter's share in what set the best trials apart; empty where too few say so.
 
-    Source: Hutter, Hoos, Leyton-Brown, An Efficient Approach for Assessing Hyperparameter
-    Importance, 2014.
+    Source: Watanabe, Bansal, Hutter, PED-ANOVA: Efficiently Quantifying Hyperparameter Importance
+    in Arbitrary Subspaces, 2023.
     """
-    found = optuna_study(study)
-    values = {trial.values[0] for trial in found.trials}
-    if len(found.trials) < _LEAST_FOR_IMPORTANCE or len(values) < 2:
+    found = _as_optuna(study)
+    if len(found.trials) < _LEAST_FOR_IMPORTANCE or len({t.value for t in found.trials}) < 2:
         return {}
-    return optuna.importance.get_param_importances(
-        found,
-        evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-        target=lambda trial: trial.values[0],
-    )
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return optuna.importance.get_param_importances(found, evaluator=evaluator)
 
 
 def importance_bars(shares: dict[str, float]) -> go.Figure:
@@ -159,30 +182,29 @@ def pareto(study: Study) -> go.Figure | None:
     return figure
 
 
-def optuna_study(study: Study) -> optuna.Study:
-    """The trials that came to a value, as Optuna would have them."""
+def _as_optuna(study: Study) -> optuna.Study:
+    """The trials that came to a value, by the first objective and so that lower is better."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    directions = [
-        StudyDirection.MINIMIZE if o.mode == "min" else StudyDirection.MAXIMIZE
-        for o in study.objectives
-    ]
-    found = optuna.create_study(directions=directions)
-    space = study.record.config.space
+    found = optuna.create_study(direction=StudyDirection.MINIMIZE)
+    objective, space = study.objectives[0], study.record.config.space
     distributions = {path: _distribution(parameter) for path, parameter in space.items()}
-    for trial in study.trials:
-        values = [trial.value(objective) for objective in study.objectives]
-        best = trial.best(study.objectives[0])
-        if best is None or None in values:
-            continue
-        params = {**trial.params, **best.params}
+    for trial in study.ranked():
+        params, value = _params_at_best(study, trial), trial.value(objective)
+        assert value is not None
         found.add_trial(
             optuna.trial.create_trial(
                 params={path: _inside(space[path], params[path]) for path in space},
                 distributions=distributions,
-                values=[value for value in values if value is not None],
+                value=objective.sign * value,
             )
         )
     return found
+
+
+def _params_at_best(study: Study, trial: TrialRecord) -> dict[str, Any]:
+    """What it was trained with when it was best: population-based training changes that."""
+    best = trial.best(study.objectives[0])
+    return {**trial.params, **(best.params if best else {})}
 
 
 def _inside(parameter: Parameter, value: Any) -> Any:
