@@ -1,10 +1,11 @@
 """The pictures of a study, as Plotly figures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
+import plotly.colors
 import plotly.graph_objects as go
 from optuna.distributions import (
     BaseDistribution,
@@ -88,43 +89,57 @@ def learning_curves(study: Study) -> go.Figure:
 
 
 def parallel_coordinates(study: Study) -> go.Figure | None:
-    """Every trial as a line through its parameters; None where there is nothing to compare."""
+    """Every trial as a line through its parameters; None where there is nothing to compare.
+
+    Plotly's own needs WebGL, which browsers on virtual machines and far desktops lack.
+    """
     objective, space = study.objectives[0], study.record.config.space
     trials = study.ranked()
     if len(trials) < 2:
         return None
-    values = [trial.value(objective) for trial in trials]
+    values = [trial.value(objective) or 0.0 for trial in trials]
     points = [_params_at_best(study, trial) for trial in trials]
-    dimensions: list[dict[str, Any]] = [{"label": objective.metric, "values": values}]
+    heights = [_heights(values, min(values), max(values))]
+    ends = [(f"{min(values):.4g}", f"{max(values):.4g}")]
     for path, parameter in space.items():
-        dimensions.append(_axis(path, parameter, [point[path] for point in points]))
-    line = {"color": values, "colorscale": "Viridis", "showscale": True}
-    line["reversescale"] = objective.mode == "max"
-    return go.Figure(go.Parcoords(dimensions=dimensions, line=line, labelangle=-12))
+        column = [point[path] for point in points]
+        heights.append(_parameter_heights(parameter, column))
+        ends.append((_short(parameter.ends()[0]), _short(parameter.ends()[-1])))
+    shades = plotly.colors.sample_colorscale(
+        "Viridis", _heights(range(len(trials)), 0, len(trials) - 1)
+    )
+    figure = go.Figure()
+    lines = zip(trials, shades, zip(*heights, strict=True), strict=True)
+    for trial, shade, column in reversed(list(lines)):  # the best lies on top
+        figure.add_scatter(
+            x=list(range(len(column))),
+            y=column,
+            mode="lines",
+            line={"color": shade, "width": 2},
+            hovertemplate=f"{_label(trial)}<extra></extra>",
+        )
+    names = [objective.metric, *space]
+    for place, (low, high) in enumerate(ends):
+        for height, text, side in ((0, low, "top"), (1, high, "bottom")):
+            figure.add_annotation(x=place, y=height, text=text, showarrow=False, yanchor=side)
+    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names)
+    figure.update_yaxes(visible=False, range=[-0.12, 1.12])
+    return figure.update_layout(showlegend=False)
 
 
-def _axis(path: str, parameter: Parameter, values: Sequence[Any]) -> dict[str, Any]:
+def _parameter_heights(parameter: Parameter, values: Sequence[Any]) -> list[float]:
+    """Where values stand on their axis, from 0 to 1."""
     if isinstance(parameter, Choice):
         labels = parameter.ends()
-        return {
-            "label": path,
-            "values": [labels.index(value) for value in values],
-            "range": [0, max(1, len(labels) - 1)],
-            "tickvals": list(range(len(labels))),
-            "ticktext": [_short(label) for label in labels],
-        }
+        return _heights([labels.index(value) for value in values], 0, len(labels) - 1)
     low, high = float(parameter.min), float(parameter.max)
     if not parameter.log:
-        return {"label": path, "values": list(values), "range": [low, high]}
-    low, high = math.log10(low), math.log10(high)
-    ticks = [low, *range(math.floor(low) + 1, math.ceil(high)), high]
-    return {
-        "label": path,
-        "values": [math.log10(value) for value in values],
-        "range": [low, high],
-        "tickvals": ticks,
-        "ticktext": [f"{10**tick:.3g}" for tick in ticks],
-    }
+        return _heights(values, low, high)
+    return _heights([math.log(value) for value in values], math.log(low), math.log(high))
+
+
+def _heights(values: Iterable[float], low: float, high: float) -> list[float]:
+    return [(value - low) / ((high - low) or 1.0) for value in values]
 
 
 def importances(study: Study) -> dict[str, float]:

@@ -26,6 +26,7 @@ from spark_ray.training.search.records import RUNS, read_trial, trial_file
 from spark_ray.training.search.reporting import END, GO_ON, Reporter
 from spark_ray.training.search.space import Params
 from spark_ray.training.state import TrainState
+from spark_ray.training.worker import NonFiniteError
 
 PARENT_RUN_TAG = "mlflow.parentRunId"
 FAILURES = "failures"
@@ -78,7 +79,8 @@ class _Trial:
     def __init__(self, trial_id: str, params: Params, setup: TrialSetup) -> None:
         self.trial_id, self.params, self.setup = trial_id, params, setup
         self.wanted = setup.config.metric
-        self.seen: set[str] = set()
+        self.named: set[str] = set()
+        self.finite: set[str] = set()
 
     def train_through(self) -> None:
         """The whole run, reported at each checkpoint until the scheduler has seen enough."""
@@ -107,20 +109,34 @@ class _Trial:
 
     def _report(self, run: str, metrics: Mapping[str, Any]) -> bool:
         """Tell Ray Tune what it can compare; whether the scheduler has the trial end."""
-        finite = _finite(metrics)
-        self.seen |= set(finite)
+        finite = self._finite(metrics)
         if not all(name in finite for name in self.wanted):
             return False  # before the first validation
         tune.report({**finite, RUN_KEY: run})
         return self._is_stopped()
 
+    def _finite(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Those that can be compared."""
+        numbers = {n: float(v) for n, v in metrics.items() if isinstance(v, int | float)}
+        found = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        self.named |= set(numbers)
+        self.finite |= set(found)
+        return found
+
     def _check_reported(self) -> None:
-        missing = [name for name in self.wanted if name not in self.seen]
-        if missing:
-            raise MetricNeverReported(
-                f"metric: the trial ended and never reported {missing[0]!r} as a number; it "
-                f"reported {', '.join(sorted(self.seen)) or 'nothing'}"
-            )
+        """
+        Raises:
+            MetricNeverReported: there is no such metric, so it would be with every trial.
+            NonFiniteError: it was never a number, here.
+        """
+        for name in self.wanted:
+            if name not in self.named:
+                raise MetricNeverReported(
+                    f"metric: the trial ended and never reported {name!r}; choose one of: "
+                    + ", ".join(sorted(self.named))
+                )
+            if name not in self.finite:
+                raise NonFiniteError(f"{name} was no finite number at any checkpoint")
 
     def train_in_intervals(self) -> None:
         """A run that is compared after every interval, and may go on from another one's weights.
@@ -138,8 +154,7 @@ class _Trial:
             to_here = {"max_steps": min(plan.steps_of(epochs), plan.steps)}
             result: TrainResult = train(config.model_copy(update=to_here), context)
             location, state = TrainState.newest(result.output)
-            metrics = {**_finite(state.metrics), "step": float(state.step), EPOCHS: float(epochs)}
-            self.seen |= set(metrics)
+            metrics = self._finite({**state.metrics, "step": state.step, EPOCHS: epochs})
             self._check_reported()
             with tempfile.TemporaryDirectory(prefix="spark-ray-branch-") as folder:
                 branch = _Branch(self.trial_id, run, location, epochs, self.params)
@@ -213,11 +228,3 @@ def _next_report(reports: Queue, run: "Future[TrainResult]") -> dict[str, Any] |
                 return None
         else:
             return found
-
-
-def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: float(value)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }

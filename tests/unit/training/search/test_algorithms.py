@@ -29,9 +29,7 @@ CONTROLLER: Any = type("Controller", (), {"search_alg": None})()
 
 
 def halving(folder: Path, **values: Any) -> tuple[StudyConfig, Halving]:
-    config = study_config(
-        folder, scheduler="asha", grace_steps=4, reduction_factor=2.0, **values
-    )
+    config = study_config(folder, scheduler="asha", grace_steps=4, reduction_factor=2.0, **values)
     made = scheduler(config, steps=17)
     assert isinstance(made, Halving)
     return config, made
