@@ -18,7 +18,7 @@ from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import ray_session
 from spark_ray.datasets.samples import load_index
 from spark_ray.training.cluster import ray_storage
-from spark_ray.training.config import TrainConfig, check_resumable
+from spark_ray.training.config import TrainConfig
 from spark_ray.training.plan import RunPlan
 from spark_ray.training.run import prepare
 from spark_ray.training.search.algorithms import param_space, scheduler, searcher
@@ -97,7 +97,7 @@ def _open(config: StudyConfig) -> Study:
     if folder.exists(STUDY):
         study = Study.load(config.study_dir)
         recorded = study.record.config
-        check_resumable(config.study_dir, config.content_settings(), recorded.content_settings())
+        _check_same(config.study_dir, config.content_settings(), recorded.content_settings())
         if recorded.study_dir != config.study_dir:
             raise ConfigError(
                 f"study_dir: {config.study_dir} was begun as {recorded.study_dir}, and its trials "
@@ -118,6 +118,24 @@ def _open(config: StudyConfig) -> Study:
         planned=grid_size(config.space) if config.search == "grid" else config.num_samples,
     )
     return Study(folder, record, [])
+
+
+def _check_same(
+    study_dir: str, given: Mapping[str, Any], recorded: Mapping[str, Any], inside: str = ""
+) -> None:
+    """
+    Raises:
+        ConfigError: the study was begun with other settings; names the first.
+    """
+    for name in sorted({*given, *recorded}):
+        now, then = given.get(name), recorded.get(name)
+        if isinstance(now, Mapping) and isinstance(then, Mapping):
+            _check_same(study_dir, now, then, f"{inside}{name}: ")
+        elif now != then:
+            raise ConfigError(
+                f"{inside}{name}: {study_dir} holds a study with {then!r}, and now it is {now!r}; "
+                "give the former to resume, or another study_dir"
+            )
 
 
 def _dataset_now(config: StudyConfig) -> str:

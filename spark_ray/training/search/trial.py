@@ -3,7 +3,7 @@
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,7 @@ class _Trial:
             return
         # What its model is worth, which is that of the best checkpoint.
         self._report(self.trial_id, {**result.metrics, "step": result.steps})
-        self._check_reported()
+        self._check_reported(self.finite)
 
     def _is_stopped(self) -> bool:
         folder = self.setup.folder
@@ -123,7 +123,7 @@ class _Trial:
         self.finite |= set(found)
         return found
 
-    def _check_reported(self) -> None:
+    def _check_reported(self, finite: Collection[str]) -> None:
         """
         Raises:
             MetricNeverReported: there is no such metric, so it would be with every trial.
@@ -135,8 +135,8 @@ class _Trial:
                     f"metric: the trial ended and never reported {name!r}; choose one of: "
                     + ", ".join(sorted(self.named))
                 )
-            if name not in self.finite:
-                raise NonFiniteError(f"{name} was no finite number at any checkpoint")
+            if name not in finite:
+                raise NonFiniteError(f"{name} was no finite number")
 
     def train_in_intervals(self) -> None:
         """A run that is compared after every interval, and may go on from another one's weights.
@@ -155,7 +155,7 @@ class _Trial:
             result: TrainResult = train(config.model_copy(update=to_here), context)
             location, state = TrainState.newest(result.output)
             metrics = self._finite({**state.metrics, "step": state.step, EPOCHS: epochs})
-            self._check_reported()
+            self._check_reported(metrics)
             with tempfile.TemporaryDirectory(prefix="spark-ray-branch-") as folder:
                 branch = _Branch(self.trial_id, run, location, epochs, self.params)
                 branch.write(Path(folder))
