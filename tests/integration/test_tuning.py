@@ -12,11 +12,26 @@ import pytest
 import ray
 from films import write_films
 from mlflow import MlflowClient
+from ray.train import Checkpoint
+from ray.tune.experiment import Trial
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
 from spark_ray.cli import main
+from spark_ray.core.storage import Folder
+from spark_ray.training.cluster import RunContext
+from spark_ray.training.run import train
+from spark_ray.training.search.cleaning import free_leaked_placement_groups
 from spark_ray.training.search.config import StudyConfig
+from spark_ray.training.search.recorder import Recorder
 from spark_ray.training.search.records import Study, TrialRecord, read_trials
 from spark_ray.training.search.study import tune_training
+from spark_ray.training.search.trial import MetricNeverReported, reason_kept
+from spark_ray.training.state import TrainState
 
 STEPS = 8
 GOOD, USELESS, DEADLY = 1e-3, 1e-9, 1e30
@@ -123,6 +138,65 @@ def test_nothing_holds_the_cluster_after_the_study(study: Resumed):
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, ray.available_resources()
         time.sleep(0.2)
+
+
+@ray.remote(num_cpus=0)
+class Holder:
+    """Takes a CPU as a training run does, and dies with it."""
+
+    def hold(self) -> bytes:
+        group = placement_group([{"CPU": 1}])
+        ray.get(group.ready())
+        return bytes(group.id.binary())
+
+
+def test_a_dead_actors_placement_group_is_freed_and_a_living_ones_is_not(cluster: str):
+    dead, living = Holder.remote(), Holder.remote()
+    taken = [ray.get(holder.hold.remote()) for holder in (dead, living)]
+    groups = [PlacementGroup(ray.PlacementGroupID(name)) for name in taken]
+    ray.kill(dead)
+    deadline = time.monotonic() + 60
+    while placement_group_table(groups[0])["state"] != "REMOVED":
+        free_leaked_placement_groups()
+        assert time.monotonic() < deadline, "the dead actor's CPU is still held"
+        time.sleep(0.2)
+    assert placement_group_table(groups[1])["state"] == "CREATED"
+    remove_placement_group(groups[1])
+    ray.kill(living)
+
+
+def test_a_metric_that_is_never_reported_ends_the_study_after_its_first_trial(
+    cluster: str, tmp_path: Path
+):
+    config = StudyConfig.from_values(**{**settings(tmp_path), "metric": "bleu"})
+    folder, recorder = Folder(config.study_dir), Recorder(config)
+    first = Trial("run_trial", config={"learning_rate": GOOD}, trial_id="a_00000", stub=True)
+    recorder.on_trial_start(0, [first], first)
+    with pytest.raises(MetricNeverReported), reason_kept(folder, "a_00000"):
+        raise MetricNeverReported("metric: the trial ended and never reported 'bleu'")
+    with pytest.raises(MetricNeverReported, match="never reported 'bleu'"):
+        recorder.on_trial_error(1, [first], first)
+    (record,) = read_trials(folder)
+    assert record.state == "failed"
+
+
+def test_a_run_goes_on_from_another_ones_weights_under_other_settings(
+    study: Resumed, tmp_path: Path
+):
+    """As population-based training has it: a new run, which begins at the other's step."""
+    first = study.study.trials[0]
+    config = study.study.record.config.trial_config(first.params, str(tmp_path / "branch"))
+    other = config.model_copy(update={"learning_rate": 5e-4, "weight_decay": 0.2})
+    origin, state = TrainState.newest(study.study.folder.sub(first.run))
+    assert state.step == STEPS
+    longer = other.model_copy(update={"max_steps": STEPS + 2})
+    result = train(longer, RunContext(parent=Checkpoint(origin)))
+    assert result.steps == STEPS + 2
+    record = json.loads(result.output.read("run.json"))
+    assert record["settings"]["weight_decay"] == 0.2
+    history = MlflowClient(config.tracking_uri).get_metric_history(record["tracking_run"], "loss")
+    assert [point.step for point in history] == [STEPS + 1, STEPS + 2]
+    assert history[0].value < first.reports[0].metrics["loss"], "it knows what the other learned"
 
 
 def test_every_trial_is_a_run_within_that_of_the_study(study: Resumed):

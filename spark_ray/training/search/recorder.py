@@ -18,7 +18,6 @@ from spark_ray.training.search.records import (
     TrialRecord,
     TrialState,
     read_trial,
-    read_trials,
     trial_file,
     write_trial,
 )
@@ -49,7 +48,7 @@ class Recorder(Callback):
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        record = self._record(trial)
+        record = self._record(trial, trials)
         if record.state != "stopped":
             record.state, record.reason = "running", None
         write_trial(self.folder, record)
@@ -58,7 +57,7 @@ class Recorder(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        record = self._record(trial)
+        record = self._record(trial, trials)
         metrics = {
             name: float(value)
             for name, value in result.items()
@@ -75,7 +74,7 @@ class Recorder(Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        record = self._record(trial)
+        record = self._record(trial, trials)
         self._end(record, "stopped" if record.state == "stopped" else "finished", record.reason)
 
     def on_trial_error(
@@ -83,25 +82,25 @@ class Recorder(Callback):
     ) -> None:
         """
         Raises:
-            MetricNeverReported: so it would be with every other trial.
+            MetricNeverReported: and no other trial has reported it so far.
         """
-        record, (kind, reason) = self._record(trial), self._reason(trial)
+        record, (kind, reason) = self._record(trial, trials), self._reason(trial)
         self._end(record, "failed", reason)
         self._close_tracked_run(record)
         free_leaked_placement_groups()
-        if kind == MetricNeverReported.__name__:
+        if kind == MetricNeverReported.__name__ and not any(t.last_result for t in trials):
             raise MetricNeverReported(reason)
 
     def _end(self, record: TrialRecord, state: TrialState, reason: str | None) -> None:
         record.state, record.reason, record.seconds = state, reason, self._seconds(record)
         write_trial(self.folder, record)
 
-    def _record(self, trial: Trial) -> TrialRecord:
+    def _record(self, trial: Trial, trials: list[Trial]) -> TrialRecord:
         if self.folder.exists(trial_file(trial.trial_id)):
             return read_trial(self.folder, trial.trial_id)
         return TrialRecord(
             trial_id=trial.trial_id,
-            number=len(read_trials(self.folder)),
+            number=[one.trial_id for one in trials].index(trial.trial_id),
             params=dict(trial.config),
             run=f"{RUNS}/{trial.trial_id}",
         )

@@ -1,15 +1,18 @@
 """A study: check, place its trials, train them side by side, say which was best."""
 
+import json
 import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray import tune
+from ray.tune import TuneError
 
 from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.progress import ProgressReport
@@ -36,7 +39,12 @@ from spark_ray.training.search.records import (
 )
 from spark_ray.training.search.report import write_report
 from spark_ray.training.search.space import corners, grid_size
-from spark_ray.training.search.trial import TrialSetup, run_trial
+from spark_ray.training.search.trial import (
+    FAILURES,
+    MetricNeverReported,
+    TrialSetup,
+    run_trial,
+)
 from spark_ray.training.tracking import RunStatus, Tracker
 
 _TUNE_SETTINGS = {
@@ -70,6 +78,8 @@ def tune_training(config: StudyConfig) -> Study:
     os.environ.update(_TUNE_SETTINGS)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # Its advice is for trials that could take over another one's memory; training runs can't.
+    warnings.filterwarnings("ignore", "Consider boosting PBT", UserWarning)
     with ray_session(config):
         packing = pack(runs, _nodes(), config.max_concurrent)
         print(
@@ -82,6 +92,9 @@ def tune_training(config: StudyConfig) -> Study:
             setup = TrialSetup(pinned, packing.resources, study.record.tracking_run)
             try:
                 _tuner(pinned, setup, packing, steps).fit()
+            except TuneError:
+                _raise_reason(study)
+                raise
             finally:
                 free_leaked_placement_groups()
             return _conclude(study, tracker)
@@ -159,16 +172,32 @@ def _check(config: StudyConfig) -> tuple[list[TrainConfig], int]:
         SparkRayError: one of them can't be trained on this dataset.
     """
     runs = [config.trial_config(params, config.study_dir) for params in corners(config.space)]
-    plan, _ = prepare(runs[0], load_index(runs[0].reference))
-    if plan.validation is None:
-        for metric in config.metric:
-            if metric.startswith("validation_"):
-                raise ConfigError(
-                    f"metric: {plan.train.location} has no validation split, so no trial would "
-                    f"report {metric}; choose another metric, such as loss, or a larger dataset"
-                )
-    steps = [RunPlan(run, plan.processor, plan.train, plan.validation).steps for run in runs]
-    return runs, max(steps)
+    first, _ = prepare(runs[0], load_index(runs[0].reference))
+    plans = [RunPlan(run, first.processor, first.train, first.validation) for run in runs]
+    for metric in config.metric:
+        if metric.startswith("validation_"):
+            for plan in plans:
+                _check_validates(plan, metric)
+    return runs, max(plan.steps for plan in plans)
+
+
+def _check_validates(plan: RunPlan, metric: str) -> None:
+    """
+    Raises:
+        ConfigError: a trial would end without a validation.
+    """
+    first = next((segment for segment in plan.segments if segment.validation), None)
+    if first is None:
+        raise ConfigError(
+            f"metric: {plan.train.location} has no validation split, so no trial would report "
+            f"{metric}; choose another metric, such as loss, or a larger dataset"
+        )
+    needed = plan.steps_of(first.epoch + 1)
+    if needed > plan.steps:
+        raise ConfigError(
+            f"metric: {metric} comes after {needed} steps, and a trial may have {plan.steps}; "
+            "raise max_steps, or choose another metric, such as loss"
+        )
 
 
 def _nodes() -> list[Mapping[str, float]]:
@@ -279,6 +308,17 @@ def _note(study: Study) -> str:
     if best is not None:
         parts.append(f"best {objective.metric} {best:.4g}, of trial {study.ranked()[0].number}")
     return ", ".join(parts)
+
+
+def _raise_reason(study: Study) -> None:
+    """
+    Raises:
+        MetricNeverReported: that is what ended the study; Ray Tune has made a traceback of it.
+    """
+    for name in study.folder.names(FAILURES):
+        failure = json.loads(study.folder.read(name))
+        if failure["kind"] == MetricNeverReported.__name__:
+            raise MetricNeverReported(failure["reason"]) from None
 
 
 def _conclude(study: Study, tracker: Tracker) -> Study:

@@ -3,8 +3,9 @@
 import json
 import math
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,29 +54,35 @@ class TrialSetup:
 
 
 def run_trial(config: Params, setup: TrialSetup) -> None:
-    """Train at one point of the space; `config` is Ray Tune's word for it.
-
-    What went wrong is written down in one sentence before it is raised: Ray Tune keeps tracebacks.
-    """
+    """Train at one point of the space; `config` is Ray Tune's word for it."""
     trial_id = tune.get_context().get_trial_id()
     assert trial_id is not None
     trial = _Trial(trial_id, config, setup)
-    try:
+    with reason_kept(setup.folder, trial_id):
         if setup.config.scheduler == "pbt":
             trial.train_in_intervals()
         else:
             trial.train_through()
+
+
+@contextmanager
+def reason_kept(folder: Folder, trial_id: str) -> Iterator[None]:
+    """Write down in one sentence why a trial failed, before Ray Tune wraps it in tracebacks."""
+    try:
+        yield
     except Exception as error:
         known = known_error(error)
-        reason = {
+        failure = {
             "reason": str(known) if known else f"{type(error).__name__}: {error}",
             "kind": type(known or error).__name__,
         }
-        setup.folder.write(f"{FAILURES}/{trial_id}.json", json.dumps(reason).encode())
+        folder.write(f"{FAILURES}/{trial_id}.json", json.dumps(failure).encode())
         raise
 
 
 class _Trial:
+    """A point of the space, and how it is trained."""
+
     def __init__(self, trial_id: str, params: Params, setup: TrialSetup) -> None:
         self.trial_id, self.params, self.setup = trial_id, params, setup
         self.wanted = setup.config.metric

@@ -67,6 +67,7 @@ def test_the_longest_trial_is_known(dataset: Path, tmp_path: Path):
             "one step of stage 'films' takes 400",
         ),
         ({"train": {"tasks": ["caption", "transcript"]}}, DatasetError, "has a transcript"),
+        ({"train": {"max_steps": 1}}, ConfigError, r"validation_loss comes after \d+ steps"),
     ],
 )
 def test_a_trial_that_can_not_be_trained_is_named(
