@@ -14,6 +14,7 @@ MODULES = {
     "scale": "benchmarks.scale",
     "memory": "benchmarks.memory",
     "training": "benchmarks.training",
+    "tuning": "benchmarks.tuning",
     "serving": "benchmarks.serving",
     "demo": "benchmarks.demo",
     "nodes": "benchmarks.nodes",

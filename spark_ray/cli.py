@@ -62,6 +62,31 @@ COMMANDS = (
         "train Apotheon on a published dataset; run again to resume",
     ),
     Command(
+        ("tune", "list"),
+        "spark_ray.training.search.commands:list_studies",
+        "list studies, and what each found",
+    ),
+    Command(
+        ("tune", "show"),
+        "spark_ray.training.search.commands:show",
+        "show a study's trials, the best first",
+    ),
+    Command(
+        ("tune", "report"),
+        "spark_ray.training.search.commands:report",
+        "write a study, or several, as one HTML file",
+    ),
+    Command(
+        ("tune", "promote"),
+        "spark_ray.training.search.commands:promote",
+        "register the best trial's model",
+    ),
+    Command(
+        ("tune",),
+        "spark_ray.training.search.commands:tune",
+        "search for the best settings of a training; run again to resume",
+    ),
+    Command(
         ("evaluate",),
         "spark_ray.evaluation.commands:evaluate",
         "measure a trained model on clips that it has not seen",

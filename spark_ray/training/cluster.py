@@ -2,19 +2,22 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import pyarrow.fs
 import ray
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import (
+    Checkpoint,
     CheckpointConfig,
     FailureConfig,
     Result,
     RunConfig,
     ScalingConfig,
+    UserCallback,
 )
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -25,17 +28,37 @@ from spark_ray.training.config import TrainConfig
 from spark_ray.training.failures import FailForGood, known_error
 from spark_ray.training.worker import TrainJob, train_worker
 
+_T = TypeVar("_T")
 
-def share_resources(config: TrainConfig) -> tuple[TrainConfig, ScalingConfig, int]:
-    """What each worker and each of its data actors may use, of what the cluster has.
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a run is given by the study that it is a trial of; a run of its own needs none.
+
+    Args:
+        resources: the CPUs and GPUs that it may take; unset: all of the cluster.
+        callbacks: who else is told of its checkpoints, and may end it.
+        tags: of its MLflow run.
+        parent: a checkpoint of another run that it begins with, in the place of fresh weights.
+    """
+
+    resources: Mapping[str, float] | None = None
+    callbacks: tuple[UserCallback, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    parent: Checkpoint | None = None
+
+
+def share_resources(
+    config: TrainConfig, resources: Mapping[str, float]
+) -> tuple[TrainConfig, ScalingConfig, int]:
+    """What each worker and each of its data actors may use, of what there is for the run.
 
     Unset, a worker gets two thirds of its share of the CPUs and its data actors the rest. Data
     actors that found no CPU would never start, and the training would wait for them for ever.
 
     Raises:
-        ConfigError: the cluster is too small, or has no GPU for fp16.
+        ConfigError: that is too little, or has no GPU for fp16.
     """
-    resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     least, most = config.num_workers[0], config.num_workers[-1]
     gpu = config.gpus_per_worker
@@ -52,13 +75,13 @@ def share_resources(config: TrainConfig) -> tuple[TrainConfig, ScalingConfig, in
     if needed > cpus + 1e-6 or data <= 0:
         raise ConfigError(
             f"num_workers: {least} workers with {worker:g} CPUs and {config.data_workers} data "
-            f"actors of {data:g} CPUs each need {needed:g} CPUs, but the cluster has {cpus:g}; "
+            f"actors of {data:g} CPUs each need {needed:g} CPUs, but the run has {cpus:g}; "
             "lower num_workers, cpus_per_worker or data_cpus"
         )
     if least * gpu > gpus:
         raise ConfigError(
-            f"num_workers: {least} workers of {gpu:g} GPUs need {least * gpu:g}, but the cluster "
-            f"has {gpus:g}; lower num_workers or gpus_per_worker"
+            f"num_workers: {least} workers of {gpu:g} GPUs need {least * gpu:g}, but the run has "
+            f"{gpus:g}; lower num_workers or gpus_per_worker"
         )
     resources_per_worker = {"CPU": worker}
     if gpu:
@@ -78,13 +101,11 @@ def _round_down(cpus: float) -> float:
     return float(math.floor(cpus)) if cpus >= 1 else math.floor(cpus * 100) / 100
 
 
-def fit(config: TrainConfig, scaling: ScalingConfig, job: TrainJob) -> Result:
+def fit(
+    config: TrainConfig, scaling: ScalingConfig, job: TrainJob, callbacks: tuple[UserCallback, ...]
+) -> Result:
     parent, _, name = config.output_dir.rstrip("/").rpartition("/")
-    storage: pyarrow.fs.FileSystem | None = None
-    if is_remote(config.output_dir):
-        fs, _ = filesystem(config.output_dir)
-        storage = PyFileSystem(FSSpecHandler(fs))
-        parent = parent.partition("://")[2]
+    path, storage = ray_storage(parent)
     trainer = TorchTrainer(
         cast(Callable[[dict[Any, Any]], None], train_worker),
         # By reference: to read it, the controller would have to load the model's code.
@@ -92,8 +113,8 @@ def fit(config: TrainConfig, scaling: ScalingConfig, job: TrainJob) -> Result:
         scaling_config=scaling,
         run_config=RunConfig(
             name=name,
-            callbacks=[cast(Any, FailForGood())],  # the annotation is that of V1
-            storage_path=parent or "/",
+            callbacks=cast(Any, [FailForGood(), *callbacks]),  # the annotation is that of V1
+            storage_path=path or "/",
             storage_filesystem=storage,
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(
@@ -118,12 +139,28 @@ def fit(config: TrainConfig, scaling: ScalingConfig, job: TrainJob) -> Result:
         raise known from None
 
 
+def ray_storage(location: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
+    """A folder as Ray names it: the path in a bucket apart from the file system that it is on."""
+    if not is_remote(location):
+        return location, None
+    fs, _ = filesystem(location)
+    return location.partition("://")[2], PyFileSystem(FSSpecHandler(fs))
+
+
 def _in_thread(function: Callable[[], Result]) -> Result:
     """Call it where it can't take Ctrl-C for itself: Ray Train would end the process as done.
 
     After Ctrl-C the thread is left behind; what it waits for ends with the session.
     """
-    outcome: Future[Result] = Future()
+    outcome = start_thread(function, "fit")
+    while not outcome.done():
+        wait([outcome], timeout=0.5)
+    return outcome.result()
+
+
+def start_thread(function: Callable[[], _T], name: str) -> Future[_T]:
+    """Call it in a daemon thread, which keeps no process from ending."""
+    outcome: Future[_T] = Future()
 
     def run() -> None:
         try:
@@ -131,7 +168,5 @@ def _in_thread(function: Callable[[], Result]) -> Result:
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             outcome.set_exception(error)
 
-    threading.Thread(target=run, name="fit", daemon=True).start()
-    while not outcome.done():
-        wait([outcome], timeout=0.5)
-    return outcome.result()
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return outcome

@@ -154,7 +154,12 @@ class TorchEngine:
     def load(self, folder: Path) -> None:
         self.module.load_state_dict(load_file(folder / "model.safetensors"))
         state = torch.load(folder / "optimizer.pt", map_location=self.device, weights_only=True)
+        groups = self.optimizer.param_groups
+        ours = [{name: group[name] for name in group if name != "params"} for group in groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        # What this run was told, where a checkpoint of another run is what it begins with.
+        for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
+            group.update(settings)
         self.scaler.load_state_dict(state["scaler"])
 
     def full_state(self, keep: bool = True) -> dict[str, Tensor]:

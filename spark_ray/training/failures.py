@@ -10,6 +10,10 @@ from ray.train import UserCallback
 from spark_ray.core.errors import SparkRayError
 
 
+class StoppedEarly(SparkRayError):
+    """Whoever watches the run has ended it; its last checkpoint is sound."""
+
+
 class FailForGood(UserCallback):
     """Ends the run at an error of ours: it would come again, unlike the loss of a worker."""
 

@@ -83,6 +83,11 @@ class RunPlan:
             first = ranges[-1].stop
         return ranges
 
+    def steps_of(self, epochs: int) -> int:
+        """Optimizer steps of the first so many epochs, were the run not cut short."""
+        counts = (s.length for s in self.segments if s.epoch < epochs and not s.validation)
+        return sum(counts) // self.config.gradient_accumulation
+
     def per_epoch(self, stage: int) -> int:
         """Micro-batches in each epoch of a stage.
 

@@ -30,9 +30,10 @@ from spark_ray.datasets.build import ray_session
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.monitoring.logs import job_ids
 from spark_ray.training.board import Board
-from spark_ray.training.cluster import fit, share_resources
+from spark_ray.training.cluster import RunContext, fit, share_resources
 from spark_ray.training.config import TrainConfig, check_resumable, run_name
 from spark_ray.training.deepspeed_engine import deepspeed_config
+from spark_ray.training.failures import StoppedEarly
 from spark_ray.training.outcome import leave_behind
 from spark_ray.training.plan import RunPlan
 from spark_ray.training.start import add_adapters, learns, starting_point
@@ -59,13 +60,15 @@ class TrainResult:
     registered: str | None
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult:
     """Train, or go on training, as the configuration says.
 
     Raises:
+        StoppedEarly: a callback of the context has ended it.
         SparkRayError: the dataset, the configuration or the cluster can't do it, or a worker
             failed too often; what was reached is in the last checkpoint.
     """
+    context = context or RunContext()
     config = config.located()
     output = Folder(config.output_dir)
     zero_config = _zero_config(config, config.offload)
@@ -83,18 +86,24 @@ def train(config: TrainConfig) -> TrainResult:
         return TrainResult(output, output / MODEL, **finished)
     print_plan(plan, model_config)
     with ray_session(config):
-        shares, scaling, threads = share_resources(config)
+        resources = context.resources or ray.cluster_resources()
+        shares, scaling, threads = share_resources(config, resources)
         plan = RunPlan(shares, plan.processor, plan.train, plan.validation)
-        board, run_id = _start_board(plan, index, earlier.get("tracking_run"))
+        board, run_id = _start_board(plan, index, earlier.get("tracking_run"), context.tags)
         record = {"settings": settings, "tracking_run": run_id, "dataset": _pinned(config, index)}
         _write_record(output, record)
-        job = TrainJob(ray.put(plan), model_config, zero_config, board, threads, job_ids())
+        job = TrainJob(
+            ray.put(plan), model_config, zero_config, board, threads, job_ids(), context.parent
+        )
         print(f"  starting     {scaling.num_workers} workers on Ray", file=sys.stderr)
         status = "FAILED"
         try:
             with _progress(board, plan):
-                result = fit(config, scaling, job)
+                result = fit(config, scaling, job, context.callbacks)
             status = "FINISHED"
+        except StoppedEarly:
+            status = "KILLED"
+            raise
         finally:
             ray.get(board.finish.remote(status))
         with tempfile.TemporaryDirectory(prefix="spark-ray-model-") as folder:
@@ -208,7 +217,9 @@ def _write_record(output: Folder, record: Mapping[str, Any]) -> None:
     output.write(RUN, json.dumps(record, indent=1, sort_keys=True).encode())
 
 
-def _start_board(plan: RunPlan, index: SampleIndex, run_id: str | None) -> tuple[Any, str | None]:
+def _start_board(
+    plan: RunPlan, index: SampleIndex, run_id: str | None, given_tags: Mapping[str, str]
+) -> tuple[Any, str | None]:
     """The board, and the MLflow run that it goes on with or began.
 
     Raises:
@@ -226,6 +237,7 @@ def _start_board(plan: RunPlan, index: SampleIndex, run_id: str | None) -> tuple
         "manifest_sha256": index.manifest_sha256(),
         "code_version": code_version(),
         "git_commit": git_commit() or "unknown",
+        **given_tags,
     }
     # Beside the driver, whose loss ends the run anyway; any other node may be lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from spark_ray.core.errors import StorageError
+from spark_ray.core.storage import Folder
 
 _STATE = "state.json"
 _NOT_VALIDATED = 1e12
+CHECKPOINT_PREFIX = "step-"
 MODEL = "model"
 """The folder of a checkpoint that any Hugging Face user can load."""
 
@@ -51,6 +53,18 @@ class TrainState:
     @classmethod
     def load(cls, folder: Path) -> "TrainState":
         return cls(**json.loads((folder / _STATE).read_text()))
+
+    @classmethod
+    def newest(cls, output: Folder) -> "tuple[str, TrainState]":
+        """The location of a run's last checkpoint, and what it says.
+
+        Raises:
+            StorageError: the run has none.
+        """
+        found = [name for name in output.children() if name.startswith(CHECKPOINT_PREFIX)]
+        if not found:
+            raise StorageError(f"{output.location}: the run has no checkpoint")
+        return output / max(found), cls(**json.loads(output.read(f"{max(found)}/{_STATE}")))
 
 
 def save_rng(folder: Path, rank: int) -> None:

@@ -29,6 +29,7 @@ from spark_ray.training.plan import RunPlan, Segment
 from spark_ray.training.schedule import rate_at
 from spark_ray.training.start import add_adapters, choose_trainable, initial_model
 from spark_ray.training.state import (
+    CHECKPOINT_PREFIX,
     MODEL,
     TrainState,
     disk_error,
@@ -52,7 +53,8 @@ class TrainJob:
     """What every worker of a run gets.
 
     `plan` is a reference to the `RunPlan` in Ray's object store, `board` the actor that is told of
-    each step, and `zero_config` DeepSpeed's configuration; None for DDP. Log lines carry `log_ids`.
+    each step, `zero_config` DeepSpeed's configuration, None for DDP, and `parent` the checkpoint
+    of another run that this one begins with. Log lines carry `log_ids`.
     """
 
     plan: Any
@@ -61,6 +63,7 @@ class TrainJob:
     board: Any
     threads: int
     log_ids: Mapping[str, str] = field(default_factory=dict)
+    parent: Checkpoint | None = None
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -301,7 +304,7 @@ class Worker:
 
     def _fetch_checkpoint(self) -> Path | None:
         """A private copy of the last checkpoint, since a conversion writes into it."""
-        checkpoint = ray.train.get_checkpoint()
+        checkpoint = ray.train.get_checkpoint() or self.job.parent
         if checkpoint is None:
             return None
         return Path(checkpoint.to_directory(str(self.scratch / "checkpoint")))
@@ -331,12 +334,12 @@ class Worker:
             except (OSError, RuntimeError) as error:
                 raise disk_error(folder, error) or error from error
             on_failure.pop_all()
-        metrics = {"step": state.step, "score": state.score}
+        metrics = {**state.metrics, "step": state.step, "score": state.score}
         ray.train.report(
             metrics,
             checkpoint=Checkpoint.from_directory(str(folder)),
             # Where more ranks were cut off in uploading the same step, their files stay apart.
-            checkpoint_dir_name=f"step-{state.step:08d}-ranks-{self.world_size}",
+            checkpoint_dir_name=f"{CHECKPOINT_PREFIX}{state.step:08d}-ranks-{self.world_size}",
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,
         )

@@ -8,53 +8,29 @@ import time
 from pathlib import Path
 
 import boto3
-import numpy as np
 import psutil
 import pytest
 import torch
 from builds import wait_until
+from films import write_films
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 from scraping import scrape, total
 
-from spark_ray.core.schema import Clip, Transcript
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import load_index, read_clip
-from spark_ray.media.audio_codec import encode_audio
 from spark_ray.models.apotheon import Apotheon
 from spark_ray.models.training_record import TrainingRecord
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.run import TrainResult, prepare, train
 
-sys.path.append(str(Path(__file__).parents[1] / "unit" / "datasets"))
-from fake_version import jpeg, make_clip, write_version
-
-COLOURS = ("red", "green", "blue")
 STEPS = 8
-
-
-def some_clip(number: int) -> Clip:
-    caption = f"a {COLOURS[number % 3]} circle in place {number % 7}"
-    clip = make_clip(number, source=f"/films/{number}.mp4", caption=caption, dropped=())
-    frames = 1 + number % 4
-    clip.frames = [jpeg(8 * number + i, size=64) for i in range(frames)]
-    clip.samples = [clip.samples[0].model_copy(update={"time": 0.5 * i}) for i in range(frames)]
-    clip.transcript = Transcript(text=f"we count to {number}") if number % 5 else None
-    if number % 6:
-        times = np.arange(16_000) / 16_000
-        tone = 9000 * np.sin(2 * np.pi * 40 * (number + 1) * times)
-        clip.audio = encode_audio(np.round(tone).astype(np.int16), "flac")
-    return clip
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sets") / "films"
-    clips = [some_clip(number) for number in range(24)]
-    version, _ = write_version(root, clips)
-    for clip in clips:
-        if clip.audio is not None:
-            version.write(f"data/{clip.clip_id[:2]}/{clip.clip_id}/audio.flac", clip.audio)
+    write_films(root)
     return root
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import apotheons
 import pytest
-import ray
 import torch
 from transformers import LlamaModel
 
@@ -135,27 +134,24 @@ def test_a_folder_with_something_else_is_left_alone(dataset: Path, tmp_path: Pat
     ("values", "sentence"),
     [
         ({"mixed_precision": "fp16"}, "fp16 needs GPUs"),
-        ({"num_workers": [8], "cpus_per_worker": 1.0}, "the cluster has 2"),
+        ({"num_workers": [8], "cpus_per_worker": 1.0}, "the run has 2"),
         ({"num_workers": [1], "gpus_per_worker": 1.0}, "lower num_workers or gpus_per_worker"),
     ],
 )
-def test_what_the_cluster_lacks_is_said(
-    dataset: Path, values: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+def test_what_the_cluster_lacks_is_said(dataset: Path, values: dict[str, Any], sentence: str):
     with pytest.raises(ConfigError, match=sentence):
-        share_resources(config(dataset, **values))
+        share_resources(config(dataset, **values), {"CPU": 2.0})
 
 
 @pytest.mark.parametrize(
     ("cpus", "workers"), [(2, [1]), (2, [2]), (16, [4]), (64, [8]), (2, [1, 2]), (16, [2, 8])]
 )
 def test_workers_and_their_data_actors_fit_into_the_cluster(
-    dataset: Path, cpus: int, workers: list[int], monkeypatch: pytest.MonkeyPatch
+    dataset: Path, cpus: int, workers: list[int]
 ):
     """Ray Train starts as many workers of a range as find room; their data needs room as well."""
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
-    settings, scaling, threads = share_resources(config(dataset, num_workers=workers))
+    there = {"CPU": float(cpus)}
+    settings, scaling, threads = share_resources(config(dataset, num_workers=workers), there)
     assert settings.data_cpus is not None
     worker = scaling.resources_per_worker["CPU"]
     started = min(workers[-1], int(cpus / worker))

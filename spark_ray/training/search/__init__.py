@@ -1,0 +1,1 @@
+"""Ray Tune over the training job: studies, their trials, their reports."""

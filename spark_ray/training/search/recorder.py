@@ -1,0 +1,134 @@
+"""What Ray Tune tells of its trials, written down as it comes."""
+
+import json
+import time
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from spark_ray.core.storage import Folder
+from spark_ray.models.registered import open_client
+from spark_ray.training.run import RUN
+from spark_ray.training.search.cleaning import free_leaked_placement_groups
+from spark_ray.training.search.config import StudyConfig
+from spark_ray.training.search.records import (
+    RUNS,
+    Report,
+    TrialRecord,
+    TrialState,
+    read_trial,
+    trial_file,
+    write_trial,
+)
+from spark_ray.training.search.trial import FAILURES, RUN_KEY, MetricNeverReported
+
+_TUNES_OWN = frozenset(
+    {
+        "done",
+        "iterations_since_restore",
+        "pid",
+        "time_since_restore",
+        "time_this_iter_s",
+        "time_total_s",
+        "timestamp",
+        "training_iteration",
+    }
+)
+_MOST_CHARS = 400
+
+
+class Recorder(Callback):
+    """Keeps a record of every trial on storage; Ray Tune pickles it with the study."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        self.config, self.folder = config, Folder(config.study_dir)
+        self._began_s: dict[str, float] = {}
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        record = self._record(trial, trials)
+        if record.state != "stopped":
+            record.state, record.reason = "running", None
+        write_trial(self.folder, record)
+        self._began_s[trial.trial_id] = time.monotonic() - record.seconds
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        record = self._record(trial, trials)
+        metrics = {
+            name: float(value)
+            for name, value in result.items()
+            if isinstance(value, int | float) and name not in _TUNES_OWN
+        }
+        changed = {k: v for k, v in trial.config.items() if record.params.get(k) != v}
+        report = Report(step=int(result["step"]), params=changed, metrics=metrics)
+        if report not in record.reports[-1:]:
+            record.reports.append(report)
+        record.run = f"{RUNS}/{result[RUN_KEY]}"
+        record.seconds = self._seconds(record)
+        write_trial(self.folder, record)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        record = self._record(trial, trials)
+        self._end(record, "stopped" if record.state == "stopped" else "finished", record.reason)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """
+        Raises:
+            MetricNeverReported: and no other trial has reported it so far.
+        """
+        record, (kind, reason) = self._record(trial, trials), self._reason(trial)
+        self._end(record, "failed", reason)
+        self._close_tracked_run(record)
+        free_leaked_placement_groups()
+        if kind == MetricNeverReported.__name__ and not any(t.last_result for t in trials):
+            raise MetricNeverReported(reason)
+
+    def _end(self, record: TrialRecord, state: TrialState, reason: str | None) -> None:
+        record.state, record.reason, record.seconds = state, reason, self._seconds(record)
+        write_trial(self.folder, record)
+
+    def _record(self, trial: Trial, trials: list[Trial]) -> TrialRecord:
+        if self.folder.exists(trial_file(trial.trial_id)):
+            return read_trial(self.folder, trial.trial_id)
+        return TrialRecord(
+            trial_id=trial.trial_id,
+            number=[one.trial_id for one in trials].index(trial.trial_id),
+            params=dict(trial.config),
+            run=f"{RUNS}/{trial.trial_id}",
+        )
+
+    def _seconds(self, record: TrialRecord) -> float:
+        began_s = self._began_s.get(record.trial_id)
+        return record.seconds if began_s is None else round(time.monotonic() - began_s, 1)
+
+    def _reason(self, trial: Trial) -> tuple[str, str]:
+        """Kind and sentence: the trial's own, or the end of what Ray says of an actor that died."""
+        name = f"{FAILURES}/{trial.trial_id}.json"
+        if self.folder.exists(name):
+            found = json.loads(self.folder.read(name))
+            return found["kind"], found["reason"]
+        told = str(trial.get_error() or "its actor died").strip()
+        return "", told.splitlines()[-1][-_MOST_CHARS:]
+
+    def _close_tracked_run(self, record: TrialRecord) -> None:
+        """A trial whose actor died could not tell MLflow that it ended."""
+        from mlflow.exceptions import MlflowException
+
+        name = f"{record.run}/{RUN}"
+        if not self.folder.exists(name):
+            return
+        run_id = json.loads(self.folder.read(name))["tracking_run"]
+        assert self.config.tracking_uri is not None
+        try:
+            open_client(self.config.tracking_uri).set_terminated(run_id, "FAILED")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise

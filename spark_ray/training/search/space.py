@@ -1,0 +1,315 @@
+"""The search space: which settings of a training run vary, and over what."""
+
+import copy
+import difflib
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError, model_validator
+
+from spark_ray.core.errors import ConfigError, unknown_choice
+from spark_ray.core.schema import Record
+from spark_ray.training.config import TrainConfig
+from spark_ray.training.curriculum import Stage
+
+Scalar = None | bool | int | float | str
+
+STUDY_OWNED = frozenset(
+    {"output_dir", "tracking_uri", "experiment", "register_as", "ray_address", "dashboard"}
+)
+"""Settings of a run that the study decides."""
+
+INHERITABLE = frozenset(
+    {
+        "learning_rate",
+        "weight_decay",
+        "beta1",
+        "beta2",
+        "max_grad_norm",
+        "schedule",
+        "warmup_ratio",
+        "augment_mirror",
+        "augment_shift",
+        "augment_light",
+    }
+)
+"""Settings that may change in the middle of a run: none shapes weights, order or steps."""
+
+MAX_GRID = 10_000
+_MOST_CORNERS = 512
+_INSIDE = 16
+
+
+class FloatRange(Record):
+    """Any number from `min` to `max`."""
+
+    type: Literal["float"]
+    min: float
+    max: float
+    log: bool = Field(False, description="as likely between 1 and 10 as between 10 and 100")
+    step: float | None = Field(None, gt=0, description="only min, min + step, min + 2 step, …")
+    points: int | None = Field(None, ge=2, description="how many of them a grid tries")
+
+    @model_validator(mode="after")
+    def _is_range(self) -> "FloatRange":
+        _check_range(self)
+        return self
+
+    def ends(self) -> list[Scalar]:
+        return [self.min, self.max]
+
+    def shown(self) -> str:
+        return _shown_range(self)
+
+    def grid(self) -> list[Scalar] | None:
+        if self.points:
+            spaced = np.geomspace if self.log else np.linspace
+            return [float(value) for value in spaced(self.min, self.max, self.points)]
+        if self.step:
+            count = math.floor((self.max - self.min) / self.step + 1e-9)
+            return [self.min + number * self.step for number in range(count + 1)]
+        return None
+
+    def draw(self, rng: random.Random) -> Scalar:
+        if self.log:
+            return math.exp(rng.uniform(math.log(self.min), math.log(self.max)))
+        return rng.uniform(self.min, self.max)
+
+    def clip(self, value: float) -> float:
+        return min(max(value, self.min), self.max)
+
+
+class IntRange(Record):
+    """Any whole number from `min` to `max`, both included."""
+
+    type: Literal["int"]
+    min: int
+    max: int
+    log: bool = Field(False, description="as likely between 1 and 10 as between 10 and 100")
+    step: int | None = Field(None, ge=1, description="only min, min + step, min + 2 step, …")
+    points: int | None = Field(None, ge=2, description="how many of them a grid tries")
+
+    @model_validator(mode="after")
+    def _is_range(self) -> "IntRange":
+        _check_range(self)
+        return self
+
+    def ends(self) -> list[Scalar]:
+        return [self.min, self.max]
+
+    def shown(self) -> str:
+        return _shown_range(self)
+
+    def grid(self) -> list[Scalar]:
+        if self.points:
+            spaced = np.geomspace if self.log else np.linspace
+            return sorted({round(value) for value in spaced(self.min, self.max, self.points)})
+        return list(range(self.min, self.max + 1, self.step or 1))
+
+    def draw(self, rng: random.Random) -> Scalar:
+        if self.log:
+            return round(math.exp(rng.uniform(math.log(self.min), math.log(self.max))))
+        return rng.randint(self.min, self.max)
+
+    def clip(self, value: float) -> int:
+        return round(min(max(value, self.min), self.max))
+
+
+class Choice(Record):
+    """One of the values, which may be lists or mappings."""
+
+    type: Literal["choice"]
+    values: list[JsonValue] = Field(min_length=1)
+
+    def ends(self) -> list[Scalar]:
+        return list(self.labels())
+
+    def shown(self) -> str:
+        return ", ".join(map(str, self.ends()))
+
+    def grid(self) -> list[Scalar]:
+        return self.ends()
+
+    def draw(self, rng: random.Random) -> Scalar:
+        return rng.choice(self.ends())
+
+    def labels(self) -> dict[Scalar, JsonValue]:
+        """The values by what stands for them in a trial: themselves, or their JSON."""
+        return {
+            json.dumps(value) if isinstance(value, list | dict) else value: value
+            for value in self.values
+        }
+
+
+def _check_range(given: FloatRange | IntRange) -> None:
+    if not given.min < given.max:
+        raise ValueError(f"min {given.min:g} must be less than max {given.max:g}")
+    if given.log and given.min <= 0:
+        raise ValueError(f"log needs a min over 0, not {given.min:g}")
+    if given.step and (given.log or given.points):
+        raise ValueError("step goes without log and points")
+    if given.step and given.step > given.max - given.min:
+        raise ValueError(f"step {given.step:g} is longer than the range")
+
+
+def _shown_range(given: FloatRange | IntRange) -> str:
+    step = f" by {given.step:g}" if given.step else ""
+    return f"{given.min:g} to {given.max:g}{step}{', logarithmic' if given.log else ''}"
+
+
+Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+Params = dict[str, Scalar]
+
+
+def parse_space(given: Mapping[str, Any]) -> dict[str, Parameter]:
+    """
+    Raises:
+        ConfigError: a parameter is none; names it, and what is wrong with it.
+    """
+    adapter: TypeAdapter[Parameter] = TypeAdapter(Parameter)
+    space: dict[str, Parameter] = {}
+    for path, value in given.items():
+        try:
+            space[path] = adapter.validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"][1:])
+            reason = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"space: {path}: {where + ': ' if where else ''}{reason}") from error
+    return space
+
+
+def check_paths(space: Mapping[str, Parameter], base: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ConfigError: a path names no setting of a run, or one that the study decides.
+    """
+    for path in space:
+        name, *rest = path.split(".")
+        if name in STUDY_OWNED:
+            raise ConfigError(
+                f"space: {name} belongs to the study, not to a trial; not to be varied: "
+                + ", ".join(sorted(STUDY_OWNED))
+            )
+        if name not in TrainConfig.model_fields:
+            close = difflib.get_close_matches(name, TrainConfig.model_fields, n=1)
+            hint = f"did you mean {close[0]}?" if close else "see spark-ray train apotheon --help"
+            raise ConfigError(f"space: a training run has no setting {name!r}; {hint}")
+        if rest:
+            _check_stage_path(path, base)
+
+
+def _check_stage_path(path: str, base: Mapping[str, Any]) -> None:
+    name, *rest = path.split(".")
+    if name != "curriculum" or len(rest) < 2:
+        raise ConfigError(
+            f"space: {path!r} leads nowhere; below a setting there is only "
+            "curriculum.STAGE.SETTING, such as curriculum.video.learning_rate_scale"
+        )
+    stages = [stage["name"] for stage in base["curriculum"]]
+    if rest[0] not in stages:
+        raise unknown_choice(f"space: stage of {path}", rest[0], stages)
+    if rest[1] not in Stage.model_fields:
+        raise unknown_choice(f"space: setting of {path}", rest[1], Stage.model_fields)
+
+
+def needs_stages(space: Mapping[str, Parameter]) -> bool:
+    return any(path.startswith("curriculum.") for path in space)
+
+
+def settings_of(
+    params: Mapping[str, Scalar], space: Mapping[str, Parameter], base: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of a trial: those of every trial, and its parameters laid over them."""
+    settings: dict[str, Any] = copy.deepcopy(dict(base))
+    for path, given in params.items():
+        parameter = space[path]
+        value = parameter.labels()[given] if isinstance(parameter, Choice) else given
+        *way, last = path.split(".")
+        place: Any = settings
+        for step in way:
+            if isinstance(place, list):
+                place = next(stage for stage in place if stage["name"] == step)
+            else:
+                place = place.setdefault(step, {})
+        place[last] = value
+    return settings
+
+
+def corners(space: Mapping[str, Parameter], seed: int = 0) -> Iterator[Params]:
+    """Points at which a space is tried before anything is trained: its corners, and some inside.
+
+    Where there are more than 512 corners, each end is taken at least once, the others drawn.
+    """
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    ends = {path: parameter.ends() for path, parameter in space.items()}
+    if math.prod(len(values) for values in ends.values()) <= _MOST_CORNERS:
+        for point in itertools.product(*ends.values()):
+            yield dict(zip(ends, point, strict=True))
+    else:
+        for path, values in ends.items():
+            for value in values:
+                yield {name: rng.choice(others) for name, others in ends.items()} | {path: value}
+        for _ in range(_MOST_CORNERS):
+            yield {name: rng.choice(others) for name, others in ends.items()}
+    for _ in range(_INSIDE):
+        yield {path: parameter.draw(rng) for path, parameter in space.items()}
+
+
+def grid_values(space: Mapping[str, Parameter]) -> dict[str, list[Scalar]]:
+    """All values of each parameter, for a grid.
+
+    Raises:
+        ConfigError: a range has no end of values, or the grid would be too large.
+    """
+    values: dict[str, list[Scalar]] = {}
+    for path, parameter in space.items():
+        found = parameter.grid()
+        if found is None:
+            raise ConfigError(
+                f"space: a grid over {path} needs points (how many values), step, or a choice"
+            )
+        values[path] = found
+    size = grid_size(space)
+    if size > MAX_GRID:
+        raise ConfigError(
+            f"space: the grid has {size} points, and at most {MAX_GRID} are tried; leave "
+            "parameters out, lower points, or search at random"
+        )
+    return values
+
+
+def grid_size(space: Mapping[str, Parameter]) -> int:
+    return math.prod(len(parameter.grid() or ()) for parameter in space.values())
+
+
+def check_inheritable(space: Mapping[str, Parameter]) -> None:
+    """
+    Raises:
+        ConfigError: a parameter can't change in the middle of a run.
+    """
+    for path in space:
+        name, *rest = path.split(".")
+        if name not in INHERITABLE and rest[1:] != ["learning_rate_scale"]:
+            raise ConfigError(
+                f"space: {path} can't change while a run goes on, as pbt would have it; it may "
+                f"vary {', '.join(sorted(INHERITABLE))}, and a stage's learning_rate_scale"
+            )
+
+
+def explorer(space: Mapping[str, Parameter]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What keeps parameters in their ranges when population-based training multiplies them."""
+
+    def explore(params: dict[str, Any]) -> dict[str, Any]:
+        kept = dict(params)
+        for path, parameter in space.items():
+            if not isinstance(parameter, Choice):
+                kept[path] = parameter.clip(params[path])
+        return kept
+
+    return explore

@@ -1,0 +1,362 @@
+"""A study: check, place its trials, train them side by side, say which was best."""
+
+import json
+import logging
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import TuneError
+
+from spark_ray.core.errors import ConfigError, SparkRayError
+from spark_ray.core.progress import ProgressReport
+from spark_ray.core.provenance import code_version, now_iso
+from spark_ray.core.storage import Folder
+from spark_ray.datasets.build import ray_session
+from spark_ray.datasets.samples import load_index
+from spark_ray.training.cluster import ray_storage
+from spark_ray.training.config import TrainConfig
+from spark_ray.training.plan import RunPlan
+from spark_ray.training.run import prepare
+from spark_ray.training.search.algorithms import param_space, scheduler, searcher
+from spark_ray.training.search.cleaning import free_leaked_placement_groups
+from spark_ray.training.search.config import StudyConfig
+from spark_ray.training.search.packing import Packing, pack
+from spark_ray.training.search.recorder import Recorder
+from spark_ray.training.search.records import (
+    STUDY,
+    TUNE,
+    Study,
+    StudyRecord,
+    read_trials,
+    write_trial,
+)
+from spark_ray.training.search.report import write_report
+from spark_ray.training.search.space import corners, grid_size
+from spark_ray.training.search.trial import (
+    FAILURES,
+    MetricNeverReported,
+    TrialSetup,
+    run_trial,
+)
+from spark_ray.training.tracking import RunStatus, Tracker
+
+_TUNE_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # tables that would run over ours
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C would look like the end of the study
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what a kill may take back
+}
+_SHOW_EVERY_S = 2.0
+
+
+class StudyFailed(SparkRayError):
+    """No trial of a study came to anything."""
+
+
+def tune_training(config: StudyConfig) -> Study:
+    """Search, or go on searching, as the configuration says.
+
+    Raises:
+        SparkRayError: a point of the space, the dataset or the cluster can't do it, or every trial
+            failed; each trial's record says why.
+    """
+    config = config.located()
+    study = _open(config)
+    if study.record.state == "finished" and not config.retry_failed:
+        print("  is done      nothing is left to do", file=sys.stderr)
+        return study
+    pinned = _pinned(config, study.record.dataset)
+    runs, steps = _check(pinned)
+    _print_plan(study, steps)
+    os.environ.update(_TUNE_SETTINGS)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # Its advice is for trials that could take over another one's memory; training runs can't.
+    warnings.filterwarnings("ignore", "Consider boosting PBT", UserWarning)
+    with ray_session(config):
+        packing = pack(runs, _nodes(), config.max_concurrent)
+        print(
+            f"  at a time    {packing.trials} trials of {packing.resources['CPU']:.3g} CPUs and "
+            f"{packing.resources['GPU']:.3g} GPUs",
+            file=sys.stderr,
+        )
+        with _tracked(study) as tracker, _progress(study):
+            study.save_record()
+            setup = TrialSetup(pinned, packing.resources, study.record.tracking_run)
+            try:
+                _tuner(pinned, setup, packing, steps).fit()
+            except TuneError:
+                _raise_reason(study)
+                raise
+            finally:
+                free_leaked_placement_groups()
+            return _conclude(study, tracker)
+
+
+def _open(config: StudyConfig) -> Study:
+    """The study in the folder, or a new one.
+
+    Raises:
+        ConfigError: the folder holds another study, or something else.
+    """
+    folder = Folder(config.study_dir)
+    if folder.exists(STUDY):
+        study = Study.load(config.study_dir)
+        recorded = study.record.config
+        _check_same(config.study_dir, config.content_settings(), recorded.content_settings())
+        if recorded.study_dir != config.study_dir:
+            raise ConfigError(
+                f"study_dir: {config.study_dir} was begun as {recorded.study_dir}, and its trials "
+                "look for each other there; move it back to go on"
+            )
+        print(f"  resumes      the study in {config.study_dir}", file=sys.stderr)
+        return study
+    if folder.names():
+        raise ConfigError(
+            f"study_dir: {config.study_dir} holds something else than a study; give a new or empty "
+            "folder"
+        )
+    record = StudyRecord(
+        created=now_iso(),
+        config=config,
+        code_version=code_version(),
+        dataset=_dataset_now(config),
+        planned=grid_size(config.space) if config.search == "grid" else config.num_samples,
+    )
+    return Study(folder, record, [])
+
+
+def _check_same(
+    study_dir: str, given: Mapping[str, Any], recorded: Mapping[str, Any], inside: str = ""
+) -> None:
+    """
+    Raises:
+        ConfigError: the study was begun with other settings; names the first.
+    """
+    for name in sorted({*given, *recorded}):
+        now, then = given.get(name), recorded.get(name)
+        if isinstance(now, Mapping) and isinstance(then, Mapping):
+            _check_same(study_dir, now, then, f"{inside}{name}: ")
+        elif now != then:
+            raise ConfigError(
+                f"{inside}{name}: {study_dir} holds a study with {then!r}, and now it is {now!r}; "
+                "give the former to resume, or another study_dir"
+            )
+
+
+def _dataset_now(config: StudyConfig) -> str:
+    """The very version that all trials learn from: a newer one may come while they do."""
+    first = config.trial_config(next(iter(corners(config.space))), config.study_dir)
+    if first.manifest_path:
+        return first.reference
+    return load_index(first.reference).version.location
+
+
+def _pinned(config: StudyConfig, dataset: str) -> StudyConfig:
+    if "dataset" in config.train:
+        return config.model_copy(update={"train": {**config.train, "dataset": dataset}})
+    return config
+
+
+def _check(config: StudyConfig) -> tuple[list[TrainConfig], int]:
+    """Runs at the corners of the space, and the steps of the longest.
+
+    Raises:
+        SparkRayError: one of them can't be trained on this dataset.
+    """
+    runs = [config.trial_config(params, config.study_dir) for params in corners(config.space)]
+    first, _ = prepare(runs[0], load_index(runs[0].reference))
+    plans = [RunPlan(run, first.processor, first.train, first.validation) for run in runs]
+    for metric in config.metric:
+        if metric.startswith("validation_"):
+            for plan in plans:
+                _check_validates(plan, metric)
+    return runs, max(plan.steps for plan in plans)
+
+
+def _check_validates(plan: RunPlan, metric: str) -> None:
+    """
+    Raises:
+        ConfigError: a trial would end without a validation.
+    """
+    first = next((segment for segment in plan.segments if segment.validation), None)
+    if first is None:
+        raise ConfigError(
+            f"metric: {plan.train.location} has no validation split, so no trial would report "
+            f"{metric}; choose another metric, such as loss, or a larger dataset"
+        )
+    needed = plan.steps_of(first.epoch + 1)
+    if needed > plan.steps:
+        raise ConfigError(
+            f"metric: {metric} comes after {needed} steps, and a trial may have {plan.steps}; "
+            "raise max_steps, or choose another metric, such as loss"
+        )
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _tuner(config: StudyConfig, setup: TrialSetup, packing: Packing, steps: int) -> tune.Tuner:
+    """Ray Tune, from the start or where it was."""
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, setup=setup),
+        tune.PlacementGroupFactory([_slot(packing)]),
+    )
+    path, storage = ray_storage(config.study_dir)
+    folder = Folder(config.study_dir)
+    if any("experiment_state" in name for name in folder.names(TUNE)):
+        return tune.Tuner.restore(
+            f"{path}/{TUNE}",
+            trainable=trainable,
+            param_space=param_space(config),
+            resume_errored=config.retry_failed,
+            storage_filesystem=storage,
+        )
+    return tune.Tuner(
+        trainable,
+        param_space=param_space(config),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher(config, packing.trials),
+            scheduler=scheduler(config, steps),
+            num_samples=1 if config.search == "grid" else config.num_samples,
+            trial_dirname_creator=_trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=path,
+            storage_filesystem=storage,
+            callbacks=[Recorder(config)],
+            failure_config=tune.FailureConfig(max_failures=0),
+            verbose=0,
+        ),
+    )
+
+
+def _trial_id(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+def _slot(packing: Packing) -> dict[str, float]:
+    """What a trial itself takes: a part of the driver's node that no worker wants.
+
+    As many trials as there are slots can begin, whatever the searcher or the scheduler proposes,
+    also where two studies share the node. A CPU would do too, and be lost to the workers.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    node = next(node for node in ray.nodes() if node["NodeID"] == here)
+    name = f"node:{node['NodeManagerAddress']}"
+    return {name: (10_000 // packing.trials) / 10_000}
+
+
+@contextmanager
+def _tracked(study: Study) -> Iterator[Tracker]:
+    """The study's own run in MLflow, which those of its trials are nested in."""
+    config = study.record.config
+    assert config.tracking_uri is not None
+    tracker = Tracker.start(
+        config.tracking_uri, config.experiment, study.name, study.record.tracking_run
+    )
+    tracker.log_settings(config.model_dump(mode="json"), {"study": config.study_dir})
+    study.record.tracking_run = tracker.run_id
+    status: RunStatus = "FAILED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    finally:
+        tracker.finish(status)
+
+
+@contextmanager
+def _progress(study: Study) -> Iterator[None]:
+    """Show what the records say while the block runs."""
+    over = threading.Event()
+
+    def follow() -> None:
+        shown = 0
+        with ProgressReport("Tuning", study.record.planned, "trials") as progress:
+            while not over.wait(_SHOW_EVERY_S):
+                study.trials = read_trials(study.folder)
+                ended = sum(trial.state != "running" for trial in study.trials)
+                progress.advance(ended - shown, note=_note(study))
+                shown = ended
+
+    thread = threading.Thread(target=follow, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _note(study: Study) -> str:
+    running = sum(trial.state == "running" for trial in study.trials)
+    failed = sum(trial.state == "failed" for trial in study.trials)
+    parts = [f"{running} running"]
+    if failed:
+        parts.append(f"{failed} failed")
+    objective = study.objectives[0]
+    best = study.best_value(objective)
+    if best is not None:
+        parts.append(f"best {objective.metric} {best:.4g}, of trial {study.ranked()[0].number}")
+    return ", ".join(parts)
+
+
+def _raise_reason(study: Study) -> None:
+    """
+    Raises:
+        MetricNeverReported: that is what ended the study; Ray Tune has made a traceback of it.
+    """
+    for name in study.folder.names(FAILURES):
+        failure = json.loads(study.folder.read(name))
+        if failure["kind"] == MetricNeverReported.__name__:
+            raise MetricNeverReported(failure["reason"]) from None
+
+
+def _conclude(study: Study, tracker: Tracker) -> Study:
+    """
+    Raises:
+        StudyFailed: every trial failed.
+    """
+    study.trials = read_trials(study.folder)
+    for trial in study.trials:
+        if trial.state == "running":
+            trial.state, trial.reason = "failed", "it was lost when the study was killed"
+            write_trial(study.folder, trial)
+    worked = [trial for trial in study.trials if trial.state != "failed"]
+    study.record.state = "finished" if worked else "failed"
+    study.save_record()
+    if not worked:
+        raise StudyFailed(
+            f"{study.folder.location}: all {len(study.trials)} trials failed; the first: "
+            f"{study.trials[0].reason if study.trials else 'none was begun'}"
+        )
+    best = study.ranked()[0]
+    tracker.log_step(
+        len(study.trials),
+        {f"best_{o.metric}": v for o in study.objectives if (v := best.value(o)) is not None},
+    )
+    write_report([study])
+    return study
+
+
+def _print_plan(study: Study, steps: int) -> None:
+    config = study.record.config
+    objectives = ", ".join(f"{o.metric} ({o.mode})" for o in study.objectives)
+    lines = [
+        f"Tuning {config.study_dir}",
+        f"  dataset      {study.record.dataset}",
+        f"  trials       {study.record.planned} of up to {steps} steps, {config.search}"
+        + (f" with {config.scheduler}" if config.scheduler != "none" else ""),
+        f"  objective    {objectives}",
+        *(f"  varies       {path}: {p.shown()}" for path, p in config.space.items()),
+    ]
+    print("\n".join(lines), file=sys.stderr)

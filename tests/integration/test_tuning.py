@@ -1,0 +1,225 @@
+"""A study for real: trials on Ray Train, killed with its driver, resumed, one of them promoted."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from films import write_films
+from mlflow import MlflowClient
+from ray.train import Checkpoint
+from ray.tune.experiment import Trial
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
+from spark_ray.cli import main
+from spark_ray.core.storage import Folder
+from spark_ray.training.cluster import RunContext
+from spark_ray.training.run import train
+from spark_ray.training.search.cleaning import free_leaked_placement_groups
+from spark_ray.training.search.config import StudyConfig
+from spark_ray.training.search.recorder import Recorder
+from spark_ray.training.search.records import Study, TrialRecord, read_trials
+from spark_ray.training.search.study import tune_training
+from spark_ray.training.search.trial import MetricNeverReported, reason_kept
+from spark_ray.training.state import TrainState
+
+STEPS = 8
+GOOD, USELESS, DEADLY = 1e-3, 1e-9, 1e30
+
+
+@pytest.fixture(scope="module")
+def study(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> "Resumed":
+    """Three trials, one after the other; in the second, the driver is killed and begun again."""
+    folder = tmp_path_factory.mktemp("tuning")
+    write_films(folder / "films")
+    values = settings(folder)
+    file = folder / "study.yaml"
+    file.write_text(json.dumps(values))
+    log = (folder / "log").open("w")
+    command = [sys.executable, "-m", "spark_ray.cli", "tune", str(file)]
+    driver = subprocess.Popen(command, stderr=log, stdout=log)
+    try:
+        killed = wait_for_second_trial(driver, folder)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    first = folder / "study" / killed[0].run / "run.json"
+    before = first.stat().st_mtime_ns
+    done = tune_training(StudyConfig.from_values(**values))
+    return Resumed(done, killed, first.stat().st_mtime_ns == before)
+
+
+class Resumed:
+    def __init__(self, study: Study, killed: list[TrialRecord], first_untouched: bool) -> None:
+        self.study, self.killed, self.first_untouched = study, killed, first_untouched
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    return {
+        "study_dir": str(folder / "study"),
+        "tracking_uri": f"sqlite:///{folder}/mlflow.db",
+        "search": "grid",
+        "scheduler": "asha",
+        "grace_steps": 4,
+        "reduction_factor": 2.0,
+        "max_concurrent": 1,
+        "metric": "loss",
+        "space": {"learning_rate": {"type": "choice", "values": [GOOD, USELESS, DEADLY]}},
+        "train": {
+            "dataset": str(folder / "films"),
+            "epochs": 2,
+            "max_steps": STEPS,
+            "batch_size": 4,
+            "gradient_accumulation": 1,
+            "mixed_precision": "fp32",
+            "engine": "zero2",
+            "max_frames": 4,
+            "checkpoint_every_steps": 2,
+            "max_skipped_steps": 1,
+            "curriculum": [
+                {"name": "films", "epochs": 2, "modalities": ["text", "audio", "video"]}
+            ],
+        },
+    }
+
+
+def wait_for_second_trial(driver: "subprocess.Popen[bytes]", folder: Path) -> list[TrialRecord]:
+    """Until the second one has told of a checkpoint; the records as they are then."""
+    from spark_ray.core.storage import Folder
+
+    deadline = time.monotonic() + 240
+    while True:
+        trials = read_trials(Folder(str(folder / "study")))
+        if len(trials) > 1 and trials[1].reports:
+            return trials
+        assert driver.poll() is None, (folder / "log").read_text()[-2000:]
+        assert time.monotonic() < deadline, "the second trial came to nothing in time"
+        time.sleep(0.1)
+
+
+def test_after_a_kill_the_study_goes_on_where_it_was(study: Resumed):
+    good, useless, _ = study.study.trials
+    assert [trial.trial_id for trial in study.killed] == [good.trial_id, useless.trial_id]
+    assert study.killed[0].state == "finished"
+    assert study.first_untouched, "what was finished is not done again"
+    assert good.reports == study.killed[0].reports
+    steps = [report.step for report in useless.reports]
+    assert steps == sorted(set(steps)), "what was reported is not reported again"
+
+
+def test_the_scheduler_remembers_across_the_kill_and_spares_the_rest(study: Resumed):
+    good, useless, _ = study.study.trials
+    assert (good.state, good.steps) == ("finished", STEPS)
+    assert useless.state == "stopped"
+    assert useless.reason == "others were better at step 4"
+    assert useless.steps < STEPS
+
+
+def test_a_trial_that_dies_leaves_its_reason_and_the_others_go_on(study: Resumed):
+    deadly = study.study.trials[2]
+    assert deadly.state == "failed"
+    assert "loss or gradient was not finite" in (deadly.reason or "")
+    assert study.study.record.state == "finished"
+
+
+def test_nothing_holds_the_cluster_after_the_study(study: Resumed):
+    del study
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.2)
+
+
+@ray.remote(num_cpus=0)
+class Holder:
+    """Takes a CPU as a training run does, and dies with it."""
+
+    def hold(self) -> bytes:
+        group = placement_group([{"CPU": 1}])
+        ray.get(group.ready())
+        return bytes(group.id.binary())
+
+
+def test_a_dead_actors_placement_group_is_freed_and_a_living_ones_is_not(cluster: str):
+    dead, living = Holder.remote(), Holder.remote()
+    taken = [ray.get(holder.hold.remote()) for holder in (dead, living)]
+    groups = [PlacementGroup(ray.PlacementGroupID(name)) for name in taken]
+    ray.kill(dead)
+    deadline = time.monotonic() + 60
+    while placement_group_table(groups[0])["state"] != "REMOVED":
+        free_leaked_placement_groups()
+        assert time.monotonic() < deadline, "the dead actor's CPU is still held"
+        time.sleep(0.2)
+    assert placement_group_table(groups[1])["state"] == "CREATED"
+    remove_placement_group(groups[1])
+    ray.kill(living)
+
+
+def test_a_metric_that_is_never_reported_ends_the_study_after_its_first_trial(
+    cluster: str, tmp_path: Path
+):
+    config = StudyConfig.from_values(**{**settings(tmp_path), "metric": "bleu"})
+    folder, recorder = Folder(config.study_dir), Recorder(config)
+    first = Trial("run_trial", config={"learning_rate": GOOD}, trial_id="a_00000", stub=True)
+    recorder.on_trial_start(0, [first], first)
+    with pytest.raises(MetricNeverReported), reason_kept(folder, "a_00000"):
+        raise MetricNeverReported("metric: the trial ended and never reported 'bleu'")
+    with pytest.raises(MetricNeverReported, match="never reported 'bleu'"):
+        recorder.on_trial_error(1, [first], first)
+    (record,) = read_trials(folder)
+    assert record.state == "failed"
+
+
+def test_a_run_goes_on_from_another_ones_weights_under_other_settings(
+    study: Resumed, tmp_path: Path
+):
+    """As population-based training has it: a new run, which begins at the other's step."""
+    first = study.study.trials[0]
+    config = study.study.record.config.trial_config(first.params, str(tmp_path / "branch"))
+    other = config.model_copy(update={"learning_rate": 5e-4, "weight_decay": 0.2})
+    origin, state = TrainState.newest(study.study.folder.sub(first.run))
+    assert state.step == STEPS
+    longer = other.model_copy(update={"max_steps": STEPS + 2})
+    result = train(longer, RunContext(parent=Checkpoint(origin)))
+    assert result.steps == STEPS + 2
+    record = json.loads(result.output.read("run.json"))
+    assert record["settings"]["weight_decay"] == 0.2
+    history = MlflowClient(config.tracking_uri).get_metric_history(record["tracking_run"], "loss")
+    assert [point.step for point in history] == [STEPS + 1, STEPS + 2]
+    assert history[0].value < first.reports[0].metrics["loss"], "it knows what the other learned"
+
+
+def test_every_trial_is_a_run_within_that_of_the_study(study: Resumed):
+    client = MlflowClient(study.study.record.config.tracking_uri)
+    experiment = client.get_experiment_by_name("apotheon")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs.pop("study")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["best_loss"] == study.study.best_value(study.study.objectives[0])
+    assert set(runs) == {trial.trial_id for trial in study.study.trials}
+    for run in runs.values():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    ends = [runs[trial.trial_id].info.status for trial in study.study.trials]
+    assert ends == ["FINISHED", "KILLED", "FAILED"]
+
+
+def test_the_same_command_again_has_nothing_to_do(study: Resumed):
+    assert tune_training(study.study.record.config).trials == study.study.trials
+
+
+def test_the_best_model_is_taken_home(study: Resumed, capsys: pytest.CaptureFixture[str]):
+    assert main(["tune", "promote", study.study.folder.location, "--name", "tuned"]) == 0
+    assert "models:/tuned@champion" in capsys.readouterr().out
+    client = MlflowClient(study.study.record.config.tracking_uri)
+    version = client.get_model_version_by_alias("tuned", "champion")
+    assert version.tags["trial"] == study.study.trials[0].trial_id

@@ -1,0 +1,120 @@
+"""What is wrong with a study is said before Ray starts, and before its folder is begun."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import trial, write_study
+
+from spark_ray.core.errors import ConfigError, DatasetError
+from spark_ray.datasets.samples import SPLITS, split_of
+from spark_ray.training.search.config import StudyConfig
+from spark_ray.training.search.study import _check, tune_training
+
+sys.path.append(str(Path(__file__).parents[2] / "datasets"))
+from fake_version import jpeg, make_clip, write_version
+
+FILMS = {"name": "films", "epochs": 2, "modalities": ["text", "video"]}
+SPACE = {"learning_rate": {"type": "float", "min": 1e-5, "max": 1e-3}}
+
+
+def make_dataset(folder: Path, clips: int, splits: tuple[str, ...] = SPLITS) -> Path:
+    """Clips with a picture and a caption, of these splits alone."""
+    made = []
+    for number in range(clips):
+        clip = make_clip(number, source=f"/films/{number}.mp4", caption="a red circle")
+        clip.frames = [jpeg(number, size=64)]
+        clip.samples, clip.transcript = clip.samples[:1], None
+        if split_of(clip.video_id) in splits:
+            made.append(clip)
+    write_version(folder, made)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("sets") / "silent", clips=40)
+
+
+def config(dataset: Path, folder: Path, **values: Any) -> StudyConfig:
+    train = {
+        "dataset": str(dataset),
+        "epochs": 2,
+        "tasks": ["caption"],
+        "gradient_accumulation": 1,
+        "curriculum": [FILMS],
+        **values.pop("train", {}),
+    }
+    given = {"study_dir": str(folder / "study"), "space": SPACE, "train": train}
+    return StudyConfig.from_values(**{**given, **values})
+
+
+def test_the_longest_trial_is_known(dataset: Path, tmp_path: Path):
+    space = {"batch_size": {"type": "choice", "values": [4, 8]}}
+    runs, steps = _check(config(dataset, tmp_path, space=space))
+    assert {run.batch_size for run in runs} == {4, 8}
+    shorter = _check(config(dataset, tmp_path, train={"batch_size": 8}))[1]
+    assert steps > shorter > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "sentence"),
+    [
+        (
+            {"space": {"batch_size": {"type": "choice", "values": [4, 400]}}},
+            DatasetError,
+            "one step of stage 'films' takes 400",
+        ),
+        ({"train": {"tasks": ["caption", "transcript"]}}, DatasetError, "has a transcript"),
+        ({"train": {"max_steps": 1}}, ConfigError, r"validation_loss comes after \d+ steps"),
+    ],
+)
+def test_a_trial_that_can_not_be_trained_is_named(
+    dataset: Path, tmp_path: Path, values: dict[str, Any], error: type[Exception], sentence: str
+):
+    with pytest.raises(error, match=sentence):
+        tune_training(config(dataset, tmp_path, **values))
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_metric_that_no_split_can_give_is_named_before_the_first_trial(tmp_path: Path):
+    partial = make_dataset(tmp_path / "partial", clips=40, splits=("train", "test"))
+    given = config(partial, tmp_path)
+    with pytest.raises(ConfigError, match="no validation split, so no trial would report"):
+        tune_training(given)
+
+
+def test_a_folder_with_something_else_is_left_alone(dataset: Path, tmp_path: Path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "holiday.txt").write_text("photos")
+    with pytest.raises(ConfigError, match="holds something else than a study"):
+        tune_training(config(dataset, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"num_samples": 3}, "num_samples: .* holds a study with 16, and now it is 3"),
+        ({"train": {"epochs": 2, "seed": 1}}, "train: seed: .* and now it is 1"),
+        (
+            {"space": {"learning_rate": {"type": "float", "min": 1e-5, "max": 1e-2}}},
+            "space: learning_rate: max: .* with 0.001, and now it is 0.01",
+        ),
+    ],
+)
+def test_a_study_is_resumed_under_its_own_settings_alone(
+    dataset: Path, tmp_path: Path, values: dict[str, Any], sentence: str
+):
+    begun = config(dataset, tmp_path)
+    kept = begun.located().model_dump(mode="json", exclude={"study_dir"})
+    write_study(tmp_path / "study", [trial(0)], **kept)
+    with pytest.raises(ConfigError, match=sentence):
+        tune_training(config(dataset, tmp_path, **values))
+
+
+def test_a_finished_study_is_not_done_again(dataset: Path, tmp_path: Path):
+    begun = config(dataset, tmp_path)
+    kept = begun.located().model_dump(mode="json", exclude={"study_dir"})
+    write_study(tmp_path / "study", [trial(0)], **kept)
+    assert [one.number for one in tune_training(begun).trials] == [0]
