@@ -92,7 +92,7 @@ def _add_clips(visitors: Visitors, name: gr.Dropdown, version: gr.Dropdown) -> l
         text = gr.Textbox(
             "", label="Words in caption, transcript, label or file", scale=3, elem_id="clip-text"
         )
-        by_meaning = gr.Checkbox(label="by meaning", scale=0, min_width=130)
+        by_meaning = gr.Checkbox(label="by meaning", scale=0, min_width=160)
         split = gr.Dropdown([_ANY, "train", "validation", "test"], value="", label="Split")
         has = gr.Dropdown(list(_TEXT_FILTERS), value="any", label="Text")
         label = gr.Textbox("", label="Label")
