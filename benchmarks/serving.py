@@ -15,7 +15,6 @@ from ray import serve
 from starlette.requests import Request
 
 from benchmarks.harness import Result, ratio_result
-from spark_ray.serving.app import GATEWAY_ENVIRONMENT
 from spark_ray.serving.database import Database
 from spark_ray.serving.gateway import Gateway
 from spark_ray.serving.keys import KeyStore
@@ -100,10 +99,7 @@ def _serve(folder: Path) -> str:
     little = {"num_cpus": 0.1}
     deployment: Any = serve.deployment
     model = deployment(Nothing).options(ray_actor_options=little, max_ongoing_requests=256).bind()
-    gateway = deployment(Gateway).options(
-        ray_actor_options={**little, "runtime_env": {"env_vars": GATEWAY_ENVIRONMENT}},
-        max_ongoing_requests=256,
-    )
+    gateway = deployment(Gateway).options(ray_actor_options=little, max_ongoing_requests=256)
     serve.run(
         gateway.bind(settings, None, {"nothing": model}, None, None), name="gateway",
         route_prefix="/",

@@ -12,7 +12,8 @@ from spark_ray.serving.services import Services
 _BEARER = "bearer "
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
+    """Not a plain function: FastAPI would run that in a thread, for every request."""
     services: Services = request.app.state.services
     return services
 

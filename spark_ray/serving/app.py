@@ -12,12 +12,6 @@ from spark_ray.serving.jobs import JobKeeper
 from spark_ray.serving.search import SearchServer
 from spark_ray.serving.settings import APOTHEON, ModelSettings, ServeSettings
 
-# The gateway only waits, so it needs no thread beside its event loop; each of the two that Serve
-# would start costs every request a hop there and back.
-GATEWAY_ENVIRONMENT = {
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-}
 _DECODER_THREADS = 2
 _GATEWAY_REQUESTS = 256
 
@@ -45,10 +39,7 @@ def build(args: dict[str, Any]) -> Application:
         Gateway,
         num_replicas=settings.gateway_replicas,
         max_ongoing_requests=_GATEWAY_REQUESTS,
-        ray_actor_options={
-            "num_cpus": settings.gateway_cpus,
-            "runtime_env": {"env_vars": GATEWAY_ENVIRONMENT},
-        },
+        ray_actor_options={"num_cpus": settings.gateway_cpus},
     ).bind(settings, decoder, models, search, keeper)
 
 

@@ -141,7 +141,11 @@ def server(
     assert deployed.returncode == 0, deployed.stderr
     url = f"http://127.0.0.1:{settings['http_options']['port']}"
     try:
-        builds.wait_until(lambda: is_ready(url), f"a server at {url}", seconds=180)
+        try:
+            builds.wait_until(lambda: is_ready(url), f"a server at {url}", seconds=220)
+        except AssertionError as error:
+            told = builds.run([serve, "status", *address], env=environment)
+            raise AssertionError(f"{error}: {told.stdout}{told.stderr}") from error
         yield url
     finally:
         builds.run([serve, "shutdown", *address, "-y"], env=environment)

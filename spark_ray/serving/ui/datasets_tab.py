@@ -33,11 +33,11 @@ Step = tuple[Any, Any, Any]
 
 def add(visitors: Visitors, tab: gr.Tab) -> None:
     """Lay the tab out. Choosing a dataset fills the versions, choosing a version all below."""
-    problem = gr.HTML()
     with gr.Row():
         name = gr.Dropdown([], label="Dataset", elem_id="dataset-name", scale=2)
         version = gr.Dropdown([], label="Version", elem_id="dataset-version", scale=1)
         reload = gr.Button("Reload", scale=0, min_width=110, size="sm", elem_classes="sr-low")
+    problem = gr.HTML()
     with gr.Tabs():
         with gr.Tab("Overview"):
             fills = [_add_overview(visitors, name, version)]
@@ -92,14 +92,17 @@ def _add_clips(visitors: Visitors, name: gr.Dropdown, version: gr.Dropdown) -> l
         text = gr.Textbox(
             "", label="Words in caption, transcript, label or file", scale=3, elem_id="clip-text"
         )
-        by_meaning = gr.Checkbox(label="by meaning", scale=0, min_width=130)
+        by_meaning = gr.Checkbox(label="by meaning", scale=0, min_width=160)
         split = gr.Dropdown([_ANY, "train", "validation", "test"], value="", label="Split")
         has = gr.Dropdown(list(_TEXT_FILTERS), value="any", label="Text")
         label = gr.Textbox("", label="Label")
-    with gr.Row():
-        back = gr.Button("◀ Back", scale=0, min_width=110, size="sm", elem_classes="sr-low")
-        page = gr.Number(1, label="Page", precision=0, minimum=1, scale=0, min_width=110)
-        on = gr.Button("On ▶", scale=0, min_width=110, size="sm", elem_classes="sr-low")
+    with gr.Row(elem_classes="sr-pager"):
+        back = gr.Button("◀ Back", scale=0, min_width=110, size="sm")
+        page = gr.Number(
+            1, label="Page", show_label=False, container=False, precision=0, minimum=1, scale=0,
+            min_width=90,
+        )  # fmt: skip
+        on = gr.Button("On ▶", scale=0, min_width=110, size="sm")
         found = gr.HTML(elem_id="clips-found")
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=420):

@@ -1,7 +1,6 @@
 """The front end's ASGI application: who gets in, and what surrounds Gradio.
 
-Gradio asks `auth_dependency` on every route of its own, uploads and queues included: nothing of it
-answers to a visitor without a session.
+Nothing of Gradio answers to a visitor without a session, uploads and queues included.
 """
 
 import os
@@ -9,7 +8,7 @@ from urllib.parse import parse_qs
 
 import httpx2 as httpx
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spark_ray.serving.envelope import Envelope
@@ -27,36 +26,41 @@ _DEFAULTS = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
-    "font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+    "font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
 _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),
     (b"referrer-policy", b"same-origin"),
 ]
+_OPEN = frozenset(("/login", "/logout"))
 _MOST_FORM_BYTES = 16 << 10
 _MOST_PAGE_BYTES = 4 << 20
 
 
 def create_ui(settings: UiSettings) -> ASGIApp:
     """The front end over the server at `settings.api_url`."""
+    client = httpx.AsyncClient(base_url=settings.api_url, timeout=settings.request_timeout_s)
+    visitors = Visitors(Sessions(settings.session_lifetime_s, settings.max_sessions), client)
+    return guarded(pages_app(settings, visitors), settings, visitors.sessions)
+
+
+def pages_app(settings: UiSettings, visitors: Visitors) -> FastAPI:
+    """Login and Gradio's pages, open to whoever can reach them."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     import gradio as gr
 
     from spark_ray.serving.ui.pages import THEME, build_pages
 
-    client = httpx.AsyncClient(base_url=settings.api_url, timeout=settings.request_timeout_s)
-    sessions = Sessions(settings.session_lifetime_s, settings.max_sessions)
-    visitors = Visitors(sessions, client)
     app = FastAPI(title="SparkRay front end", docs_url=None, redoc_url=None, openapi_url=None)
     _add_login(app, settings, visitors)
 
     def visitor(request: Request) -> str | None:
-        session = sessions.get(request.cookies.get(COOKIE))
+        session = visitors.sessions.get(request.cookies.get(COOKIE))
         return None if session is None else session.name
 
-    gr.mount_gradio_app(
+    return gr.mount_gradio_app(
         app,
         build_pages(visitors),
         path="/",
@@ -71,6 +75,10 @@ def create_ui(settings: UiSettings) -> ASGIApp:
         theme=THEME,
         css=style(),
     )
+
+
+def guarded(app: ASGIApp, settings: UiSettings, sessions: Sessions) -> ASGIApp:
+    """The same, for visitors who have logged in, with bounds on what they send."""
     limits = RequestLimits.model_validate(
         {"max_upload_bytes": settings.max_upload_bytes, "max_body_bytes": _MOST_PAGE_BYTES}
     )
@@ -128,15 +136,19 @@ def _login_page(problem: str = "", status: int = 200) -> HTMLResponse:
 
 
 class _Guard:
-    """Sends visitors without a session to the login page, and adds headers to every answer."""
+    """Keeps visitors without a session out, and adds headers to every answer.
+
+    Gradio asks `auth_dependency` on most of its routes; here it is all of them.
+    """
 
     def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
         self._app, self._sessions = app, sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-            return
+        if scope["type"] != "http":
+            return  # an unanswered websocket is refused; the pages use none
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -145,12 +157,18 @@ class _Guard:
 
         root = scope.get("root_path", "")
         page = scope["path"].removeprefix(root)
-        if page in ("", "/") and scope["method"] in ("GET", "HEAD"):
-            request = Request(scope)
-            if self._sessions.get(request.cookies.get(COOKIE)) is None:
-                await RedirectResponse(root + "/login", 303)(scope, receive, send_guarded)
-                return
-            if page == "":
-                await RedirectResponse(root + "/", 307)(scope, receive, send_guarded)
-                return
-        await self._app(scope, receive, send_guarded)
+        token = Request(scope).cookies.get(COOKIE)
+        if page not in _OPEN and self._sessions.get(token) is None:
+            await _sent_away(page, root)(scope, receive, send_guarded)
+        elif page == "":
+            await RedirectResponse(root + "/", 307)(scope, receive, send_guarded)
+        else:
+            await self._app(scope, receive, send_guarded)
+
+
+def _sent_away(page: str, root: str) -> Response:
+    """People are shown where to log in; programs are told."""
+    if page in ("", "/"):
+        return RedirectResponse(root + "/login", 303)
+    message = "you are not logged in, or your session has ended; reload the page"
+    return JSONResponse({"error": message, "detail": message}, 401)

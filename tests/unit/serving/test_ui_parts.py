@@ -1,15 +1,21 @@
 """Parts of the front end that need no browser: sessions, HTML, and what is made of answers."""
 
+import re
 from typing import Any
 
+import httpx2 as httpx
 import pytest
+from starlette.routing import Mount
+from starlette.testclient import TestClient
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.serving.ui import sessions as sessions_module
 from spark_ray.serving.ui.models_tab import metric_rows, without_front_matter
 from spark_ray.serving.ui.render import render
-from spark_ray.serving.ui.sessions import Sessions
+from spark_ray.serving.ui.server import guarded, pages_app
+from spark_ray.serving.ui.sessions import COOKIE, Sessions
 from spark_ray.serving.ui.settings import UiSettings
+from spark_ray.serving.ui.visitors import Visitors
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'\u202e&"
 
@@ -82,6 +88,30 @@ def test_what_comes_from_outside_is_text(template: str, values: dict[str, Any]) 
 def test_no_text_turns_the_direction_of_writing() -> None:
     assert "\\u202e" in render("log", text=HOSTILE)
     assert "\u202e" not in render("log", text=HOSTILE)
+
+
+def test_nothing_answers_to_a_visitor_without_a_session() -> None:
+    """Whatever routes Gradio has, and its next version adds."""
+    settings = UiSettings.from_values()
+    visitors = Visitors(Sessions(60.0, 10), httpx.AsyncClient(base_url=settings.api_url))
+    app = pages_app(settings, visitors)
+    visitor = TestClient(guarded(app, settings, visitors.sessions), follow_redirects=False)
+    (pages,) = (route.app for route in app.routes if isinstance(route, Mount))
+    routes = {
+        (method.upper(), re.sub(r"{[^}]*}", "x", path))
+        for path, methods in pages.openapi()["paths"].items()  # type: ignore[attr-defined]
+        for method in methods
+    }
+    assert {("POST", "/gradio_api/upload"), ("GET", "/config")} <= routes
+    for method, path in routes:
+        if path not in ("/", "/login", "/logout"):
+            answer = visitor.request(method, path)
+            assert answer.status_code == 401, (method, path)
+    assert visitor.get("/").headers["location"] == "/login"
+    assert visitor.get("/login").status_code == 200
+
+    cookie = {COOKIE: visitors.sessions.begin("sk", "me", frozenset())}
+    assert visitor.get("/config", cookies=cookie).status_code == 200
 
 
 def test_metrics_of_versions_stand_side_by_side() -> None:
