@@ -106,7 +106,9 @@ class ShareOptions(BaseModel):
 
 
 class StudyConfig(JobConfig, SearchOptions, StudyOptions, ShareOptions):
-    """Tune a training run: many trials of it, each a run of its own on Ray Train.
+    """Tune a training: spark-ray tune STUDY.yaml runs many trials, each a run on Ray Train.
+
+    Then: spark-ray tune list | show | report | promote.
 
     Exit status: 0 done (trials that failed are counted in the last line), 1 no trial came to
     anything, 2 wrong usage or configuration.

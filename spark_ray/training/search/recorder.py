@@ -52,6 +52,7 @@ class Recorder(Callback):
         if record.state != "stopped":
             record.state, record.reason = "running", None
         write_trial(self.folder, record)
+        self.folder.remove(f"{FAILURES}/{trial.trial_id}.json")
         self._began_s[trial.trial_id] = time.monotonic() - record.seconds
 
     def on_trial_result(
