@@ -22,6 +22,7 @@ from spark_ray.training.search.records import (
     write_trial,
 )
 from spark_ray.training.search.trial import FAILURES, RUN_KEY, MetricNeverReported
+from spark_ray.training.tracking import RunStatus
 
 _TUNES_OWN = frozenset(
     {
@@ -76,7 +77,11 @@ class Recorder(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         record = self._record(trial, trials)
-        self._end(record, "stopped" if record.state == "stopped" else "finished", record.reason)
+        if record.state == "stopped":
+            self._end(record, "stopped", record.reason)
+            self._close_tracked_run(record, "KILLED")
+        else:
+            self._end(record, "finished", None)
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -87,7 +92,7 @@ class Recorder(Callback):
         """
         record, (kind, reason) = self._record(trial, trials), self._reason(trial)
         self._end(record, "failed", reason)
-        self._close_tracked_run(record)
+        self._close_tracked_run(record, "FAILED")
         free_leaked_placement_groups()
         if kind == MetricNeverReported.__name__ and not any(t.last_result for t in trials):
             raise MetricNeverReported(reason)
@@ -119,8 +124,8 @@ class Recorder(Callback):
         told = str(trial.get_error() or "its actor died").strip()
         return "", told.splitlines()[-1][-_MOST_CHARS:]
 
-    def _close_tracked_run(self, record: TrialRecord) -> None:
-        """A trial whose actor died could not tell MLflow that it ended."""
+    def _close_tracked_run(self, record: TrialRecord, status: RunStatus) -> None:
+        """A trial that was killed, or its driver, could not tell MLflow that it ended."""
         from mlflow.exceptions import MlflowException
 
         name = f"{record.run}/{RUN}"
@@ -129,7 +134,7 @@ class Recorder(Callback):
         run_id = json.loads(self.folder.read(name))["tracking_run"]
         assert self.config.tracking_uri is not None
         try:
-            open_client(self.config.tracking_uri).set_terminated(run_id, "FAILED")
+            open_client(self.config.tracking_uri).set_terminated(run_id, status)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
