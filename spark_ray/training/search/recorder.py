@@ -18,6 +18,7 @@ from spark_ray.training.search.records import (
     TrialRecord,
     TrialState,
     read_trial,
+    read_trials,
     trial_file,
     write_trial,
 )
@@ -49,7 +50,7 @@ class Recorder(Callback):
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        record = self._record(trial, trials)
+        record = self._record(trial)
         if record.state != "stopped":
             record.state, record.reason = "running", None
         write_trial(self.folder, record)
@@ -59,7 +60,7 @@ class Recorder(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        record = self._record(trial, trials)
+        record = self._record(trial)
         metrics = {
             name: float(value)
             for name, value in result.items()
@@ -76,7 +77,7 @@ class Recorder(Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        record = self._record(trial, trials)
+        record = self._record(trial)
         if record.state == "stopped":
             self._end(record, "stopped", record.reason)
             self._close_tracked_run(record, "KILLED")
@@ -90,7 +91,7 @@ class Recorder(Callback):
         Raises:
             MetricNeverReported: and no other trial has reported it so far.
         """
-        record, (kind, reason) = self._record(trial, trials), self._reason(trial)
+        record, (kind, reason) = self._record(trial), self._reason(trial)
         self._end(record, "failed", reason)
         self._close_tracked_run(record, "FAILED")
         free_leaked_placement_groups()
@@ -101,12 +102,14 @@ class Recorder(Callback):
         record.state, record.reason, record.seconds = state, reason, self._seconds(record)
         write_trial(self.folder, record)
 
-    def _record(self, trial: Trial, trials: list[Trial]) -> TrialRecord:
+    def _record(self, trial: Trial) -> TrialRecord:
         if self.folder.exists(trial_file(trial.trial_id)):
             return read_trial(self.folder, trial.trial_id)
+        # Ray Tune counts what it draws by itself; Optuna's trials begin in the order of their draw.
+        counted = trial.trial_id.rpartition("_")
         return TrialRecord(
             trial_id=trial.trial_id,
-            number=[one.trial_id for one in trials].index(trial.trial_id),
+            number=int(counted[2]) if counted[1] else len(read_trials(self.folder)),
             params=dict(trial.config),
             run=f"{RUNS}/{trial.trial_id}",
         )

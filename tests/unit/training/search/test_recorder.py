@@ -23,7 +23,7 @@ class Told:
         self.recorder = Recorder(study_config(folder, space=RATE))
         self.trials = [
             Trial("run_trial", config={"learning_rate": rate}, trial_id=name, stub=True)
-            for name, rate in (("ab", 1e-3), ("cd", 1e-2))
+            for name, rate in (("ab_00000", 1e-3), ("ab_00001", 1e-2))
         ]
 
     def result(self, one: Trial, step: int, loss: float, **more: Any) -> None:
@@ -43,7 +43,7 @@ def test_trials_are_numbered_as_they_were_drawn(told: Told):
     first, second = told.trials
     for one in (second, first):
         told.recorder.on_trial_start(0, told.trials, one)
-    assert [record.trial_id for record in read_trials(told.folder)] == ["ab", "cd"]
+    assert [record.trial_id for record in read_trials(told.folder)] == ["ab_00000", "ab_00001"]
     assert {record.state for record in read_trials(told.folder)} == {"running"}
 
 
@@ -69,11 +69,11 @@ def test_parameters_that_changed_on_the_way_stand_by_the_report(told: Told):
     told.recorder.on_trial_start(0, told.trials, first)
     told.result(first, 2, 5.0)
     first.set_config({"learning_rate": 5e-2})
-    told.result(first, 4, 4.0, **{RUN_KEY: "ab-12345678"})
+    told.result(first, 4, 4.0, **{RUN_KEY: "ab_00000-12345678"})
     record = told.record(first)
     assert record.params == {"learning_rate": 1e-3}
     assert [report.params for report in record.reports] == [{}, {"learning_rate": 5e-2}]
-    assert record.run == "runs/ab-12345678"
+    assert record.run == "runs/ab_00000-12345678"
 
 
 def test_a_trial_that_was_asked_to_end_was_stopped_and_not_finished(told: Told):
