@@ -186,10 +186,10 @@ def test_a_run_goes_on_from_another_ones_weights_under_other_settings(
     """As population-based training has it: a new run, which begins at the other's step."""
     first = study.study.trials[0]
     config = study.study.record.config.trial_config(first.params, str(tmp_path / "branch"))
-    other = config.model_copy(update={"learning_rate": 5e-4, "weight_decay": 0.2})
+    changes = {"learning_rate": 5e-4, "weight_decay": 0.2, "experiment": "branches"}
     origin, state = TrainState.newest(study.study.folder.sub(first.run))
     assert state.step == STEPS
-    longer = other.model_copy(update={"max_steps": STEPS + 2})
+    longer = config.model_copy(update={**changes, "max_steps": STEPS + 2})
     result = train(longer, RunContext(parent=Checkpoint(origin)))
     assert result.steps == STEPS + 2
     record = json.loads(result.output.read("run.json"))

@@ -11,6 +11,7 @@ from spark_ray.datasets.config import check_outlives_job
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.search.space import (
     STUDY_OWNED,
+    Choice,
     Parameter,
     Params,
     check_inheritable,
@@ -106,7 +107,9 @@ class ShareOptions(BaseModel):
 
 
 class StudyConfig(JobConfig, SearchOptions, StudyOptions, ShareOptions):
-    """Tune a training run: many trials of it, each a run of its own on Ray Train.
+    """Tune a training: spark-ray tune STUDY.yaml runs many trials, each a run on Ray Train.
+
+    Then: spark-ray tune list | show | report | promote.
 
     Exit status: 0 done (trials that failed are counted in the last line), 1 no trial came to
     anything, 2 wrong usage or configuration.
@@ -197,15 +200,23 @@ class StudyConfig(JobConfig, SearchOptions, StudyOptions, ShareOptions):
         """
         check_outlives_job("study_dir", self.study_dir)
         study = absolute(self.study_dir)
-        plain = TrainConfig.from_values(
-            **self.train, output_dir=study, tracking_uri=self.tracking_uri
-        ).located()
-        train = {name: getattr(plain, name) for name in self.train if name in _PATHS}
+        first = self.trial_config(next(corners(self.space)), study)
+
+        def here(name: str, value: Any) -> Any:
+            return getattr(first.model_copy(update={name: value}).located(), name)
+
+        train = {name: here(name, value) for name, value in self.train.items() if name in _PATHS}
+        chosen = {
+            name: parameter.model_copy(update={"values": [here(name, v) for v in parameter.values]})
+            for name, parameter in self.space.items()
+            if name in _PATHS and isinstance(parameter, Choice)
+        }
         return self.model_copy(
             update={
                 "study_dir": study,
-                "tracking_uri": plain.tracking_uri,
+                "tracking_uri": first.located().tracking_uri,
                 "train": {**self.train, **train},
+                "space": {**self.space, **chosen},
             }
         )
 

@@ -63,6 +63,7 @@ def pack(
     Raises:
         ConfigError: a trial is larger than the cluster, or one of its workers than every node.
     """
+    configs = list({_need(config): config for config in configs}.values())
     for config in configs:
         _check_worker(config, nodes)
     total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
@@ -76,6 +77,18 @@ def pack(
     raise ConfigError(
         f"num_workers: no trial finds room for all its workers on the {len(nodes)} nodes; lower "
         "num_workers, cpus_per_worker or gpus_per_worker"
+    )
+
+
+def _need(config: TrainConfig) -> tuple[object, ...]:
+    """All that decides which room a trial needs; corners of a space seldom differ in it."""
+    return (
+        config.num_workers[-1],
+        config.cpus_per_worker,
+        config.gpus_per_worker,
+        config.data_workers,
+        config.data_cpus,
+        config.mixed_precision,
     )
 
 

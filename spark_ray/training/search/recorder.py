@@ -18,10 +18,12 @@ from spark_ray.training.search.records import (
     TrialRecord,
     TrialState,
     read_trial,
+    read_trials,
     trial_file,
     write_trial,
 )
 from spark_ray.training.search.trial import FAILURES, RUN_KEY, MetricNeverReported
+from spark_ray.training.tracking import RunStatus
 
 _TUNES_OWN = frozenset(
     {
@@ -48,16 +50,17 @@ class Recorder(Callback):
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        record = self._record(trial, trials)
+        record = self._record(trial)
         if record.state != "stopped":
             record.state, record.reason = "running", None
         write_trial(self.folder, record)
+        self.folder.remove(f"{FAILURES}/{trial.trial_id}.json")
         self._began_s[trial.trial_id] = time.monotonic() - record.seconds
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        record = self._record(trial, trials)
+        record = self._record(trial)
         metrics = {
             name: float(value)
             for name, value in result.items()
@@ -74,8 +77,12 @@ class Recorder(Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        record = self._record(trial, trials)
-        self._end(record, "stopped" if record.state == "stopped" else "finished", record.reason)
+        record = self._record(trial)
+        if record.state == "stopped":
+            self._end(record, "stopped", record.reason)
+            self._close_tracked_run(record, "KILLED")
+        else:
+            self._end(record, "finished", None)
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -84,9 +91,9 @@ class Recorder(Callback):
         Raises:
             MetricNeverReported: and no other trial has reported it so far.
         """
-        record, (kind, reason) = self._record(trial, trials), self._reason(trial)
+        record, (kind, reason) = self._record(trial), self._reason(trial)
         self._end(record, "failed", reason)
-        self._close_tracked_run(record)
+        self._close_tracked_run(record, "FAILED")
         free_leaked_placement_groups()
         if kind == MetricNeverReported.__name__ and not any(t.last_result for t in trials):
             raise MetricNeverReported(reason)
@@ -95,12 +102,14 @@ class Recorder(Callback):
         record.state, record.reason, record.seconds = state, reason, self._seconds(record)
         write_trial(self.folder, record)
 
-    def _record(self, trial: Trial, trials: list[Trial]) -> TrialRecord:
+    def _record(self, trial: Trial) -> TrialRecord:
         if self.folder.exists(trial_file(trial.trial_id)):
             return read_trial(self.folder, trial.trial_id)
+        # Ray Tune counts what it draws by itself; Optuna's trials begin in the order of their draw.
+        counted = trial.trial_id.rpartition("_")
         return TrialRecord(
             trial_id=trial.trial_id,
-            number=[one.trial_id for one in trials].index(trial.trial_id),
+            number=int(counted[2]) if counted[1] else len(read_trials(self.folder)),
             params=dict(trial.config),
             run=f"{RUNS}/{trial.trial_id}",
         )
@@ -118,8 +127,8 @@ class Recorder(Callback):
         told = str(trial.get_error() or "its actor died").strip()
         return "", told.splitlines()[-1][-_MOST_CHARS:]
 
-    def _close_tracked_run(self, record: TrialRecord) -> None:
-        """A trial whose actor died could not tell MLflow that it ended."""
+    def _close_tracked_run(self, record: TrialRecord, status: RunStatus) -> None:
+        """A trial that was killed, or its driver, could not tell MLflow that it ended."""
         from mlflow.exceptions import MlflowException
 
         name = f"{record.run}/{RUN}"
@@ -128,7 +137,7 @@ class Recorder(Callback):
         run_id = json.loads(self.folder.read(name))["tracking_run"]
         assert self.config.tracking_uri is not None
         try:
-            open_client(self.config.tracking_uri).set_terminated(run_id, "FAILED")
+            open_client(self.config.tracking_uri).set_terminated(run_id, status)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise

@@ -6,11 +6,19 @@ import itertools
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.schema import Record
@@ -41,6 +49,7 @@ INHERITABLE = frozenset(
 """Settings that may change in the middle of a run: none shapes weights, order or steps."""
 
 MAX_GRID = 10_000
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 _MOST_CORNERS = 512
 _INSIDE = 16
 
@@ -125,6 +134,12 @@ class Choice(Record):
 
     type: Literal["choice"]
     values: list[JsonValue] = Field(min_length=1)
+
+    @field_validator("values")
+    @classmethod
+    def _numbers(cls, values: list[JsonValue]) -> list[JsonValue]:
+        """YAML takes 1e-4 for a text, for want of a point."""
+        return [float(v) if isinstance(v, str) and _EXPONENT.fullmatch(v) else v for v in values]
 
     def ends(self) -> list[Scalar]:
         return list(self.labels())

@@ -173,12 +173,22 @@ def _check(config: StudyConfig) -> tuple[list[TrainConfig], int]:
     """
     runs = [config.trial_config(params, config.study_dir) for params in corners(config.space)]
     first, _ = prepare(runs[0], load_index(runs[0].reference))
-    plans = [RunPlan(run, first.processor, first.train, first.validation) for run in runs]
+    plans = [
+        RunPlan(run, first.processor, first.train, first.validation)
+        for run in {_length(run): run for run in runs}.values()
+    ]
     for metric in config.metric:
         if metric.startswith("validation_"):
             for plan in plans:
                 _check_validates(plan, metric)
     return runs, max(plan.steps for plan in plans)
+
+
+def _length(run: TrainConfig) -> str:
+    """All that decides how many steps a run has; corners of a space seldom differ in it."""
+    stages = [stage.model_dump(mode="json") for stage in run.stages]
+    decisive = (run.global_batch, run.gradient_accumulation, run.max_steps, stages)
+    return json.dumps((*decisive, run.validate_every_epochs))
 
 
 def _check_validates(plan: RunPlan, metric: str) -> None:

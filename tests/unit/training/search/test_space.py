@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+import yaml
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.training.search.space import (
@@ -38,6 +39,12 @@ BASE = {"curriculum": [{"name": "films", "epochs": 2, "modalities": ["video"]}]}
 def test_a_parameter_that_is_none_is_explained(parameter: Any, sentence: str):
     with pytest.raises(ConfigError, match=sentence):
         parse_space({"x": parameter})
+
+
+def test_a_number_without_a_point_is_one():
+    given = yaml.safe_load("{type: choice, values: [1e-4, 2E3, 1.5e+1, e-4, 3, large]}")
+    (choice,) = parse_space({"x": given}).values()
+    assert choice.ends() == [1e-4, 2000.0, 15.0, "e-4", 3, "large"]
 
 
 @pytest.mark.parametrize(

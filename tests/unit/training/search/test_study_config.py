@@ -94,6 +94,9 @@ def test_paths_are_absolute_for_every_worker(tmp_path: Path, monkeypatch: pytest
     assert study.study_dir == str(tmp_path / "studies/x")
     assert study.train["dataset"] == str(tmp_path / "sets/x")
     assert study.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    sets = {"type": "choice", "values": ["sets/a", "s3://sets/b"]}
+    chosen = config(train={"epochs": 4}, space={"dataset": sets}).located()
+    assert chosen.space["dataset"].ends() == [str(tmp_path / "sets/a"), "s3://sets/b"]
 
 
 def test_where_and_how_fast_it_runs_is_no_part_of_what_is_searched():
