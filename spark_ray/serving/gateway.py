@@ -16,7 +16,7 @@ from spark_ray.core.errors import SparkRayError
 from spark_ray.core.logging import configure_logging
 from spark_ray.serving.envelope import Envelope, headers_of
 from spark_ray.serving.errors import ApiError, as_api_error, body
-from spark_ray.serving.routes import assets, inference, jobs, openai, system
+from spark_ray.serving.routes import assets, chat, inference, jobs, openai, system
 from spark_ray.serving.routes.media import invalid
 from spark_ray.serving.services import Handles, Services
 from spark_ray.serving.settings import ServeSettings
@@ -32,7 +32,7 @@ def create_app(services: Services) -> ASGIApp:
         description="Captions, transcripts, embeddings and datasets of video.",
     )
     app.state.services = services
-    for module in (assets, inference, openai, jobs, system):
+    for module in (assets, inference, chat, openai, jobs, system):
         app.include_router(module.router)
     app.add_exception_handler(SparkRayError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
