@@ -5,6 +5,7 @@ from typing import Any, cast
 from ray import serve
 from ray.serve import Application, Deployment
 
+from spark_ray.models.vllm import require_vllm
 from spark_ray.serving.decoding import Decoder
 from spark_ray.serving.gateway import Gateway
 from spark_ray.serving.inference import ApotheonServer, BackendServer
@@ -46,7 +47,8 @@ def build(args: dict[str, Any]) -> Application:
 def _model(name: str, model: ModelSettings) -> Application:
     options = _model_options(model)
     if model.backend == VLLM:
-        # `ray.serve.llm` takes some seconds to be imported.
+        # Without vLLM, `ray.serve.llm` can't be imported; with it, that takes some seconds.
+        require_vllm(f"model {name!r} with backend vllm")
         from spark_ray.serving.vllm import vllm_application
 
         return vllm_application(name, model, options)

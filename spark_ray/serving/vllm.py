@@ -23,7 +23,6 @@ from spark_ray.models.vllm import (
     as_picture,
     as_video,
     engine_settings,
-    require_vllm,
 )
 from spark_ray.models.weights import SAFETENSORS, resolve_weights
 from spark_ray.serving.errors import ApiError
@@ -43,12 +42,7 @@ MOST_MEDIA = 16
 
 
 def vllm_application(name: str, model: ModelSettings, options: dict[str, Any]) -> Application:
-    """The deployment of a model; `options` are those of every model's.
-
-    Raises:
-        MissingDependency: vLLM is not installed.
-    """
-    require_vllm(f"model {name!r} with backend vllm")
+    """The deployment of a model; `options` are those of every model's."""
     return build_llm_deployment(
         llm_config(name, model, options),
         deployment_cls=VllmServer,

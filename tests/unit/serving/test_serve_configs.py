@@ -25,5 +25,5 @@ def test_a_config_is_read_without_a_leftover(file: Path) -> None:
     assert settings.models
 
 
-def test_there_is_one_for_a_laptop_and_one_for_gpus() -> None:
-    assert [file.stem for file in FILES] == ["gpu", "local"]
+def test_there_is_one_for_a_laptop_one_for_gpus_and_one_for_conversations() -> None:
+    assert [file.stem for file in FILES] == ["gpu", "llm", "local"]

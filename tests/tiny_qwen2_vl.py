@@ -76,9 +76,9 @@ def write(folder: Path) -> Path:
     torch.manual_seed(0)
     model = Qwen2VLForConditionalGeneration(_config(ids))
     with torch.no_grad():
-        for weight in model.parameters():
+        for name, weight in model.named_parameters():
             if weight.dim() > 1:
-                weight.mul_(4)
+                weight.mul_(12 if "attn" in name else 4)
         first_word = len(tokens) - len(WORDS)
         model.lm_head.weight[:first_word] = 0
     model.generation_config.eos_token_id = ids["<|im_end|>"]
