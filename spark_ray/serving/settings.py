@@ -13,6 +13,7 @@ from spark_ray.core.errors import unknown_choice
 from spark_ray.core.storage import absolute, is_remote
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.models.captioning import captioners
+from spark_ray.models.registered import SCHEME as REGISTERED
 from spark_ray.models.transcription import transcribers
 
 Ability = Literal["caption", "transcribe", "embed", "chat"]
@@ -88,6 +89,8 @@ class ModelSettings(BaseModel):
         given = self.context_tokens or self.cache_bytes
         if given and self.backend != VLLM:
             raise ValueError("context_tokens and cache_bytes have no effect without backend vllm")
+        if self.backend == VLLM and str(self.reference).startswith(REGISTERED):
+            raise ValueError("reference: an engine holds one version; give the folder of its files")
         if self.backend == VLLM and self.num_gpus > 1 and self.num_gpus % 1:
             raise ValueError(
                 f"num_gpus: vllm takes whole GPUs or a part of one, not {self.num_gpus:g}"
