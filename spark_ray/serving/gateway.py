@@ -37,6 +37,7 @@ def create_app(services: Services) -> ASGIApp:
     app.add_exception_handler(SparkRayError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _defect)
     if services.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -63,6 +64,11 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     answer = _json(request, ApiError(error.status_code, code, str(error.detail)))
     answer.headers.update(error.headers or {})
     return answer
+
+
+async def _defect(request: Request, error: Exception) -> JSONResponse:
+    """What is no mistake of the caller's. The error goes on to the envelope, which logs it."""
+    return _json(request, ApiError(500, "internal_error", "something failed here; it is logged"))
 
 
 def _json(request: Request, error: ApiError) -> JSONResponse:

@@ -26,7 +26,7 @@ from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.keys import Caller
 from spark_ray.serving.messages import Sampling, Turn, Written
 from spark_ray.serving.routes.inference import say, token_limit
-from spark_ray.serving.schemas import ModelName
+from spark_ray.serving.schemas import ModelName, Text
 from spark_ray.serving.schemas import Request as Body
 from spark_ray.serving.services import Services
 from spark_ray.serving.settings import Ability
@@ -48,7 +48,7 @@ class Part(Body):
     """Text, a picture, a video or sound. Media come as data: or https:// URLs, or by asset id."""
 
     type: Literal["text", "image_url", "video_url", "input_audio"]
-    text: str | None = None
+    text: Text | None = None
     image_url: MediaUrl | None = None
     video_url: MediaUrl | None = None
     input_audio: dict[str, str] | None = None
@@ -56,8 +56,8 @@ class Part(Body):
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
-    name: str | None = None
+    content: Text | list[Part]
+    name: Text | None = None
 
 
 class StreamOptions(Body):
@@ -78,9 +78,9 @@ class ChatRequest(Body):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=0, lt=1 << 63)
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=4)] | None = None
     n: int = Field(1, ge=1, le=1)
-    user: str | None = None
+    user: Text | None = None
 
 
 _STEERING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop")

@@ -13,7 +13,7 @@ from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import Decoded, Embedded, Written
 from spark_ray.serving.routes.inference import say, write
 from spark_ray.serving.routes.media import read_form, validated
-from spark_ray.serving.schemas import ModelName
+from spark_ray.serving.schemas import ModelName, Text
 from spark_ray.serving.schemas import Request as Body
 from spark_ray.serving.subtitle_files import as_srt, as_vtt
 
@@ -22,17 +22,17 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 
 class EmbeddingRequest(Body):
     model: ModelName
-    input: str | Annotated[list[str], Field(min_length=1)]
+    input: Text | Annotated[list[Text], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] = "float"
-    user: str | None = None
+    user: Text | None = None
 
 
 class SpeechForm(Body):
     """The fields of `/v1/audio/transcriptions` besides its `file`."""
 
     model: ModelName
-    language: str | None = None
-    prompt: str | None = None
+    language: Text | None = None
+    prompt: Text | None = None
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: float = Field(0.0, ge=0, le=0)
 
