@@ -15,6 +15,7 @@ MODULES = {
     "memory": "benchmarks.memory",
     "training": "benchmarks.training",
     "serving": "benchmarks.serving",
+    "captions": "benchmarks.captions",
     "vllm": "benchmarks.vllm",
 }
 
