@@ -5,30 +5,22 @@ also reads, decodes and prepares. Both write with one thread of arithmetic.
 """
 
 import asyncio
-import contextlib
-import logging
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import httpx2 as httpx
 import numpy as np
-import ray
 import torch
-from ray import serve
 
-from benchmarks.harness import ROOT, Result, ratio_result
+from benchmarks.harness import Result, ratio_result
+from benchmarks.served import served, untrained_apotheon
 from spark_ray.apotheon.processing import PreparedClip
 from spark_ray.media.encode import write_video
 from spark_ray.models.apotheon import Apotheon
-from spark_ray.serving.app import build
-from spark_ray.serving.database import Database
 from spark_ray.serving.decoding import decode_file, decode_options
-from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.messages import MediaFile
 from spark_ray.serving.settings import ServeSettings
 
@@ -48,7 +40,7 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = _write_model(folder / "model")
+        model = untrained_apotheon(folder / "model")
         video = folder / "clip.mp4"
         write_video(video, _pictures(), Fraction(8))
         apotheon = Apotheon.load(str(model), setting="model")
@@ -57,7 +49,13 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
         best = min(looped, key=lambda size: looped[size])
         ours: list[float] = []
         theirs: list[float] = []
-        with _server(folder, model, best) as key:
+        seer = {
+            "reference": str(model),
+            "num_cpus": 1,
+            "max_batch_size": best,
+            "max_queued": 4 * _AT_ONCE,
+        }
+        with served(folder, _PORT, models={"seer": seer}, job_settings=_JOBS) as key:
             asset = _upload(key, video)
             asyncio.run(_http_s(key, asset, captions))
             for _ in range(repetitions):
@@ -80,16 +78,6 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
     )
 
 
-def _write_model(folder: Path) -> Path:
-    """An untrained `apotheon-tiny`: what it says means nothing and costs as much."""
-    sys.path.append(str(ROOT / "tests"))
-    import apotheons
-
-    apotheons.model().save_pretrained(folder)
-    apotheons.processor().save_pretrained(folder)
-    return folder
-
-
 def _pictures() -> Iterator[np.ndarray]:
     noise = np.random.default_rng(0)
     for _ in range(8 * _SECONDS):
@@ -107,40 +95,6 @@ def _loop_s(apotheon: Apotheon, clip: PreparedClip, batch_size: int, captions: i
     for _ in range(captions // batch_size):
         apotheon.write([clip] * batch_size, "caption", _TOKENS)
     return (time.perf_counter() - started) / (captions // batch_size * batch_size)
-
-
-@contextlib.contextmanager
-def _server(folder: Path, model: Path, batch_size: int) -> Iterator[str]:
-    """Our application with that model; the secret of a key."""
-    settings: dict[str, Any] = {
-        "state": str(folder / "state"),
-        "job_settings": _JOBS,
-        "models": {
-            "seer": {
-                "reference": str(model),
-                "num_cpus": 1,
-                "max_batch_size": batch_size,
-                "max_queued": 4 * _AT_ONCE,
-            }
-        },
-    }
-    database = Database(ServeSettings.from_values(**settings).located().database)
-    _, secret = KeyStore(database).create(
-        "benchmark", ["infer"], requests_per_minute=10_000_000, max_concurrent=1000,
-        lifetime_s=None,
-    )  # fmt: skip
-    ray.init(
-        "local", num_cpus=4, log_to_driver=False, logging_level=logging.ERROR,
-        include_dashboard=False,
-    )  # fmt: skip
-    try:
-        quiet = {"enable_access_log": False, "log_level": "ERROR"}
-        serve.start(http_options={"host": "127.0.0.1", "port": _PORT}, logging_config=quiet)
-        serve.run(build(settings), name="spark-ray", route_prefix="/")
-        yield secret
-    finally:
-        serve.shutdown()
-        ray.shutdown()
 
 
 def _upload(key: str, video: Path) -> str:

@@ -13,18 +13,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2 as httpx
-import ray
-from ray import serve
 
 from benchmarks.harness import ROOT, Result, ratio_result
+from benchmarks.served import served
 from spark_ray.models.vllm import ENVIRONMENT
-from spark_ray.serving.app import build
-from spark_ray.serving.database import Database
-from spark_ray.serving.keys import KeyStore
-from spark_ray.serving.settings import ServeSettings
 
 _PORT = 18_439
 _OURS, _THEIRS = f"http://127.0.0.1:{_PORT}", f"http://127.0.0.1:{_PORT + 1}"
@@ -43,7 +37,8 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
     chats, repetitions = (8, 1) if quick else (48, 5)
     with tempfile.TemporaryDirectory() as name:
         model = write(Path(name) / "model")
-        with _bare(model), _gateway(Path(name), model) as key:
+        seer = {"backend": "vllm", "reference": str(model), "num_cpus": 1, **_ENGINE}
+        with _bare(model), served(Path(name), _PORT, models={"seer": seer}) as key:
             seconds: dict[str, list[float]] = {_OURS: [], _THEIRS: []}
             for address in seconds:
                 asyncio.run(_seconds_a_token(address, key, _AT_ONCE))
@@ -83,30 +78,6 @@ def _bare(model: Path) -> Iterator[None]:
             yield
         finally:
             server.terminate()
-
-
-@contextlib.contextmanager
-def _gateway(folder: Path, model: Path) -> Iterator[str]:
-    """Our application with that model; the secret of a key."""
-    settings: dict[str, Any] = {
-        "state": str(folder / "state"),
-        "models": {"seer": {"backend": "vllm", "reference": str(model), "num_cpus": 1, **_ENGINE}},
-    }
-    database = Database(ServeSettings.from_values(**settings).located().database)
-    _, secret = KeyStore(database).create(
-        "benchmark", ["infer"], requests_per_minute=10_000_000, max_concurrent=1000,
-        lifetime_s=None,
-    )  # fmt: skip
-    ray.init("local", num_cpus=4, log_to_driver=False, include_dashboard=False)
-    try:
-        quiet = {"enable_access_log": False, "log_level": "ERROR"}
-        serve.start(http_options={"host": "127.0.0.1", "port": _PORT}, logging_config=quiet)
-        serve.run(build(settings), name="spark-ray", route_prefix="/")
-        _wait_for(f"{_OURS}/readyz")
-        yield secret
-    finally:
-        serve.shutdown()
-        ray.shutdown()
 
 
 def _wait_for(url: str) -> None:
