@@ -15,6 +15,7 @@ from ray.serve import Application
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
 from spark_ray.apotheon import Task
+from spark_ray.core.logging import get_logger
 from spark_ray.core.schema import Clip
 from spark_ray.models.frame_captioner import NO_DOWNLOAD
 from spark_ray.models.vllm import (
@@ -36,6 +37,8 @@ from spark_ray.serving.messages import (
     Written,
 )
 from spark_ray.serving.settings import ModelSettings
+
+log = get_logger(__name__)
 
 MOST_MEDIA = 16
 """Pictures and videos in one conversation."""
@@ -232,5 +235,8 @@ def _raise_error(said: dict[str, Any]) -> None:
     if error is None:
         return
     if error["code"] >= 500:
-        raise RuntimeError(f"vLLM: {error['message']}")
+        log.error("engine failed", error=error["message"])
+        raise ApiError(
+            503, "replica_lost", "the model failed while it answered; try again", retry_after_s=5.0
+        )
     raise ApiError(400, "invalid_request", error["message"], param="messages")

@@ -26,9 +26,14 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
     settings = ServeSettings.from_values(
         state=str(tmp_path_factory.mktemp("state")),
         limits={"max_upload_bytes": 1 << 20, "max_json_depth": 16},
-        models={"seer": {"reference": "/nowhere"}},
+        models={
+            "seer": {"reference": "/nowhere"},
+            "talker": {"backend": "vllm", "reference": "/nowhere"},
+        },
     )
-    return Services(settings.located(), Handles(decoder=None, models={"seer": None}))
+    return Services(
+        settings.located(), Handles(decoder=None, models={"seer": None, "talker": None})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,15 @@ def said(text: str, **more: str) -> dict[str, Any]:
     return {"content": text, "headers": {**JSON, **more}}
 
 
+def a_chat(model: str, **more: Any) -> dict[str, Any]:
+    return {"json": {"model": model, "messages": [{"role": "user", "content": "hi"}], **more}}
+
+
+def shown(count: int, url: str) -> list[dict[str, Any]]:
+    picture = {"type": "image_url", "image_url": {"url": url}}
+    return [{"role": "user", "content": [picture] * count}]
+
+
 def upload(**headers: str) -> dict[str, Any]:
     return {"headers": {**TUS, **headers}}
 
@@ -101,6 +115,25 @@ def archive() -> bytes:
         ("/v1/embeddings", said('{"model": "gpt", "input": "a"}'), 404, "model_not_found"),
         ("/v1/embeddings", said(r'{"model": "../seer", "input": "a"}'), 404, "model_not_found"),
         ("/v1/embeddings", said(r'{"model": "seer@x", "input": "a"}'), 404, "model_not_found"),
+        ("/v1/captions", said('{"model": "talker/3", "asset": "x"}'), 404, "asset_not_found"),
+        ("/v1/embeddings", said('{"model": "talker", "input": "a"}'), 400, "model_lacks_ability"),
+        # Chats: what only some models can honour, and more than any takes.
+        ("/v1/chat/completions", a_chat("seer", temperature=0.5), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("seer", seed=1), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("seer"), 422, "media_missing"),
+        ("/v1/chat/completions", a_chat("talker", temperature=3), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", n=2), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", tools=[]), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", max_tokens=257), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", messages=[]), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", messages=shown(17, "asset-x")), 422,
+         "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", messages=shown(1, "asset-x")), 404,
+         "asset_not_found"),
+        ("/v1/chat/completions", a_chat("talker", messages=shown(1, "http://[::1]/")), 400,
+         "invalid_url"),
+        ("/v1/chat/completions", a_chat("talker", messages=shown(1, "data:image/png;base64,?")),
+         422, "invalid_request"),
         # Ids that are paths.
         ("/v1/captions", said(r'{"asset": "asset-\u0000"}'), 404, "asset_not_found"),
         ("/v1/captions", said('{"asset": "asset-../../../../etc/passwd"}'), 404,
@@ -151,7 +184,7 @@ def refused(answer: Any, status: int, code: str) -> None:
 
 def test_an_unknown_model_lists_the_known_ones(client: TestClient) -> None:
     answer = client.post("/v1/embeddings", json={"model": "gpt", "input": "a"})
-    assert answer.json()["error"]["message"].endswith("choose one of: seer")
+    assert answer.json()["error"]["message"].endswith("choose one of: seer, talker")
 
 
 def test_an_upload_takes_no_more_than_was_announced(client: TestClient) -> None:
