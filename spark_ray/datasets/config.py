@@ -150,6 +150,7 @@ OPERATIONAL = {
     "output",
     "version",
     "caption_batch_size",
+    "caption_cache_bytes",
     "caption_device",
     "transcription_batch_size",
     "transcription_device",

@@ -20,7 +20,7 @@ class CaptionOptions(BaseModel):
 
     caption_backend: str = Field(
         "sidecar",
-        description="Who writes the captions: blip, blip2, florence2, qwen2_vl or apotheon "
+        description="Who writes the captions: blip, blip2, florence2, qwen2_vl, vllm or apotheon "
         "(models), sidecar (text files beside the videos, or captions_file), or none.",
     )
     caption_model: str | None = Field(
@@ -36,13 +36,13 @@ class CaptionOptions(BaseModel):
     caption_batch_size: int = Field(
         8,
         ge=1,
-        description="Frames in one forward pass. Higher fills a GPU better until its memory ends; "
-        "on a CPU it gains little.",
+        description="Frames in one forward pass, or requests in work at a time (vllm, which wants "
+        "some 64). Higher fills a GPU better until its memory ends; on a CPU it gains little.",
     )
     caption_prompt: str | None = Field(
         None,
         description="What the model is asked: the beginning of the caption (blip), a question "
-        "(blip2), a task token (florence2), an instruction (qwen2_vl).",
+        "(blip2), a task token (florence2), an instruction (qwen2_vl, vllm).",
     )
     caption_max_new_tokens: int = Field(
         64,
@@ -62,6 +62,18 @@ class CaptionOptions(BaseModel):
         "auto",
         description="Arithmetic of the caption model; auto is 16 bits on a GPU, float32 on a CPU.",
     )
+    caption_context_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="For the backend vllm: the longest clip with its caption, in tokens. Unset "
+        "means the model's own, whose cache may not fit a small GPU; a longer clip is a reject.",
+    )
+    caption_cache_bytes: int | None = Field(
+        None,
+        ge=1 << 20,
+        description="For the backend vllm: memory of its key-value cache. Unset means what is left "
+        "of nine tenths of the GPU, so that no other model has room there.",
+    )
 
 
 captioners: Registry[CaptionOptions, Captioner] = Registry(
@@ -73,6 +85,7 @@ captioners: Registry[CaptionOptions, Captioner] = Registry(
         "florence2": BackendModule("spark_ray.models.florence2", "models"),
         "qwen2_vl": BackendModule("spark_ray.models.qwen2_vl", "models"),
         "sidecar": BackendModule("spark_ray.models.sidecar", "models"),
+        "vllm": BackendModule("spark_ray.models.vllm", "vllm"),
         "none": BackendModule("spark_ray.models.none", "models"),
     },
 )
@@ -93,6 +106,8 @@ def build_captioner(options: CaptionOptions) -> Captioner:
     unused: tuple[str, ...] = _MODEL_SETTINGS if backend in {"sidecar", "none"} else ()
     if backend != "sidecar":
         unused += ("captions_file",)
+    if backend != "vllm":
+        unused += ("caption_context_tokens", "caption_cache_bytes")
     for setting in unused:
         if getattr(options, setting) is not None:
             raise ConfigError(

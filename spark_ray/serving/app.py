@@ -5,12 +5,13 @@ from typing import Any, cast
 from ray import serve
 from ray.serve import Application, Deployment
 
+from spark_ray.models.vllm import require_vllm
 from spark_ray.serving.decoding import Decoder
 from spark_ray.serving.gateway import Gateway
 from spark_ray.serving.inference import ApotheonServer, BackendServer
 from spark_ray.serving.jobs import JobKeeper
 from spark_ray.serving.search import SearchServer
-from spark_ray.serving.settings import APOTHEON, ModelSettings, ServeSettings
+from spark_ray.serving.settings import APOTHEON, VLLM, ModelSettings, ServeSettings
 
 _DECODER_THREADS = 2
 _GATEWAY_REQUESTS = 256
@@ -44,7 +45,24 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def _model(name: str, model: ModelSettings) -> Application:
+    options = _model_options(model)
+    if model.backend == VLLM:
+        # Without vLLM, `ray.serve.llm` can't be imported; with it, that takes some seconds.
+        require_vllm(f"model {name!r} with backend vllm")
+        from spark_ray.serving.vllm import vllm_application
+
+        return vllm_application(name, model, options)
     server = ApotheonServer if model.backend == APOTHEON else BackendServer
+    return _deployed(
+        server,
+        name=f"model-{name}",
+        **options,
+        ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
+    ).bind(name, model)
+
+
+def _model_options(model: ModelSettings) -> dict[str, Any]:
+    """How many replicas a model has, and what each takes on."""
     scaling: dict[str, Any] = {"num_replicas": model.min_replicas}
     if model.max_replicas > model.min_replicas:
         scaling = {
@@ -54,17 +72,14 @@ def _model(name: str, model: ModelSettings) -> Application:
                 "target_ongoing_requests": model.max_batch_size,
             }
         }
-    return _deployed(
-        server,
-        name=f"model-{name}",
+    return {
         **scaling,
         # A batch in work and one that fills; what is beyond waits with the callers.
-        max_ongoing_requests=2 * model.max_batch_size,
-        max_queued_requests=model.max_queued,
-        ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
-        health_check_period_s=10,
-        health_check_timeout_s=60,
-    ).bind(name, model)
+        "max_ongoing_requests": 2 * model.max_batch_size,
+        "max_queued_requests": model.max_queued,
+        "health_check_period_s": 10,
+        "health_check_timeout_s": 60,
+    }
 
 
 def _deployed(server: type, **options: Any) -> Deployment:

@@ -20,6 +20,7 @@ from spark_ray.serving.errors import ApiError, as_api_error, body
 from spark_ray.serving.routes import (
     analysis,
     assets,
+    chat,
     datasets,
     inference,
     jobs,
@@ -42,11 +43,12 @@ def create_app(services: Services) -> ASGIApp:
         description="Captions, transcripts, embeddings and datasets of video.",
     )
     app.state.services = services
-    for module in (assets, inference, analysis, openai, jobs, datasets, models, system):
+    for module in (assets, inference, analysis, chat, openai, jobs, datasets, models, system):
         app.include_router(module.router)
     app.add_exception_handler(SparkRayError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _defect)
     if services.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -73,6 +75,11 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     answer = _json(request, ApiError(error.status_code, code, str(error.detail)))
     answer.headers.update(error.headers or {})
     return answer
+
+
+async def _defect(request: Request, error: Exception) -> JSONResponse:
+    """What is no mistake of the caller's. The error goes on to the envelope, which logs it."""
+    return _json(request, ApiError(500, "internal_error", "something failed here; it is logged"))
 
 
 def _json(request: Request, error: ApiError) -> JSONResponse:

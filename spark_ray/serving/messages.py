@@ -67,6 +67,25 @@ class Timing(Record):
         )
 
 
+class Turn(Record):
+    """What one side of a conversation says, and shows: texts and clips in their order."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: list[str | Clip]
+
+
+class Sampling(Record):
+    """How an answer is chosen and where it ends; unset means as the model's own makers would."""
+
+    max_tokens: int
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: list[str] = Field(default_factory=list)
+
+
 class Written(Record):
     """A text about a clip. `segments` are there where the model times them."""
 
@@ -74,6 +93,7 @@ class Written(Record):
     all_captions: list[str] = Field(default_factory=list)
     segments: list[Segment] = Field(default_factory=list)
     language: str | None = None
+    prompt_tokens: int | None = None
     tokens: int | None = None
     finish: Literal["stop", "length"] = "stop"
     model: ServedModel

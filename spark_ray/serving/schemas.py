@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from spark_ray.core.schema import FrameSample, Scene, Segment
 from spark_ray.media.sniff import MediaKind
@@ -11,6 +11,8 @@ from spark_ray.serving.messages import ServedModel, Timing
 ModelName = Annotated[str, Field(min_length=1, max_length=140)]
 AssetId = Annotated[str, Field(min_length=1, max_length=64)]
 Url = Annotated[str, Field(min_length=8, max_length=2048)]
+Text = Annotated[str, Field(max_length=1 << 20)]
+"""Pydantic looks whether a text is Unicode only where it is bounded, too."""
 
 
 class Request(BaseModel):
@@ -158,6 +160,9 @@ class SearchAnswer(Response):
     timing_s: Timing
 
 
+_MOST_SETTING = 1 << 53
+_MOST_SETTING_CHARS = 1024
+
 JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
 
 
@@ -172,6 +177,26 @@ class JobRequest(Request):
     settings: dict[str, Any] = Field(
         default_factory=dict, description="settings of `spark-ray data build` for this job"
     )
+
+    @field_validator("settings")
+    @classmethod
+    def _settings_are_plain(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        for name, value in settings.items():
+            values = value if isinstance(value, list) else [value]
+            if not all(map(_is_plain, values)):
+                raise ValueError(
+                    f"{name!r} must be a number, a text, true, false, null, or a list of these"
+                )
+        return settings
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a value that every place it goes to can hold: a fingerprint, YAML, a table."""
+    if isinstance(value, str):
+        return len(value) <= _MOST_SETTING_CHARS and value.isprintable()
+    if isinstance(value, int | float):
+        return abs(value) < _MOST_SETTING  # as no NaN is, either
+    return value is None
 
 
 class JobInfo(Response):

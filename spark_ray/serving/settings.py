@@ -13,13 +13,15 @@ from spark_ray.core.errors import unknown_choice
 from spark_ray.core.storage import absolute, is_remote
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.models.captioning import captioners
+from spark_ray.models.registered import SCHEME as REGISTERED
 from spark_ray.models.transcription import transcribers
 from spark_ray.serving.dataset_names import doubled_name
 from spark_ray.serving.tokens import TokenSettings
 
-Ability = Literal["caption", "transcribe", "embed"]
+Ability = Literal["caption", "transcribe", "embed", "chat"]
 
 APOTHEON = "apotheon"
+VLLM = "vllm"
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
@@ -37,7 +39,9 @@ class ModelSettings(BaseModel):
         description="a folder, a hub id, or a registered model without its alias: "
         "models:/apotheon answers as apotheon@champion, apotheon/3 and so on",
     )
-    max_batch_size: int = Field(8, ge=1, description="most requests in one forward pass")
+    max_batch_size: int = Field(
+        8, ge=1, description="most requests in one forward pass; vllm works best with 64 or more"
+    )
     batch_wait_s: float = Field(0.01, ge=0, description="longest wait for a batch to fill")
     max_queued: int = Field(64, ge=1, description="requests that may wait; more are told to retry")
     min_replicas: int = Field(1, ge=1)
@@ -45,12 +49,27 @@ class ModelSettings(BaseModel):
     num_cpus: float = Field(
         0.3, ge=0, description="that Ray sets aside; what is left on a laptop is for jobs"
     )
-    num_gpus: float = Field(0.0, ge=0, description="a fraction lets models share a GPU")
+    num_gpus: float = Field(
+        0.0,
+        ge=0,
+        description="a fraction lets models share a GPU; vllm divides its model among several",
+    )
+    context_tokens: int | None = Field(
+        None, ge=1, description="vllm: longest conversation with its answer; unset: the model's own"
+    )
+    cache_bytes: int | None = Field(
+        None,
+        ge=1 << 20,
+        description="vllm: memory of its key-value cache; unset: what is left of nine tenths of "
+        "its share of the GPU",
+    )
 
     @property
     def abilities(self) -> tuple[Ability, ...]:
         if self.backend == APOTHEON:
             return ("caption", "transcribe", "embed")
+        if self.backend == VLLM:
+            return ("caption", "chat")
         return ("caption",) if self.backend in captioners.names else ("transcribe",)
 
     @field_validator("backend")
@@ -63,8 +82,21 @@ class ModelSettings(BaseModel):
 
     @model_validator(mode="after")
     def _apotheon_needs_weights(self) -> "ModelSettings":
-        if self.backend == APOTHEON and not self.reference:
-            raise ValueError("a model with backend apotheon needs a reference")
+        if self.backend in (APOTHEON, VLLM) and not self.reference:
+            raise ValueError(f"a model with backend {self.backend} needs a reference")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_settings_need_an_engine(self) -> "ModelSettings":
+        given = self.context_tokens or self.cache_bytes
+        if given and self.backend != VLLM:
+            raise ValueError("context_tokens and cache_bytes have no effect without backend vllm")
+        if self.backend == VLLM and str(self.reference).startswith(REGISTERED):
+            raise ValueError("reference: an engine holds one version; give the folder of its files")
+        if self.backend == VLLM and self.num_gpus > 1 and self.num_gpus % 1:
+            raise ValueError(
+                f"num_gpus: vllm takes whole GPUs or a part of one, not {self.num_gpus:g}"
+            )
         return self
 
 

@@ -19,6 +19,7 @@ from spark_ray.serving.services import Services
 router = APIRouter(prefix="/v1/assets", tags=["assets"])
 
 TUS_VERSION = "1.0.0"
+_MOST_DIGITS = 18
 _CHUNK_TYPE = "application/offset+octet-stream"
 _UPLOAD = {
     "requestBody": {
@@ -64,10 +65,8 @@ async def create(
 
 async def _begin_upload(request: Request, services: Services, owner: str) -> Response:
     _check_version(request)
-    length = request.headers.get("upload-length", "")
-    if not length.isdecimal():
-        raise ApiError(400, "invalid_upload", "Upload-Length: give the file's bytes as a number")
-    asset = await asyncio.to_thread(services.assets.begin, owner, int(length))
+    length = _bytes(request, "Upload-Length", "the file's bytes")
+    asset = await asyncio.to_thread(services.assets.begin, owner, length)
     return Response(
         status_code=201,
         headers={**_tus_headers(services, asset), "Location": f"/v1/assets/{asset.id}"},
@@ -103,11 +102,9 @@ async def append(
     _check_version(request)
     if request.headers.get("content-type") != _CHUNK_TYPE:
         raise ApiError(415, "unsupported_content_type", f"Content-Type must be {_CHUNK_TYPE}")
-    at = request.headers.get("upload-offset", "")
-    if not at.isdecimal():
-        raise ApiError(400, "invalid_upload", "Upload-Offset: give the first byte as a number")
+    at = _bytes(request, "Upload-Offset", "the first byte")
     asset = await asyncio.to_thread(services.assets.get, asset_id, caller.id)
-    with services.assets.part(asset, int(at)) as part:
+    with services.assets.part(asset, at) as part:
         async for chunk in request.stream():
             await asyncio.to_thread(part.write, chunk)
     if asset.received_bytes == asset.size_bytes:
@@ -129,6 +126,15 @@ async def delete(asset_id: str, caller: Infers, services: UseServices) -> Respon
     remember: Callable[..., None] = services.database.audit
     await asyncio.to_thread(remember, "asset.delete", key=caller.id, subject=asset_id)
     return Response(status_code=204, headers={"Tus-Resumable": TUS_VERSION})
+
+
+def _bytes(request: Request, name: str, what: str) -> int:
+    """A count of bytes in a header."""
+    given = request.headers.get(name, "")
+    # Python itself refuses numbers of some thousand digits, with an error of its own.
+    if not given.isdecimal() or len(given) > _MOST_DIGITS:
+        raise ApiError(400, "invalid_upload", f"{name}: give {what} as a number")
+    return int(given)
 
 
 def _check_version(request: Request) -> None:

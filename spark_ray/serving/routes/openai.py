@@ -1,206 +1,40 @@
-"""OpenAI's shapes, so that its clients work unchanged: chat, audio transcription, embeddings.
-
-A chat is about the pictures, videos and sound in its last message. Apotheon has no instructions to
-follow: the words of the messages are for models that do.
-"""
+"""OpenAI's shapes, so that its clients work unchanged: audio transcription and embeddings."""
 
 import base64
-import binascii
-import io
-import json
-import time
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import Field
 
-from spark_ray.core.anatomy import Task
 from spark_ray.serving.access import Infers, UseServices
-from spark_ray.serving.database import Asset
-from spark_ray.serving.errors import ApiError, body
-from spark_ray.serving.keys import Caller
+from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import Decoded, Embedded, Written
-from spark_ray.serving.routes.inference import observe_phases, say, token_limit, write
+from spark_ray.serving.routes.inference import say, write
 from spark_ray.serving.routes.media import read_form, validated
-from spark_ray.serving.schemas import ModelName
+from spark_ray.serving.schemas import ModelName, Text
 from spark_ray.serving.schemas import Request as Body
-from spark_ray.serving.services import Services
-from spark_ray.serving.settings import Ability
 from spark_ray.serving.subtitle_files import as_srt, as_vtt
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
-_DATA_URL = "data:"
-_MOST_MESSAGES = 64
-_MOST_DATA_CHARS = 24 << 20
-
-
-class MediaUrl(Body):
-    url: Annotated[str, Field(min_length=1, max_length=_MOST_DATA_CHARS)]
-    detail: str | None = None
-
-
-class Part(Body):
-    """Text, a picture, a video or sound. Media come as data: or https:// URLs, or by asset id."""
-
-    type: Literal["text", "image_url", "video_url", "input_audio"]
-    text: str | None = None
-    image_url: MediaUrl | None = None
-    video_url: MediaUrl | None = None
-    input_audio: dict[str, str] | None = None
-
-
-class Message(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
-    name: str | None = None
-
-
-class ChatRequest(Body):
-    """Of OpenAI's request, what a model here can honour; other fields are refused."""
-
-    model: ModelName
-    messages: Annotated[list[Message], Field(min_length=1, max_length=_MOST_MESSAGES)]
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    stream: bool = False
-    temperature: float | None = Field(None, ge=0, le=0, description="0: what is most likely")
-    n: int = Field(1, ge=1, le=1)
-    user: str | None = None
-
 
 class EmbeddingRequest(Body):
     model: ModelName
-    input: str | Annotated[list[str], Field(min_length=1)]
+    input: Text | Annotated[list[Text], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] = "float"
-    user: str | None = None
+    user: Text | None = None
 
 
 class SpeechForm(Body):
     """The fields of `/v1/audio/transcriptions` besides its `file`."""
 
     model: ModelName
-    language: str | None = None
-    prompt: str | None = None
+    language: Text | None = None
+    prompt: Text | None = None
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: float = Field(0.0, ge=0, le=0)
-
-
-@router.post("/chat/completions")
-async def chat(
-    request: Request, wanted: ChatRequest, caller: Infers, services: UseServices
-) -> Response:
-    """Describe the media of the last message, whole or token by token."""
-    limit = token_limit(services, wanted.max_completion_tokens or wanted.max_tokens)
-    able: Ability = "caption" if _sees(services, wanted.model) else "transcribe"
-    target = await services.catalog.find(wanted.model, able)
-    asset = await _asset_of(services, caller, wanted.messages[-1])
-    decoded = await services.decode(asset, target)
-    task: Task = "caption" if decoded.clip.frames and able == "caption" else "transcript"
-    identity = {
-        "id": request.state.request_id,
-        "created": int(time.time()),
-        "model": wanted.model,
-    }
-    if wanted.stream:
-        pieces = target.model.options(stream=True).stream.remote(decoded, task, limit)
-        chunks = _chunks(services.stream(pieces, f"model {wanted.model!r}"), identity)
-        return StreamingResponse(
-            _until_error(chunks, identity["id"]), media_type="text/event-stream"
-        )
-    written = await write(services, decoded, task, target, limit)
-    answer = JSONResponse(
-        {
-            **identity,
-            "object": "chat.completion",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": written.text},
-                    "finish_reason": written.finish,
-                }
-            ],
-            "usage": _usage(written),
-        }
-    )
-    say(answer, written)
-    return answer
-
-
-def _sees(services: Services, name: str) -> bool:
-    """Whether a model describes pictures; one that does not may still write down what is said."""
-    base = name.partition("@")[0].partition("/")[0]
-    return base not in services.catalog.names("transcribe") or base in services.catalog.names(
-        "caption"
-    )
-
-
-async def _chunks(
-    pieces: AsyncIterator[str | Written], identity: dict[str, Any]
-) -> AsyncIterator[str]:
-    def event(delta: dict[str, str], finish: str | None = None) -> str:
-        chunk = {
-            **identity,
-            "object": "chat.completion.chunk",
-            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
-        }
-        return f"data: {json.dumps(chunk)}\n\n"
-
-    yield event({"role": "assistant", "content": ""})
-    async for piece in pieces:
-        if isinstance(piece, str):
-            yield event({"content": piece})
-        else:
-            observe_phases(piece.model.name, piece.timing)
-            yield event({}, piece.finish)
-    yield "data: [DONE]\n\n"
-
-
-async def _until_error(chunks: AsyncIterator[str], request_id: str) -> AsyncIterator[str]:
-    """The stream; an error within it becomes its last event, as the status has long been sent."""
-    try:
-        async for chunk in chunks:
-            yield chunk
-    except ApiError as error:
-        yield f"data: {json.dumps(body(error, request_id))}\n\n"
-
-
-async def _asset_of(services: Services, caller: Caller, message: Message) -> Asset:
-    """The one picture, video or recording of a message."""
-    parts = message.content if isinstance(message.content, list) else []
-    media = [part for part in parts if part.type != "text"]
-    if len(media) != 1:
-        raise ApiError(
-            422,
-            "media_missing",
-            "the last message must bring one image_url, video_url or input_audio",
-            param="messages",
-        )
-    part = media[0]
-    if part.type == "input_audio":
-        data = (part.input_audio or {}).get("data", "")
-        return await services.store(caller.id, io.BytesIO(_from_base64(data)))
-    named = part.image_url if part.type == "image_url" else part.video_url
-    if named is None:
-        raise ApiError(422, "invalid_request", f"{part.type} is missing", param="messages")
-    if named.url.startswith(_DATA_URL):
-        data = named.url.partition(",")[2]
-        return await services.store(caller.id, io.BytesIO(_from_base64(data)))
-    if named.url.startswith("asset-"):
-        return await services.media(caller, named.url, None)
-    return await services.media(caller, None, named.url)
-
-
-def _from_base64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ApiError(
-            422, "invalid_request", f"the data are no base64: {error}", param="messages"
-        ) from error
 
 
 @router.post("/embeddings")
@@ -306,8 +140,3 @@ def _speech_answer(written: Written, decoded: Decoded, form: str) -> Response:
             ],
         }
     )
-
-
-def _usage(written: Written) -> dict[str, int]:
-    tokens = written.tokens or 0
-    return {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens}

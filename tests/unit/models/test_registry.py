@@ -1,3 +1,4 @@
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def test_unknown_captioner_lists_the_known_ones() -> None:
         build_captioner(CaptionOptions(caption_backend="blipp"))
     assert str(caught.value) == (
         "caption_backend: 'blipp' is unknown; choose one of: "
-        "apotheon, blip, blip2, florence2, none, qwen2_vl, sidecar"
+        "apotheon, blip, blip2, florence2, none, qwen2_vl, sidecar, vllm"
     )
 
 
@@ -52,7 +53,15 @@ def test_unknown_transcriber_lists_the_known_ones() -> None:
         build_transcriber(TranscriptionOptions(transcription_backend="wisper"))
 
 
-@pytest.mark.parametrize("name", captioners.names)
+def test_vllm_says_how_it_is_installed() -> None:
+    # make test-vllm has it; here it would be a CUDA build.
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed")
+    with pytest.raises(MissingDependency, match=r"'vllm': pip install 'spark-ray\[vllm\]'"):
+        build_captioner(CaptionOptions(caption_backend="vllm"))
+
+
+@pytest.mark.parametrize("name", sorted({*captioners.names} - {"vllm"}))
 def test_every_captioner_registers_and_builds_without_weights(name: str) -> None:
     # Only Apotheon has no usual weights: it is trained by whoever uses it.
     model = "runs/mine/model" if name == "apotheon" else None
@@ -118,6 +127,7 @@ def test_a_backend_from_elsewhere_registers_by_being_imported() -> None:
         (CaptionOptions(caption_backend="sidecar", caption_model="a"), "caption_model"),
         (CaptionOptions(caption_backend="none", caption_prompt="a"), "caption_prompt"),
         (CaptionOptions(caption_backend="florence2", caption_prompt="hello"), "caption_prompt"),
+        (CaptionOptions(caption_backend="blip", caption_cache_bytes=1 << 20), "caption_cache"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

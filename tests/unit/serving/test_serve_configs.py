@@ -29,5 +29,5 @@ def test_a_config_is_read_without_a_leftover(file: Path) -> None:
     assert UiSettings.from_values(**front_end.args).api_url == f"http://127.0.0.1:{port}"
 
 
-def test_there_is_one_for_a_laptop_and_one_for_gpus() -> None:
-    assert [file.stem for file in FILES] == ["gpu", "local"]
+def test_there_is_one_for_a_laptop_one_for_gpus_and_one_for_conversations() -> None:
+    assert [file.stem for file in FILES] == ["gpu", "llm", "local"]

@@ -1,0 +1,274 @@
+"""`/v1/chat/completions`, in OpenAI's shape.
+
+With a model that follows instructions (backend vllm), a chat is a conversation about everything
+that it shows. Other models have none to follow: they describe what the last message shows.
+"""
+
+import asyncio
+import base64
+import binascii
+import io
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field
+
+from spark_ray.core.anatomy import Task
+from spark_ray.core.schema import Clip
+from spark_ray.serving.access import Infers, UseServices
+from spark_ray.serving.catalog import Target
+from spark_ray.serving.database import Asset
+from spark_ray.serving.errors import ApiError, body
+from spark_ray.serving.keys import Caller
+from spark_ray.serving.messages import Sampling, Turn, Written
+from spark_ray.serving.routes.inference import observe_phases, say, token_limit
+from spark_ray.serving.schemas import ModelName, Text
+from spark_ray.serving.schemas import Request as Body
+from spark_ray.serving.services import Services
+from spark_ray.serving.settings import Ability
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+
+_DATA_URL = "data:"
+_MOST_MESSAGES = 64
+_MOST_MEDIA = 16
+_MOST_DATA_CHARS = 24 << 20
+
+
+class MediaUrl(Body):
+    url: Annotated[str, Field(min_length=1, max_length=_MOST_DATA_CHARS)]
+    detail: str | None = None
+
+
+class Part(Body):
+    """Text, a picture, a video or sound. Media come as data: or https:// URLs, or by asset id."""
+
+    type: Literal["text", "image_url", "video_url", "input_audio"]
+    text: Text | None = None
+    image_url: MediaUrl | None = None
+    video_url: MediaUrl | None = None
+    input_audio: dict[str, str] | None = None
+
+
+class Message(Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[Part]
+    name: Text | None = None
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+
+
+class ChatRequest(Body):
+    """Of OpenAI's request, what a model here can honour; other fields are refused."""
+
+    model: ModelName
+    messages: Annotated[list[Message], Field(min_length=1, max_length=_MOST_MESSAGES)]
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float | None = Field(None, ge=0, le=2, description="0: what is most likely")
+    top_p: float | None = Field(None, gt=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: int | None = Field(None, ge=0, lt=1 << 63)
+    stop: Text | Annotated[list[Text], Field(max_length=4)] | None = None
+    n: int = Field(1, ge=1, le=1)
+    user: Text | None = None
+
+
+_STEERING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop")
+
+
+@router.post("/chat/completions")
+async def chat(
+    request: Request, wanted: ChatRequest, caller: Infers, services: UseServices
+) -> Response:
+    """Answer a conversation, or describe the media of its last message; whole or in pieces."""
+    ability = _ability(services, wanted.model)
+    target = await services.catalog.find(wanted.model, ability)
+    limit = token_limit(services, wanted.max_completion_tokens or wanted.max_tokens)
+    arguments: tuple[Any, ...]
+    if ability == "chat":
+        arguments = await _conversation(services, caller, wanted, target, limit)
+        methods = ("reply", "reply_in_pieces")
+    else:
+        arguments = await _description(services, caller, wanted, target, ability, limit)
+        methods = ("write", "stream")
+    identity = {
+        "id": request.state.request_id,
+        "created": int(time.time()),
+        "model": wanted.model,
+    }
+    what = f"model {wanted.model!r}"
+    if wanted.stream:
+        streaming = getattr(target.model.options(stream=True), methods[1])
+        usage = wanted.stream_options is not None and wanted.stream_options.include_usage
+        chunks = _chunks(services.stream(streaming.remote(*arguments), what), identity, usage)
+        return StreamingResponse(
+            _until_error(chunks, identity["id"]), media_type="text/event-stream"
+        )
+    written: Written = await services.call(
+        getattr(target.model, methods[0]).remote(*arguments), what
+    )
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": written.text},
+        "finish_reason": written.finish,
+    }
+    answer = JSONResponse(
+        {**identity, "object": "chat.completion", "choices": [choice], "usage": _usage(written)}
+    )
+    say(answer, written)
+    return answer
+
+
+def _ability(services: Services, name: str) -> Ability:
+    """What a model is asked for: to converse, to describe, or at least to write down speech."""
+    base = name.partition("@")[0].partition("/")[0]
+    for ability in ("chat", "caption", "transcribe"):
+        if base in services.catalog.names(ability):
+            return ability
+    return "caption"
+
+
+async def _conversation(
+    services: Services, caller: Caller, wanted: ChatRequest, target: Target, limit: int
+) -> tuple[list[Turn], Sampling]:
+    """All that was said and shown, for a model that follows it."""
+    parts = [part for message in wanted.messages for part in _parts(message)]
+    if sum(part.type != "text" for part in parts) > _MOST_MEDIA:
+        raise ApiError(
+            422, "invalid_request", f"messages: at most {_MOST_MEDIA} media", param="messages"
+        )
+
+    async def shown(part: Part) -> str | Clip:
+        if part.type == "text":
+            return part.text or ""
+        decoded = await services.decode(await _asset(services, caller, part), target)
+        if not decoded.clip.frames:
+            raise ApiError(
+                422, "unusable_media", f"model {target.name!r} sees, and hears nothing",
+                param="messages",
+            )  # fmt: skip
+        return decoded.clip
+
+    seen = iter(await asyncio.gather(*(shown(part) for part in parts)))
+    turns = [
+        Turn(
+            role="system" if message.role == "developer" else message.role,
+            parts=[next(seen) for _ in _parts(message)],
+        )
+        for message in wanted.messages
+    ]
+    steering = wanted.model_dump(include=set(_STEERING), exclude_none=True)
+    if isinstance(wanted.stop, str):
+        steering["stop"] = [wanted.stop]
+    return turns, Sampling(max_tokens=limit, **steering)
+
+
+async def _description(
+    services: Services,
+    caller: Caller,
+    wanted: ChatRequest,
+    target: Target,
+    ability: Ability,
+    limit: int,
+) -> tuple[Any, Task, int]:
+    """The media of the last message, for a model that says what is most likely about them."""
+    for name in _STEERING:
+        if getattr(wanted, name) not in (None, 0):
+            raise ApiError(
+                422,
+                "invalid_request",
+                f"{name}: model {target.name!r} writes what is most likely; leave it out",
+                param=name,
+            )
+    media = [part for part in _parts(wanted.messages[-1]) if part.type != "text"]
+    if len(media) != 1:
+        raise ApiError(
+            422,
+            "media_missing",
+            "the last message must bring one image_url, video_url or input_audio",
+            param="messages",
+        )
+    decoded = await services.decode(await _asset(services, caller, media[0]), target)
+    task: Task = "caption" if decoded.clip.frames and ability == "caption" else "transcript"
+    return decoded, task, limit
+
+
+def _parts(message: Message) -> list[Part]:
+    if isinstance(message.content, str):
+        return [Part(type="text", text=message.content)]
+    return message.content
+
+
+async def _asset(services: Services, caller: Caller, part: Part) -> Asset:
+    """What a part of a message shows."""
+    if part.type == "input_audio":
+        data = (part.input_audio or {}).get("data", "")
+        return await services.store(caller.id, io.BytesIO(_from_base64(data)))
+    named = part.image_url if part.type == "image_url" else part.video_url
+    if named is None:
+        raise ApiError(422, "invalid_request", f"{part.type} is missing", param="messages")
+    if named.url.startswith(_DATA_URL):
+        data = named.url.partition(",")[2]
+        return await services.store(caller.id, io.BytesIO(_from_base64(data)))
+    if named.url.startswith("asset-"):
+        return await services.media(caller, named.url, None)
+    return await services.media(caller, None, named.url)
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ApiError(
+            422, "invalid_request", f"the data are no base64: {error}", param="messages"
+        ) from error
+
+
+async def _chunks(
+    pieces: AsyncIterator[str | Written], identity: dict[str, Any], with_usage: bool
+) -> AsyncIterator[str]:
+    def event(choices: list[dict[str, Any]], **more: Any) -> str:
+        chunk = {**identity, "object": "chat.completion.chunk", "choices": choices, **more}
+        return f"data: {json.dumps(chunk)}\n\n"
+
+    def delta(said: dict[str, str], finish: str | None = None) -> list[dict[str, Any]]:
+        return [{"index": 0, "delta": said, "finish_reason": finish}]
+
+    yield event(delta({"role": "assistant", "content": ""}))
+    async for piece in pieces:
+        if isinstance(piece, str):
+            yield event(delta({"content": piece}))
+            continue
+        observe_phases(piece.model.name, piece.timing)
+        yield event(delta({}, piece.finish))
+        if with_usage:
+            yield event([], usage=_usage(piece))
+    yield "data: [DONE]\n\n"
+
+
+async def _until_error(chunks: AsyncIterator[str], request_id: str) -> AsyncIterator[str]:
+    """The stream; an error within it becomes its last event, as the status has long been sent."""
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except ApiError as error:
+        yield f"data: {json.dumps(body(error, request_id))}\n\n"
+
+
+def _usage(written: Written) -> dict[str, int]:
+    prompt, tokens = written.prompt_tokens or 0, written.tokens or 0
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": tokens,
+        "total_tokens": prompt + tokens,
+    }

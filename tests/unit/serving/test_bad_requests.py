@@ -1,0 +1,223 @@
+"""Requests that are refused before any model is asked, and what is said of a defect of ours.
+
+The gateway's own application, over a real database and a real store of assets.
+"""
+
+import gzip
+import io
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from spark_ray.serving.gateway import create_app
+from spark_ray.serving.keys import KeyStore
+from spark_ray.serving.services import Handles, Services
+from spark_ray.serving.settings import ServeSettings
+
+JSON = {"Content-Type": "application/json"}
+TUS = {"Tus-Resumable": "1.0.0"}
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    settings = ServeSettings.from_values(
+        state=str(tmp_path_factory.mktemp("state")),
+        limits={"max_upload_bytes": 1 << 20, "max_json_depth": 16},
+        models={
+            "seer": {"reference": "/nowhere"},
+            "talker": {"backend": "vllm", "reference": "/nowhere"},
+        },
+    )
+    return Services(
+        settings.located(), Handles(decoder=None, models={"seer": None, "talker": None})
+    )
+
+
+@pytest.fixture(scope="module")
+def client(services: Services) -> Iterator[TestClient]:
+    key = secret(services)
+    headers = {"Authorization": f"Bearer {key}"}
+    app = create_app(services)
+    with TestClient(app, headers=headers, raise_server_exceptions=False) as made:
+        yield made
+
+
+def secret(services: Services, *, lifetime_s: float | None = None) -> str:
+    return KeyStore(services.database).create(
+        "test",
+        ["infer", "jobs"],
+        requests_per_minute=1_000_000,
+        max_concurrent=16,
+        lifetime_s=lifetime_s,
+    )[1]
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+def field(name: str, value: str) -> str:
+    return f'{{"{name}": {value}}}'
+
+
+def a_job(settings: str) -> dict[str, Any]:
+    content = f'{{"name": "a", "urls": ["s3://bucket/x"], "settings": {settings}}}'
+    return {"content": content, "headers": JSON}
+
+
+def said(text: str, **more: str) -> dict[str, Any]:
+    return {"content": text, "headers": {**JSON, **more}}
+
+
+def a_chat(model: str, **more: Any) -> dict[str, Any]:
+    return {"json": {"model": model, "messages": [{"role": "user", "content": "hi"}], **more}}
+
+
+def shown(count: int, url: str) -> list[dict[str, Any]]:
+    picture = {"type": "image_url", "image_url": {"url": url}}
+    return [{"role": "user", "content": [picture] * count}]
+
+
+def upload(**headers: str) -> dict[str, Any]:
+    return {"headers": {**TUS, **headers}}
+
+
+def archive() -> bytes:
+    """50 MB of nothing in 50 kB, as a .docx could be."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("word/document.xml", bytes(50_000_000))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("path", "send", "status", "code"),
+    [
+        # Nested as deep as goes: in typed fields, in free ones, and beyond what Python can parse.
+        ("/v1/captions", said(field("asset", nested(17))), 400, "invalid_json"),
+        ("/v1/search", said(field("text", nested(900))), 422, "invalid_request"),
+        ("/v1/jobs", a_job(field("fps", nested(500))), 422, "invalid_request"),
+        ("/v1/jobs", a_job(field("fps", nested(100_000))), 400, "http_error"),
+        # Texts that are no Unicode, and numbers that are none.
+        ("/v1/jobs", a_job(r'{"fps": "\ud800"}'), 422, "invalid_request"),
+        ("/v1/jobs", a_job('{"fps": NaN}'), 422, "invalid_request"),
+        ("/v1/jobs", a_job(field("fps", "9" * 400)), 422, "invalid_request"),
+        ("/v1/search", said('{"text": "a", "limit": 1e999}'), 422, "invalid_request"),
+        ("/v1/captions", said(field("max_new_tokens", "9" * 5000)), 400, "invalid_json"),
+        ("/v1/embeddings", said(r'{"model": "seer", "input": "\ud800"}'), 422, "invalid_request"),
+        ("/v1/embeddings", said(r'{"model": "seer", "input": ["\ud800"]}'), 422,
+         "invalid_request"),
+        ("/v1/search", said(r'{"text": "\ud800"}'), 422, "invalid_request"),
+        # Who is asked for what does not exist says what does.
+        ("/v1/embeddings", said('{"model": "gpt", "input": "a"}'), 404, "model_not_found"),
+        ("/v1/embeddings", said(r'{"model": "../seer", "input": "a"}'), 404, "model_not_found"),
+        ("/v1/embeddings", said(r'{"model": "seer@x", "input": "a"}'), 404, "model_not_found"),
+        ("/v1/captions", said('{"model": "talker/3", "asset": "x"}'), 404, "asset_not_found"),
+        ("/v1/embeddings", said('{"model": "talker", "input": "a"}'), 400, "model_lacks_ability"),
+        # Chats: what only some models can honour, and more than any takes.
+        ("/v1/chat/completions", a_chat("seer", temperature=0.5), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("seer", seed=1), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("seer"), 422, "media_missing"),
+        ("/v1/chat/completions", a_chat("talker", temperature=3), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", n=2), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", tools=[]), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", max_tokens=257), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", messages=[]), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", messages=shown(17, "asset-x")), 422,
+         "invalid_request"),
+        ("/v1/chat/completions", a_chat("talker", messages=shown(1, "asset-x")), 404,
+         "asset_not_found"),
+        ("/v1/chat/completions", a_chat("talker", messages=shown(1, "http://[::1]/")), 400,
+         "invalid_url"),
+        ("/v1/chat/completions", a_chat("talker", messages=shown(1, "data:image/png;base64,?")),
+         422, "invalid_request"),
+        # Ids that are paths.
+        ("/v1/captions", said(r'{"asset": "asset-\u0000"}'), 404, "asset_not_found"),
+        ("/v1/captions", said('{"asset": "asset-../../../../etc/passwd"}'), 404,
+         "asset_not_found"),
+        ("/v1/search", said('{"asset": "x", "dataset": "../../etc"}'), 404, "dataset_not_found"),
+        ("/v1/jobs", said('{"name": "../a", "assets": []}'), 422, "invalid_request"),
+        ("/v1/jobs", said('{"name": "a", "assets": ["../../a"]}'), 404, "asset_not_found"),
+        # Uploads that are longer than any file, or than they said.
+        ("/v1/assets", upload(**{"Upload-Length": "9" * 5000}), 400, "invalid_upload"),
+        ("/v1/assets", upload(**{"Upload-Length": "9" * 18}), 413, "too_large"),
+        ("/v1/assets", upload(**{"Upload-Length": "-1"}), 400, "invalid_upload"),
+        ("/v1/assets", upload(), 400, "invalid_upload"),
+        ("/v1/assets", {"headers": {"Tus-Resumable": "9.9.9"}}, 412, "unsupported_tus"),
+        ("/v1/assets", {"files": {"file": bytes((1 << 20) + 1)}}, 413, "too_large"),
+        ("/v1/assets", {"content": b"--", "headers": {"Content-Type": "multipart/form-data"}}, 400,
+         "http_error"),
+        ("/v1/captions", {"files": [("file", b"x"), ("file", b"y")]}, 400, "http_error"),
+        ("/v1/captions", {"files": {"file": b"x"}, "data": {f"{n}": "1" for n in range(21)}}, 400,
+         "http_error"),
+        # Archives are not opened, however they come.
+        ("/v1/captions", {"files": {"file": archive()}}, 415, "unsupported_media"),
+        ("/v1/captions", {"files": {"file": gzip.compress(bytes(50_000_000))}}, 415,
+         "unsupported_media"),
+        ("/v1/captions", {"content": gzip.compress(b" " * 50_000_000 + b"{}"),
+                          "headers": {**JSON, "Content-Encoding": "gzip"}}, 400, "invalid_json"),
+        # Files that name other files.
+        ("/v1/captions", {"files": {"file": b"#EXTM3U\n#EXTINF:1\nfile:///etc/passwd\n"}}, 415,
+         "unsupported_media"),
+        ("/v1/captions", {"files": {"file": b"ffconcat version 1.0\nfile /etc/passwd\n"}}, 415,
+         "unsupported_media"),
+        ("/v1/captions", {"files": {"file": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}}, 415,
+         "unsupported_media"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(
+    client: TestClient, path: str, send: dict[str, Any], status: int, code: str
+) -> None:
+    refused(client.post(path, **send), status, code)
+
+
+def refused(answer: Any, status: int, code: str) -> None:
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == code, error
+    assert error["request_id"] == answer.headers["x-request-id"]
+    assert len(answer.content) < 10_000, "an answer does not repeat what it was sent"
+
+
+def test_an_unknown_model_lists_the_known_ones(client: TestClient) -> None:
+    answer = client.post("/v1/embeddings", json={"model": "gpt", "input": "a"})
+    assert answer.json()["error"]["message"].endswith("choose one of: seer, talker")
+
+
+def test_an_upload_takes_no_more_than_was_announced(client: TestClient) -> None:
+    place = client.post("/v1/assets", **upload(**{"Upload-Length": "10"})).headers["location"]
+    patch = {**TUS, "Content-Type": "application/offset+octet-stream"}
+    for offset, status, code in (("9" * 5000, 400, "invalid_upload"), ("7", 409, "wrong_offset")):
+        headers = {**patch, "Upload-Offset": offset}
+        refused(client.patch(place, headers=headers, content=b"x"), status, code)
+    headers = {**patch, "Upload-Offset": "0"}
+    refused(client.patch(place, headers=headers, content=b"x" * 11), 413, "too_large")
+    assert client.head(place, headers=TUS).headers["upload-offset"] == "0"
+
+
+def test_a_key_that_is_out_of_date_is_no_key(services: Services, client: TestClient) -> None:
+    headers = {"Authorization": f"Bearer {secret(services, lifetime_s=-1)}"}
+    refused(client.get("/v1/models", headers=headers), 401, "invalid_api_key")
+
+
+def test_what_is_anothers_does_not_exist(services: Services, client: TestClient) -> None:
+    place = client.post("/v1/assets", **upload(**{"Upload-Length": "10"})).headers["location"]
+    assert client.get(place).status_code == 200
+    other = {"Authorization": f"Bearer {secret(services)}"}
+    patch = {**TUS, **other, "Content-Type": "application/offset+octet-stream"}
+    refused(client.get(place, headers=other), 404, "asset_not_found")
+    refused(client.delete(place, headers=other), 404, "asset_not_found")
+    sent = client.patch(place, headers={**patch, "Upload-Offset": "0"}, content=b"x")
+    refused(sent, 404, "asset_not_found")
+    job = {"name": "a", "assets": [place.rpartition("/")[2]]}
+    refused(client.post("/v1/jobs", json=job, headers=other), 404, "asset_not_found")
+
+
+def test_a_defect_says_nothing_of_itself(client: TestClient) -> None:
+    # There is no deployment behind this model: whatever fails then is for the log alone.
+    answer = client.post("/v1/embeddings", json={"model": "seer", "input": "a"})
+    refused(answer, 500, "internal_error")
+    assert "AttributeError" not in answer.text
