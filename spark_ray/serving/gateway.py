@@ -32,6 +32,7 @@ from spark_ray.serving.routes.media import invalid
 from spark_ray.serving.services import Handles, Services
 from spark_ray.serving.settings import ServeSettings
 
+ROUTES = (assets, inference, analysis, chat, openai, jobs, datasets, models, system)
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -43,7 +44,7 @@ def create_app(services: Services) -> ASGIApp:
         description="Captions, transcripts, embeddings and datasets of video.",
     )
     app.state.services = services
-    for module in (assets, inference, analysis, chat, openai, jobs, datasets, models, system):
+    for module in ROUTES:
         app.include_router(module.router)
     app.add_exception_handler(SparkRayError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)

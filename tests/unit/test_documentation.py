@@ -130,10 +130,9 @@ def understand_curl(arguments: list[str]) -> None:
 
 
 def routes() -> set[str]:
-    from spark_ray.serving.routes import assets, inference, jobs, openai, system
+    from spark_ray.serving.gateway import ROUTES
 
-    modules = (assets, inference, jobs, openai, system)
-    return {route.path for module in modules for route in module.router.routes}
+    return {route.path for module in ROUTES for route in module.router.routes}
 
 
 def commands_in(text: str) -> list[list[str]]:
@@ -219,7 +218,9 @@ def test_settings_in_the_text_are_settings(page: Path) -> None:
     known = {"--help", "--version", "--clip", "--config", "--json", "--to"}
     for command in ("datasets.config:BuildConfig", "training.config:TrainConfig",
                     "evaluation.config:EvaluateConfig", "demo.config:DemoConfig",
-                    "monitoring.commands:RenderConfig", "serving.commands:CreateKey"):  # fmt: skip
+                    "monitoring.commands:RenderConfig", "serving.commands:CreateKey",
+                    "training.search.config:StudyConfig", "cluster.config:SubmitConfig",
+                    "cluster.values:ClusterValues", "doctor.config:DoctorConfig"):  # fmt: skip
         module, _, name = command.partition(":")
         fields = getattr(importlib.import_module(f"spark_ray.{module}"), name).model_fields
         known |= {f"--{field.replace('_', '-')}" for field in fields}
