@@ -66,7 +66,8 @@ class Recorder(Callback):
             for name, value in result.items()
             if isinstance(value, int | float) and name not in _TUNES_OWN
         }
-        changed = {k: v for k, v in trial.config.items() if record.params.get(k) != v}
+        # The trial's own configuration may already be the one that it goes on with.
+        changed = {k: v for k, v in result["config"].items() if record.params.get(k) != v}
         report = Report(step=int(result["step"]), params=changed, metrics=metrics)
         if report not in record.reports[-1:]:
             record.reports.append(report)
