@@ -34,6 +34,9 @@ from spark_ray.training.search.trial import MetricNeverReported, reason_kept
 from spark_ray.training.state import TrainState
 
 STEPS = 8
+# Of the fixture: five starts of Ray Train one after the other, on whatever machine.
+pytestmark = pytest.mark.timeout(1200)
+
 GOOD, USELESS, DEADLY = 1e-3, 1e-9, 1e30
 
 
@@ -97,7 +100,7 @@ def wait_for_second_trial(driver: "subprocess.Popen[bytes]", folder: Path) -> li
     """Until the second one has told of a checkpoint; the records as they are then."""
     from spark_ray.core.storage import Folder
 
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while True:
         trials = read_trials(Folder(str(folder / "study")))
         if len(trials) > 1 and trials[1].reports:
