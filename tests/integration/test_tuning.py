@@ -145,10 +145,10 @@ def test_nothing_holds_the_cluster_after_the_study(study: Resumed):
 
 @ray.remote(num_cpus=0)
 class Holder:
-    """Takes a CPU as a training run does, and dies with it."""
+    """Takes a part of a CPU as a training run does, and dies with it."""
 
     def hold(self) -> bytes:
-        group = placement_group([{"CPU": 1}])
+        group = placement_group([{"CPU": 0.01}])
         ray.get(group.ready())
         return bytes(group.id.binary())
 
