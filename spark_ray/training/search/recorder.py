@@ -95,9 +95,10 @@ class Recorder(Callback):
         record, (kind, reason) = self._record(trial), self._reason(trial)
         self._end(record, "failed", reason)
         self._close_tracked_run(record, "FAILED")
-        free_leaked_placement_groups()
-        if kind == MetricNeverReported.__name__ and not any(t.last_result for t in trials):
+        told = any(one.reports for one in read_trials(self.folder))
+        if kind == MetricNeverReported.__name__ and not told:
             raise MetricNeverReported(reason)
+        free_leaked_placement_groups()
 
     def _end(self, record: TrialRecord, state: TrialState, reason: str | None) -> None:
         record.state, record.reason, record.seconds = state, reason, self._seconds(record)

@@ -10,7 +10,7 @@ from studies import study_config
 from spark_ray.core.storage import Folder
 from spark_ray.training.search.recorder import Recorder
 from spark_ray.training.search.records import TrialRecord, read_trial, read_trials, write_trial
-from spark_ray.training.search.trial import RUN_KEY
+from spark_ray.training.search.trial import RUN_KEY, MetricNeverReported, reason_kept
 
 RATE = {"learning_rate": {"type": "float", "min": 1e-5, "max": 1e-1}}
 
@@ -83,6 +83,19 @@ def test_parameters_that_changed_on_the_way_stand_by_the_report(told: Told):
     assert record.params == {"learning_rate": 1e-3}
     changed = {"learning_rate": 5e-2}
     assert [report.params for report in record.reports] == [{}, changed, changed]
+
+
+def test_a_metric_that_is_never_reported_ends_the_study_after_its_first_trial(told: Told):
+    first, second = told.trials
+    for one in told.trials:
+        told.recorder.on_trial_start(0, told.trials, one)
+    with pytest.raises(MetricNeverReported), reason_kept(told.folder, first.trial_id):
+        raise MetricNeverReported("metric: the trial ended and never reported 'bleu'")
+    with pytest.raises(MetricNeverReported, match="never reported 'bleu'"):
+        told.recorder.on_trial_error(1, told.trials, first)
+    assert told.record(first).state == "failed"
+    assert told.record(first).reason == "metric: the trial ended and never reported 'bleu'"
+    assert told.record(second).state == "running"
 
 
 def test_a_trial_that_was_asked_to_end_was_stopped_and_not_finished(told: Told):
