@@ -53,7 +53,7 @@ class Size:
     epochs: int
 
 
-FULL, QUICK = Size(clips=240, trials=32, epochs=16), Size(clips=48, trials=3, epochs=2)
+FULL, QUICK = Size(clips=240, trials=32, epochs=16), Size(clips=96, trials=3, epochs=2)
 
 
 def run(quick: bool = False, media: Sequence[Path] | None = None) -> Iterator[Result]:

@@ -13,7 +13,6 @@ import ray
 from films import write_films
 from mlflow import MlflowClient
 from ray.train import Checkpoint
-from ray.tune.experiment import Trial
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -27,13 +26,14 @@ from spark_ray.training.cluster import RunContext
 from spark_ray.training.run import train
 from spark_ray.training.search.cleaning import free_leaked_placement_groups
 from spark_ray.training.search.config import StudyConfig
-from spark_ray.training.search.recorder import Recorder
 from spark_ray.training.search.records import Study, TrialRecord, read_trials
 from spark_ray.training.search.study import tune_training
-from spark_ray.training.search.trial import MetricNeverReported, reason_kept
 from spark_ray.training.state import TrainState
 
 STEPS = 8
+# Of the fixture: five starts of Ray Train one after the other, on whatever machine.
+pytestmark = pytest.mark.timeout(1200)
+
 GOOD, USELESS, DEADLY = 1e-3, 1e-9, 1e30
 
 
@@ -95,9 +95,8 @@ def settings(folder: Path) -> dict[str, Any]:
 
 def wait_for_second_trial(driver: "subprocess.Popen[bytes]", folder: Path) -> list[TrialRecord]:
     """Until the second one has told of a checkpoint; the records as they are then."""
-    from spark_ray.core.storage import Folder
 
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while True:
         trials = read_trials(Folder(str(folder / "study")))
         if len(trials) > 1 and trials[1].reports:
@@ -142,10 +141,10 @@ def test_nothing_holds_the_cluster_after_the_study(study: Resumed):
 
 @ray.remote(num_cpus=0)
 class Holder:
-    """Takes a CPU as a training run does, and dies with it."""
+    """Takes a part of a CPU as a training run does, and dies with it."""
 
     def hold(self) -> bytes:
-        group = placement_group([{"CPU": 1}])
+        group = placement_group([{"CPU": 0.01}])
         ray.get(group.ready())
         return bytes(group.id.binary())
 
@@ -163,21 +162,6 @@ def test_a_dead_actors_placement_group_is_freed_and_a_living_ones_is_not(cluster
     assert placement_group_table(groups[1])["state"] == "CREATED"
     remove_placement_group(groups[1])
     ray.kill(living)
-
-
-def test_a_metric_that_is_never_reported_ends_the_study_after_its_first_trial(
-    cluster: str, tmp_path: Path
-):
-    config = StudyConfig.from_values(**{**settings(tmp_path), "metric": "bleu"})
-    folder, recorder = Folder(config.study_dir), Recorder(config)
-    first = Trial("run_trial", config={"learning_rate": GOOD}, trial_id="a_00000", stub=True)
-    recorder.on_trial_start(0, [first], first)
-    with pytest.raises(MetricNeverReported), reason_kept(folder, "a_00000"):
-        raise MetricNeverReported("metric: the trial ended and never reported 'bleu'")
-    with pytest.raises(MetricNeverReported, match="never reported 'bleu'"):
-        recorder.on_trial_error(1, [first], first)
-    (record,) = read_trials(folder)
-    assert record.state == "failed"
 
 
 def test_a_run_goes_on_from_another_ones_weights_under_other_settings(

@@ -66,7 +66,8 @@ class Recorder(Callback):
             for name, value in result.items()
             if isinstance(value, int | float) and name not in _TUNES_OWN
         }
-        changed = {k: v for k, v in trial.config.items() if record.params.get(k) != v}
+        # The trial's own configuration may already be the one that it goes on with.
+        changed = {k: v for k, v in result["config"].items() if record.params.get(k) != v}
         report = Report(step=int(result["step"]), params=changed, metrics=metrics)
         if report not in record.reports[-1:]:
             record.reports.append(report)
@@ -94,9 +95,10 @@ class Recorder(Callback):
         record, (kind, reason) = self._record(trial), self._reason(trial)
         self._end(record, "failed", reason)
         self._close_tracked_run(record, "FAILED")
-        free_leaked_placement_groups()
-        if kind == MetricNeverReported.__name__ and not any(t.last_result for t in trials):
+        told = any(one.reports for one in read_trials(self.folder))
+        if kind == MetricNeverReported.__name__ and not told:
             raise MetricNeverReported(reason)
+        free_leaked_placement_groups()
 
     def _end(self, record: TrialRecord, state: TrialState, reason: str | None) -> None:
         record.state, record.reason, record.seconds = state, reason, self._seconds(record)

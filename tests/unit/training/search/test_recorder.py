@@ -10,7 +10,7 @@ from studies import study_config
 from spark_ray.core.storage import Folder
 from spark_ray.training.search.recorder import Recorder
 from spark_ray.training.search.records import TrialRecord, read_trial, read_trials, write_trial
-from spark_ray.training.search.trial import RUN_KEY
+from spark_ray.training.search.trial import RUN_KEY, MetricNeverReported, reason_kept
 
 RATE = {"learning_rate": {"type": "float", "min": 1e-5, "max": 1e-1}}
 
@@ -27,7 +27,14 @@ class Told:
         ]
 
     def result(self, one: Trial, step: int, loss: float, **more: Any) -> None:
-        result = {"step": step, "validation_loss": loss, RUN_KEY: one.trial_id, "pid": 7, **more}
+        result = {
+            "step": step,
+            "validation_loss": loss,
+            "config": dict(one.config),
+            RUN_KEY: one.trial_id,
+            "pid": 7,
+            **more,
+        }
         self.recorder.on_trial_result(1, self.trials, one, result)
 
     def record(self, one: Trial) -> TrialRecord:
@@ -70,10 +77,25 @@ def test_parameters_that_changed_on_the_way_stand_by_the_report(told: Told):
     told.result(first, 2, 5.0)
     first.set_config({"learning_rate": 5e-2})
     told.result(first, 4, 4.0, **{RUN_KEY: "ab_00000-12345678"})
+    first.set_config({"learning_rate": 1e-1})  # the scheduler's next, before the report is kept
+    told.result(first, 6, 3.0, config={"learning_rate": 5e-2})
     record = told.record(first)
     assert record.params == {"learning_rate": 1e-3}
-    assert [report.params for report in record.reports] == [{}, {"learning_rate": 5e-2}]
-    assert record.run == "runs/ab_00000-12345678"
+    changed = {"learning_rate": 5e-2}
+    assert [report.params for report in record.reports] == [{}, changed, changed]
+
+
+def test_a_metric_that_is_never_reported_ends_the_study_after_its_first_trial(told: Told):
+    first, second = told.trials
+    for one in told.trials:
+        told.recorder.on_trial_start(0, told.trials, one)
+    with pytest.raises(MetricNeverReported), reason_kept(told.folder, first.trial_id):
+        raise MetricNeverReported("metric: the trial ended and never reported 'bleu'")
+    with pytest.raises(MetricNeverReported, match="never reported 'bleu'"):
+        told.recorder.on_trial_error(1, told.trials, first)
+    assert told.record(first).state == "failed"
+    assert told.record(first).reason == "metric: the trial ended and never reported 'bleu'"
+    assert told.record(second).state == "running"
 
 
 def test_a_trial_that_was_asked_to_end_was_stopped_and_not_finished(told: Told):
