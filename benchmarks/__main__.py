@@ -16,6 +16,7 @@ MODULES = {
     "training": "benchmarks.training",
     "serving": "benchmarks.serving",
     "captions": "benchmarks.captions",
+    "load": "benchmarks.load",
     "vllm": "benchmarks.vllm",
 }
 
