@@ -25,6 +25,7 @@ EXAMPLES = 12
 TIMEOUT_S = 150
 """Longer than the server's own; a request that takes as long is an error of the test."""
 
+_WRITING = ("/v1/captions", "/v1/transcriptions", "/v1/analyze")
 _NO_HEADER = "\r\n\0"  # no client sends these, since they would end the header
 
 
@@ -95,5 +96,5 @@ def name_what_exists(case: Case, known: dict[str, str]) -> None:
     if isinstance(case.body, dict):
         for name in case.body.keys() & known.keys():
             case.body[name] = known[name]
-        if "max_new_tokens" in case.body:
-            case.body["max_new_tokens"] = 2
+        if case.path in _WRITING and "asset" in case.body:
+            case.body["max_new_tokens"] = 2  # a long answer takes time and shows nothing more
