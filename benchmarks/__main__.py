@@ -17,6 +17,7 @@ MODULES = {
     "serving": "benchmarks.serving",
     "captions": "benchmarks.captions",
     "load": "benchmarks.load",
+    "chaos": "benchmarks.chaos",
     "vllm": "benchmarks.vllm",
 }
 
