@@ -20,6 +20,8 @@ MODULES = {
     "nodes": "benchmarks.nodes",
     "node-scale": "benchmarks.node_scale",
     "captions": "benchmarks.captions",
+    "load": "benchmarks.load",
+    "chaos": "benchmarks.chaos",
     "vllm": "benchmarks.vllm",
 }
 

@@ -18,12 +18,16 @@ from spark_ray.serving.settings import ServeSettings
 
 
 @contextlib.contextmanager
-def served(folder: Path, port: int, **settings: Any) -> Iterator[str]:
+def served(
+    folder: Path, port: int, *, max_concurrent: int = 1000, **settings: Any
+) -> Iterator[str]:
     """The application with these settings at that port; the secret of a key that may do much."""
     settings = {"state": str(folder / "state"), **settings}
     database = Database(ServeSettings.from_values(**settings).located().database)
-    limits = {"requests_per_minute": 10_000_000, "max_concurrent": 1000, "lifetime_s": None}
-    _, secret = KeyStore(database).create("benchmark", ["infer", "jobs"], **limits)
+    limits: dict[str, Any] = {"requests_per_minute": 10_000_000, "lifetime_s": None}
+    _, secret = KeyStore(database).create(
+        "benchmark", ["infer", "jobs"], max_concurrent=max_concurrent, **limits
+    )
     # More CPUs than there are: each part of the server takes its share of them by itself.
     ray.init(
         "local", num_cpus=4, log_to_driver=False, logging_level=logging.ERROR,

@@ -104,6 +104,7 @@ def server(
     """Address and key of `serve_configs/llm.yaml`, on CPUs. It waits for the build to be done."""
     config = yaml.safe_load((ROOT / "serve_configs" / "llm.yaml").read_text())
     config["http_options"]["port"] = free_port()
+    config["applications"] = config["applications"][:1]  # the server, without a front end
     arguments = config["applications"][0]["args"]
     arguments["state"] = str(folder / "state")
     arguments["job_settings"] = JOBS

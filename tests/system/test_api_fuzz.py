@@ -25,6 +25,7 @@ EXAMPLES = 12
 TIMEOUT_S = 150
 """Longer than the server's own; a request that takes as long is an error of the test."""
 
+_WRITING = ("/v1/captions", "/v1/transcriptions", "/v1/analyze")
 _NO_HEADER = "\r\n\0"  # no client sends these, since they would end the header
 
 
@@ -90,10 +91,12 @@ def fuzz(
 
 
 def name_what_exists(case: Case, known: dict[str, str]) -> None:
+    if case.method == "DELETE":
+        return  # the asset is asked about later on, too
     for name in case.path_parameters or {}:
         case.path_parameters[name] = known.get(name, case.path_parameters[name])
     if isinstance(case.body, dict):
         for name in case.body.keys() & known.keys():
             case.body[name] = known[name]
-        if "max_new_tokens" in case.body:
-            case.body["max_new_tokens"] = 2
+        if case.path in _WRITING and "asset" in case.body:
+            case.body["max_new_tokens"] = 2  # a long answer takes time and shows nothing more
