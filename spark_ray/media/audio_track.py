@@ -83,6 +83,13 @@ class AudioTrack:
         self._first = end
         return sound
 
+    def forget(self, start_s: float, end_s: float) -> None:
+        """Drop the pieces that lie wholly within `[start_s, end_s)`; there it is silent now."""
+        start, end = round(start_s * SAMPLE_RATE), round(end_s * SAMPLE_RATE)
+        self._chunks = [
+            (index, c) for index, c in self._chunks if index < start or index + len(c) > end
+        ]
+
     def _resample(self) -> None:
         frame = self._waiting.read()
         if frame is None:

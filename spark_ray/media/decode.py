@@ -6,48 +6,29 @@ packet is decoded once, and every consumer looks at the frame while it is there.
 
 from __future__ import annotations  # PyAV's packets are generic for type checkers alone
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Literal, cast
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
 
 import av
-import numpy as np
-from av.error import FFmpegError
-from numpy.typing import NDArray
 from pydantic import Field
 
 from spark_ray.core.errors import CorruptMedia, MediaLimitExceeded
 from spark_ray.core.schema import FrameSample, Scene, Segment, VideoInfo
-from spark_ray.media.audio_codec import AudioCodec, encode_audio
-from spark_ray.media.audio_track import AudioTrack
-from spark_ray.media.geometry import (
-    PictureOptions,
-    PictureRenderer,
-    encode_jpeg,
-    quarter_turn,
-)
-from spark_ray.media.packets import (
-    FastDecoder,
-    FullDecoder,
-    SparseDecoder,
-    UntimedDecoder,
-    VideoDecoder,
-)
-from spark_ray.media.sampling import (
-    SamplingGrid,
-    SamplingOptions,
-    Thumbnail,
-    choose_frames,
-    thumbnail,
-)
+from spark_ray.media.audio_codec import AudioCodec
+from spark_ray.media.clip_sound import SETTLE_S, ClipSound
+from spark_ray.media.geometry import PictureOptions, PictureRenderer, encode_jpeg, quarter_turn
+from spark_ray.media.open_clips import Candidate, OpenClip
+from spark_ray.media.packets import choose_decoder
+from spark_ray.media.sampling import SamplingGrid, SamplingOptions, thumbnail
 from spark_ray.media.scenes import SceneDetector, SceneOptions, scenes_between
 from spark_ray.media.source import MediaLimits, MediaSource, deadline, open_source
 from spark_ray.media.subtitles import SubtitleTrack
 
 _SPAN_TOLERANCE_S = 0.5
-_SOUND_LAG_S = 10.0
-_SOUND_LEAD_S = 0.5  # a codec's first packets after a seek are silent or wrong
+_EPSILON_S = 1e-6
 
 
 class DecodeOptions(PictureOptions, SamplingOptions, SceneOptions, MediaLimits):
@@ -106,22 +87,6 @@ def decode_clips(file: BinaryIO, span: Span, options: DecodeOptions) -> Iterator
         yield from _Pass(source, span, options).run()
 
 
-@dataclass
-class _Candidate:
-    time_s: float
-    thumb: Thumbnail
-    jpeg: bytes
-
-
-@dataclass
-class _OpenClip:
-    """A clip whose end is not known yet, or whose sound has not all been read."""
-
-    start_s: float
-    end_s: float | None = None
-    candidates: list[_Candidate] = field(default_factory=list)
-
-
 class _Pass:
     """The state of one pass over one span."""
 
@@ -129,6 +94,8 @@ class _Pass:
         self._source = source
         self._span = span
         self._options = options
+        self._start_s = span.start_s - _EPSILON_S
+        self._end_s = math.inf if span.end_s is None else span.end_s - _EPSILON_S
         self._time_base_s = float(source.time_base)
         self._limit_s = options.clip_max_s
         if options.split != "scenes":
@@ -141,41 +108,55 @@ class _Pass:
             if options.scene_detection or options.split == "scenes"
             else None
         )
-        self._sound = AudioTrack() if source.audio and options.extract_audio else None
+        self._sound = (
+            ClipSound(source, span.start_s, span.end_s, 2 * self._limit_s + self._frame_s)
+            if source.audio and options.extract_audio
+            else None
+        )
         self._subtitles = SubtitleTrack(source)
-        self._decoder = self._choose_decoder()
+        self._decoder = choose_decoder(
+            source,
+            self._grid,
+            fast=options.decode == "fast",
+            every_frame=self._detector is not None or self._may_be_cut(),
+        )
         self._check_deadline = self._new_deadline()
         self._started_at = time.perf_counter()
 
-        self._open: list[_OpenClip] = []  # the last one still grows
+        self._open: list[OpenClip] = []  # the last one still grows
         self._cuts: list[float] = []
         self._frames_seen = 0
         self._corrupt_frames = 0
         self._first_s: float | None = None
+        self._frame_before: av.VideoFrame | None = None  # the one on show as the span begins
         self._extent_s = self._shown_until_s = span.start_s
         self._past_end = False
+        self._holds_packets = False  # those of frames within the span
         self._waits_for_keyframe = False
 
     def run(self) -> Iterator[DecodedClip]:
-        self._waits_for_keyframe = self._source.seek_before(self._span.start_s - _SOUND_LEAD_S)
+        self._subtitles.read_before(self._span.start_s, self._check_deadline)
+        self._waits_for_keyframe = self._source.seek_before(self._span.start_s - self._lead_s())
         for packet in self._packets():
             self._check_deadline()
             if packet.stream is self._source.video:
                 self._note_extent(packet)
-                for frame in self._decoder.push(packet) if not self._past_end else ():
+                for frame in self._decoder.push(packet) if not self._has_seen_all() else ():
                     self._on_frame(frame)
-            elif packet.stream is self._source.audio:
-                self._on_audio(packet)
+            elif packet.stream is self._source.audio and self._sound:
+                self._sound.push(packet, self._growing_since_s())
             elif packet.stream is self._source.subtitles:
                 self._subtitles.push(packet)
             yield from self._completed_clips()
-            if self._past_end and self._sound_reached(self._span.end_s):
+            if self._has_seen_all() and self._sound_reached(self._span.end_s):
                 break
         else:
             for frame in self._decoder.finish():
                 self._on_frame(frame)
+            self._find_end()
         if self._sound:
             self._sound.finish()
+        self._fill_empty_span()
         self._check_integrity()
         yield from self._remaining_clips()
 
@@ -199,22 +180,17 @@ class _Pass:
             if packet.size:
                 yield packet
 
-    def _choose_decoder(self) -> VideoDecoder:
-        source = self._source
-        if source.info.container == "avi":
-            return UntimedDecoder(source.video)
-        if self._options.decode == "fast":
-            return FastDecoder(source.video)
-        if self._detector is not None or self._may_be_cut():
-            return FullDecoder(source.video)
-        return SparseDecoder(source, self._grid)
-
     def _may_be_cut(self) -> bool:
         """Whether clips may have to end within this span, at any frame: then all must be seen."""
         duration_s = self._source.info.duration
         return self._span.end_s is None and (
             not duration_s or duration_s - self._span.start_s > self._limit_s
         )
+
+    def _lead_s(self) -> float:
+        """How far before the span to begin, so that its first sound and cuts are right."""
+        watch_s = self._detector.lead_s if self._detector else 0.0
+        return max(SETTLE_S, min(watch_s, self._options.clip_max_s))
 
     def _new_deadline(self) -> Callable[[], None]:
         return deadline(self._options.decode_timeout_s, "decoding one clip")
@@ -223,18 +199,18 @@ class _Pass:
 
     def _on_frame(self, frame: av.VideoFrame) -> None:
         time_s = self._frame_time(frame)
-        span = self._span
-        if time_s < span.start_s - 1e-6 or self._past_end:
+        if time_s < self._start_s:
+            self._on_frame_before(frame, time_s)
             return
-        if span.end_s is not None and time_s >= span.end_s - 1e-6:
+        if self._past_end or time_s >= self._end_s:
             self._past_end = True
+            if not self._has_seen_all():
+                self._find_cuts(frame, time_s)
             return
         if self._first_s is None:
-            self._first_s = time_s
-            self._describe_picture(frame)
-            self._open.append(_OpenClip(span.start_s))
+            self._begin_span(frame, time_s)
         self._frames_seen += 1
-        if time_s < self._open[-1].start_s - 1e-6:
+        if time_s < self._open[-1].start_s - _EPSILON_S:
             self._corrupt_frames += 1  # time ran back across a clip's start
             return
         self._corrupt_frames += frame.is_corrupt
@@ -247,6 +223,22 @@ class _Pass:
             self._open[-1].candidates.append(self._render(frame, time_s))
         self._shown_until_s = time_s + self._frame_s
 
+    def _on_frame_before(self, frame: av.VideoFrame, time_s: float) -> None:
+        if self._first_s is None and time_s >= -_EPSILON_S:
+            self._frame_before = frame
+            self._find_cuts(frame, time_s)
+
+    def _begin_span(self, frame: av.VideoFrame, time_s: float) -> None:
+        self._first_s = time_s
+        self._frame_before = None
+        self._describe_picture(frame)
+        self._open.append(OpenClip(self._span.start_s))
+
+    def _has_seen_all(self) -> bool:
+        """Whether no frame that follows can add to the span, not even a cut reported late."""
+        pending_s = self._detector.pending_s if self._detector else None
+        return self._past_end and (pending_s is None or pending_s >= self._end_s)
+
     def _frame_time(self, frame: av.VideoFrame) -> float:
         if frame.pts is not None:
             return self._source.seconds(frame.pts)
@@ -256,8 +248,10 @@ class _Pass:
     def _note_extent(self, packet: av.Packet[Any]) -> None:
         """Remember how far the video goes; packets tell, also those that need no decoding."""
         if packet.pts is not None:
+            time_s = self._source.seconds(packet.pts)
             duration_s = (packet.duration or 0) * self._time_base_s or self._frame_s
-            self._extent_s = max(self._extent_s, self._source.seconds(packet.pts) + duration_s)
+            self._extent_s = max(self._extent_s, time_s + duration_s)
+            self._holds_packets |= self._start_s <= time_s < self._end_s
 
     def _describe_picture(self, frame: av.VideoFrame) -> None:
         rotation = -quarter_turn(frame.rotation) % 360
@@ -270,9 +264,12 @@ class _Pass:
         if self._detector is None:
             return
         pts = frame.pts - self._source.zero_pts if frame.pts is not None else None
-        cuts = self._detector.process(
+        found = self._detector.process(
             frame, round(time_s / self._time_base_s) if pts is None else pts
         )
+        # A cut at the first frame of the span is no cut in it.
+        first_s = math.inf if self._first_s is None else self._first_s + _EPSILON_S
+        cuts = [cut for cut in found if first_s < cut < self._end_s]
         self._cuts += cuts
         if self._options.split == "scenes" and cuts:
             for cut in cuts:
@@ -291,49 +288,40 @@ class _Pass:
 
     def _begin_clip(self, at_s: float) -> None:
         """End the growing clip at `at_s`, which may lie some frames back, and begin the next."""
-        ending = self._open[-1]
-        if at_s <= ending.start_s:
-            return
-        # A damaged timestamp may leap by hours; the clip ends with the picture before it.
-        leaps = at_s - self._shown_until_s > self._limit_s
-        ending.end_s = self._shown_until_s if leaps else at_s
-        later = [c for c in ending.candidates if c.time_s >= at_s]
-        ending.candidates = [c for c in ending.candidates if c.time_s < at_s]
-        self._open.append(_OpenClip(at_s, candidates=later))
+        if at_s > self._open[-1].start_s:
+            next_clip = self._open[-1].cut_off(at_s, self._shown_until_s, self._limit_s)
+            self._open.append(next_clip)
 
-    def _render(self, frame: av.VideoFrame, time_s: float) -> _Candidate:
+    def _render(self, frame: av.VideoFrame, time_s: float) -> Candidate:
         picture = self._renderer.render(frame)
         jpeg = encode_jpeg(picture.image, self._options.jpeg_quality)
-        return _Candidate(time_s, thumbnail(picture.content), jpeg)
+        return Candidate(time_s, thumbnail(picture.content), jpeg)
 
-    # Sound ----------------------------------------------------------------------------------------
+    def _find_end(self) -> None:
+        """The file has ended. Its last picture may be on show until after the span."""
+        if not self._holds_packets and self._source.duration_is_rough and self._sound:
+            # Nobody said for how long: as long as there is sound.
+            self._extent_s = max(self._extent_s, self._sound.end_s - _SPAN_TOLERANCE_S)
+        self._past_end = self._past_end or self._extent_s >= self._end_s
 
-    def _on_audio(self, packet: av.Packet[Any]) -> None:
-        if self._sound is None:
+    def _fill_empty_span(self) -> None:
+        """Show the frame before the span where none lies in it but the video goes on."""
+        frame, start_s = self._frame_before, self._span.start_s
+        goes_on = self._past_end or self._extent_s > start_s + _EPSILON_S
+        if frame is None or self._holds_packets or not goes_on:
             return
-        try:
-            frames = cast(list[av.AudioFrame], packet.decode())
-        except FFmpegError:
-            self._sound.errors += 1
-            return
-        for frame in frames:
-            if frame.pts is None:
-                time_s = self._sound.end_s
-            else:
-                time_s = self._source.seconds(frame.pts, frame.time_base)
-            if time_s + frame.samples / frame.sample_rate > self._span.start_s:
-                self._sound.push(frame, time_s)
-
-    def _sound_reached(self, end_s: float | None) -> bool:
-        """Whether the sound up to `end_s` is in, or so late that there can't be any.
-
-        Containers store sound a second or so apart from its picture; it may also just be shorter.
-        """
-        if self._sound is None or end_s is None:
-            return True
-        return self._sound.end_s >= end_s or self._extent_s >= end_s + _SOUND_LAG_S
+        self._begin_span(frame, start_s)
+        self._frames_seen += 1
+        self._corrupt_frames += frame.is_corrupt
+        self._open[-1].candidates.append(self._render(frame, start_s))
 
     # Clips ----------------------------------------------------------------------------------------
+
+    def _growing_since_s(self) -> float:
+        return self._open[-1].start_s if self._open else self._span.start_s
+
+    def _sound_reached(self, end_s: float | None) -> bool:
+        return self._sound is None or self._sound.reached(end_s, self._extent_s)
 
     def _completed_clips(self) -> Iterator[DecodedClip]:
         while len(self._open) > 1 and self._sound_reached(self._open[0].end_s):
@@ -350,15 +338,10 @@ class _Pass:
             clip = self._open.pop(0)
             yield self._close(clip, last=not self._open and not self._past_end)
 
-    def _close(self, clip: _OpenClip, *, last: bool) -> DecodedClip:
+    def _close(self, clip: OpenClip, *, last: bool) -> DecodedClip:
         assert clip.end_s is not None
         start, end = clip.start_s, clip.end_s
-        samples = choose_frames(
-            [c.time_s - start for c in clip.candidates],
-            [c.thumb for c in clip.candidates],
-            self._options,
-        )
-        kept = zip(clip.candidates, samples, strict=True)
+        samples, frames = clip.chosen(self._options)
         language, cues = self._subtitles.between(start, end)
         elapsed = time.perf_counter() - self._started_at
         self._started_at = time.perf_counter()
@@ -367,21 +350,20 @@ class _Pass:
             end_s=end,
             info=self._source.info.model_copy(update={"decode_errors": self._errors}),
             samples=samples,
-            frames=[candidate.jpeg for candidate, sample in kept if sample.dropped_by is None],
+            frames=frames,
             scenes=scenes_between(self._cuts, start, end) if self._options.scene_detection else [],
-            audio=self._encode_sound(start, None if last else end),
+            audio=self._encoded_sound(start, None if last else end),
             subtitles=cues,
             subtitle_language=language,
             decode_s=elapsed,
         )
 
-    def _encode_sound(self, start_s: float, end_s: float | None) -> bytes | None:
+    def _encoded_sound(self, start_s: float, end_s: float | None) -> bytes | None:
         if self._sound is None:
             return None
         # The last clip keeps a tail of sound that outlasts the picture, within reason.
         bound_s = start_s + 2 * self._options.clip_max_s if end_s is None else end_s
-        pcm: NDArray[np.int16] | None = self._sound.take(start_s, bound_s)
-        return None if pcm is None else encode_audio(pcm, self._options.audio_format)
+        return self._sound.encoded(start_s, bound_s, self._options.audio_format)
 
     # Integrity ------------------------------------------------------------------------------------
 

@@ -111,6 +111,7 @@ class SparseDecoder(FullDecoder):
         self._held: list[av.Packet[VideoStream]] = []
         self._origin_s = grid.origin_s
         self._first_in_cell: dict[int, float] = {}
+        self._last_before: int | None = None
 
     def push(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame]:
         self.packets += 1
@@ -141,7 +142,16 @@ class SparseDecoder(FullDecoder):
 
     def _feed_held(self) -> list[av.VideoFrame]:
         held, self._held = self._held, []
+        self._last_before = self._last_before_span(held)
         return [frame for packet in held for frame in self._feed(packet)]
+
+    def _last_before_span(self, packets: list[av.Packet[VideoStream]]) -> int | None:
+        """Timestamp of the picture that is on show when the span begins: it may be all it shows."""
+        start_s = self._grid.next_s - _EPSILON_S
+        if start_s <= 0 or self._grid.next_s != self._grid.origin_s:
+            return None
+        times = [p.pts for p in packets if p.pts is not None]
+        return max((pts for pts in times if self._source.seconds(pts) < start_s), default=None)
 
     def _feed(self, packet: av.Packet[VideoStream]) -> Iterator[av.VideoFrame]:
         self._codec.skip_frame = "DEFAULT" if self._may_be_target(packet) else "NONREF"
@@ -156,7 +166,7 @@ class SparseDecoder(FullDecoder):
             return True
         time_s, next_s = self._source.seconds(packet.pts), self._grid.next_s - _EPSILON_S
         if time_s < next_s:
-            return False
+            return packet.pts == self._last_before
         if self._grid.origin_s != self._origin_s:
             self._origin_s, self._first_in_cell = self._grid.origin_s, {}
         cell = self._grid.cell(time_s)
@@ -165,3 +175,16 @@ class SparseDecoder(FullDecoder):
         self._first_in_cell = {c: t for c, t in self._first_in_cell.items() if t >= next_s}
         self._first_in_cell[cell] = time_s
         return True
+
+
+def choose_decoder(
+    source: MediaSource, grid: SamplingGrid, *, fast: bool, every_frame: bool
+) -> VideoDecoder:
+    """The decoder that serves a pass: `every_frame` where all are looked at, not the grid's."""
+    if source.info.container == "avi":
+        return UntimedDecoder(source.video)
+    if fast:
+        return FastDecoder(source.video)
+    if every_frame:
+        return FullDecoder(source.video)
+    return SparseDecoder(source, grid)

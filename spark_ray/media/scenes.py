@@ -55,6 +55,7 @@ class _CheaperContentDetector(ContentDetector):
     sum of all three over 3·H·W is the same number, exact in integers up to the division.
     """
 
+    score = 0.0
     _last_hsv: NDArray[np.uint8] | None = None
 
     def _calculate_frame_score(self, timecode: Any, frame_img: NDArray[np.uint8]) -> float:
@@ -62,11 +63,19 @@ class _CheaperContentDetector(ContentDetector):
         last, self._last_hsv = self._last_hsv, hsv
         if last is None:
             return 0.0
-        return cv2.norm(hsv, last, cv2.NORM_L1) / (hsv.shape[0] * hsv.shape[1]) / 3.0
+        self.score = cv2.norm(hsv, last, cv2.NORM_L1) / (hsv.shape[0] * hsv.shape[1]) / 3.0
+        return self.score
 
 
 class SceneDetector:
-    """Finds the cuts of one stream, frame by frame."""
+    """Finds the cuts of one stream, frame by frame.
+
+    A quick cut is merged with its neighbours, so the detector looks back, and reports some cuts
+    late. In the middle of a video it has to see the frames of the `lead_s` seconds before. Then it
+    finds every cut that is `min_scene_frames` from the next, as if it had seen all. Of a group of
+    quicker ones PySceneDetect reports the first, the last or both, depending on the groups before;
+    the answer here depends on those within the lead.
+    """
 
     def __init__(self, options: SceneOptions, rate: Fraction, time_base: Fraction) -> None:
         self._detector = _CheaperContentDetector(
@@ -76,6 +85,19 @@ class SceneDetector:
         self._rate = rate if rate > 0 else Fraction(25)
         self._time_base = time_base
         self._downscaler: Downscaler | None = None
+        self._threshold = options.scene_threshold
+        self._shortest = options.min_scene_frames
+        self._pending: FrameTimecode | None = None
+
+    @property
+    def lead_s(self) -> float:
+        """Seconds to watch before a span: one shortest scene to settle in, one to remember."""
+        return 2 * self._shortest / float(self._rate)
+
+    @property
+    def pending_s(self) -> float | None:
+        """Time of a cut that may yet be reported, after frames to come; None if there is none."""
+        return None if self._pending is None else self._pending.seconds
 
     def process(self, frame: av.VideoFrame, pts: int) -> list[float]:
         """Cuts, in seconds from pts 0, that are certain now that this frame is seen.
@@ -91,6 +113,12 @@ class SceneDetector:
         image = self._downscaler(frame)
         timecode = FrameTimecode(Timecode(pts=pts, time_base=self._time_base), fps=self._rate)
         cuts = self._detector.process_frame(timecode, image)
+        if cuts:
+            self._pending = None
+        elif self._detector.score >= self._threshold:
+            self._pending = timecode
+        elif self._pending is not None and timecode - self._pending >= self._shortest:
+            self._pending = None
         return [cut.seconds for cut in cuts]
 
 

@@ -194,9 +194,9 @@ def _choose_streams(container: InputContainer, limits: MediaLimits) -> MediaSour
         audio=audio,
         subtitles=subtitles,
         info=_describe(container, video, audio, rate),
-        duration_is_rough=_stream_duration_s(video) is None,
+        duration_is_rough=_stream_duration_s(container, video) is None,
         rate=rate,
-        zero_pts=video.start_time or 0,
+        zero_pts=_first_pts(container, video),
         time_base=_fraction(video.time_base),
     )
 
@@ -260,7 +260,7 @@ def _describe(
 
 def _duration_s(container: InputContainer, video: av.VideoStream) -> float:
     """Announced duration in seconds, 0.0 where the container announces none."""
-    of_stream = _stream_duration_s(video)
+    of_stream = _stream_duration_s(container, video)
     if of_stream is not None:
         return of_stream
     if container.duration:
@@ -268,15 +268,33 @@ def _duration_s(container: InputContainer, video: av.VideoStream) -> float:
     return 0.0
 
 
-def _stream_duration_s(video: av.VideoStream) -> float | None:
-    if video.duration:
+def _first_pts(container: InputContainer, video: av.VideoStream) -> int:
+    """The video's first timestamp.
+
+    Where its pictures are too rare for FFmpeg to learn it, FFmpeg reports begin and duration of the
+    container, those of the sound. Then the index, made while FFmpeg looked, has the first keyframe.
+    """
+    if _is_matroska(container) and video.duration and len(video.index_entries):
+        return video.index_entries[0].timestamp
+    return video.start_time or 0
+
+
+def _is_matroska(container: InputContainer) -> bool:
+    return container.format.name.startswith("matroska")
+
+
+def _stream_duration_s(container: InputContainer, video: av.VideoStream) -> float | None:
+    # Matroska has no field for it: where FFmpeg reports one, it is the container's.
+    if video.duration and not _is_matroska(container):
         return float(video.duration * _fraction(video.time_base))
-    # Matroska has no field for it; FFmpeg and mkvmerge write a tag, as the time of its end.
+    # FFmpeg and mkvmerge write a tag, as the time of its end.
     tag = _TIME_TAG.fullmatch(video.metadata.get("DURATION", ""))
     if tag is None:
         return None
     end_s = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
-    return max(0.0, end_s - float((video.start_time or 0) * _fraction(video.time_base))) or None
+    return (
+        max(0.0, end_s - float(_first_pts(container, video) * _fraction(video.time_base))) or None
+    )
 
 
 def square_pixel_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # PyAV's packets are generic for type checkers alone
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from spark_ray.core.schema import Segment
 from spark_ray.media.source import MediaSource
 
 _ASS_TEXT_FIELD = 8
+_LONGEST_CUE_S = 30.0
 
 
 class SubtitleTrack:
@@ -23,9 +25,40 @@ class SubtitleTrack:
     def __init__(self, source: MediaSource) -> None:
         self._source = source
         self._cues: list[Segment] = []
+        self._known: set[tuple[int, bytes]] = set()
+
+    def read_before(self, start_s: float, check: Callable[[], None]) -> None:
+        """Read the cues that begin up to 30 s before a time, since they may still be shown then.
+
+        Matroska has no index to find them by, so the file is read from there, and no picture
+        decoded. Leaves the container at its start.
+
+        Args:
+            start_s: seconds from the video's start.
+            check: raises when it takes too long; called for each packet.
+        """
+        source = self._source
+        if source.subtitles is None or start_s <= 0:
+            return
+        source.seek_before(start_s - _LONGEST_CUE_S)
+        try:
+            for packet in source.container.demux(source.video, source.subtitles):
+                check()
+                if packet.pts is None:
+                    continue
+                if source.seconds(packet.pts, Fraction(packet.time_base)) >= start_s:
+                    break
+                if packet.stream is source.subtitles:
+                    self.push(packet)
+                    self._known.add((packet.pts, bytes(packet)))
+        except av.error.InvalidDataError:
+            pass  # Damage in another clip's part of the file; in this one's the pass meets it.
+        source.container.seek(0)
 
     def push(self, packet: av.Packet[Any]) -> None:
         if self._source.subtitles is None or packet.pts is None or not packet.duration:
+            return
+        if self._known and (packet.pts, bytes(packet)) in self._known:
             return
         codec = cast(SubtitleCodecContext, self._source.subtitles.codec_context)
         try:

@@ -1,16 +1,18 @@
 """Cuts are PySceneDetect's own, and the scores behind them are its scores."""
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
-from media_factory import NTSC, clip_of, clips_of, pictures, uneven_times
+from media_factory import NTSC, OPEN_GOP, clip_of, clips_of, pictures, uneven_times
 from scenedetect import ContentDetector, SceneManager, StatsManager, open_video
 from scenedetect.scene_manager import compute_downscale_factor
 
+from spark_ray.media.decode import Span
 from spark_ray.media.encode import write_video
 from spark_ray.media.scenes import Downscaler, SceneDetector, SceneOptions, small_size
 
@@ -143,3 +145,84 @@ def test_a_still_video_is_one_scene(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", [np.full((64, 64, 3), 99, np.uint8)] * 40, Fraction(25))
     (scene,) = clip_of(tmp_path / "a.mp4", scene_detection=True).scenes
     assert (scene.start_time, scene.end_time) == (0.0, pytest.approx(1.6))
+
+
+def cuts_of_spans(path: Path, edges: list[float]) -> list[float]:
+    """Cuts in seconds, each span decoded by itself; without those that a span begins with."""
+    found: list[float] = []
+    for start, end in pairwise([*edges, None]):
+        clip = clip_of(path, Span(start, end), scene_detection=True, resolution=(32, 32), fps=0.1)
+        found += [clip.start_s + scene.start_time for scene in clip.scenes[1:]]
+    return found
+
+
+def within(cuts: list[float], edges: list[float], frame_s: float = 0.04) -> list[float]:
+    """Those of the whole file's cuts that no span begins with."""
+    return [cut for cut in cuts if not any(0 <= cut - edge < frame_s for edge in edges)]
+
+
+@pytest.mark.parametrize("gop", [12, 25, 250])
+@pytest.mark.parametrize("seed", range(4))
+def test_spans_have_the_cuts_of_the_whole(tmp_path: Path, seed: int, gop: int) -> None:
+    cuts = np.cumsum(np.random.default_rng(seed).integers(16, 40, 14)).tolist()
+    write_video(
+        tmp_path / "a.mp4", pictures(400, (64, 48), cuts=cuts, seed=seed), Fraction(25), gop=gop
+    )
+    # One edge each lies just before, at and just behind a cut, where a cold detector is blind.
+    edges = [0.0, cuts[2] / 25 - 0.2, cuts[5] / 25, cuts[8] / 25 + 0.04, cuts[11] / 25 - 0.5]
+    theirs_inside = within([s for s, _ in theirs(tmp_path / "a.mp4")[0][1:]], edges)
+    assert len(theirs_inside) >= 9
+    assert cuts_of_spans(tmp_path / "a.mp4", edges) == pytest.approx(theirs_inside, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "settings"),
+    [
+        ("mp4", {"pts": uneven_times(200), "gop": 12}),
+        ("mkv", {"pts": uneven_times(200, seed=1), "gop": 12}),
+        ("ts", {"rate": NTSC, "gop": 12}),
+        ("mkv", {"rate": NTSC, "options": OPEN_GOP}),
+        ("webm", {"codec": "libvpx-vp9", "gop": 12}),
+    ],
+)
+def test_spans_have_the_cuts_of_the_whole_in_any_format(
+    tmp_path: Path, suffix: str, settings: dict
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    frames = pictures(200, (64, 48), cuts=(30, 62, 93, 131, 160), seed=3)
+    write_video(path, frames, settings.pop("rate", Fraction(25)), **settings)
+    whole = [s for s, _ in theirs(path)[0][1:]]
+    edges = [0.0, whole[1] - 0.1, whole[3] - 0.3]
+    assert len(whole) == 5
+    assert cuts_of_spans(path, edges) == pytest.approx(within(whole, edges), abs=2e-6)
+
+
+def test_a_cut_that_is_reported_after_the_end_of_its_span_is_not_lost(tmp_path: Path) -> None:
+    # The second cut is merged, so the third is certain only after 15 quiet frames.
+    path = tmp_path / "a.mp4"
+    write_video(path, pictures(120, (64, 48), cuts=(30, 36, 52), seed=2), Fraction(25), gop=12)
+    whole = [s for s, _ in theirs(path)[0][1:]]
+    assert whole == pytest.approx([30 / 25, 52 / 25])
+    assert cuts_of_spans(path, [0.0, 56 / 25]) == pytest.approx(whole, abs=2e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_spans_differ_from_the_whole_only_in_groups_of_quick_cuts(
+    tmp_path: Path, seed: int
+) -> None:
+    path = tmp_path / "a.mp4"
+    rng = np.random.default_rng(seed)
+    begins = np.cumsum(rng.integers(40, 60, 7)).tolist()
+    quick = [begin + n for begin in begins for n in rng.choice(9, rng.integers(1, 4))]
+    write_video(path, pictures(420, (64, 48), cuts=quick, seed=seed), Fraction(25), gop=25)
+    above = np.flatnonzero(np.array(our_scores(path)) >= 27.0)
+    groups = np.split(above, np.flatnonzero(np.diff(above) >= 15) + 1)
+    assert {len(group) for group in groups} > {1}
+    # Each span but the first begins right behind a group, and knows nothing of the one before.
+    edges = [0.0, *((group[-1] + 5) / 25 for group in groups[1:-1:2])]
+    whole = [s for s, _ in theirs(path)[0][1:]]
+    for cuts in (whole, cuts_of_spans(path, edges)):
+        found = {round(cut * 25) for cut in cuts}
+        assert found <= set(above.tolist())
+        for group in groups:
+            assert found & set(group.tolist())

@@ -1,5 +1,6 @@
 """Sound is what an independent resampler hears, at the time at which it was heard."""
 
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 
@@ -249,3 +250,30 @@ def test_sound_shorter_than_the_picture_does_not_read_on_past_the_span(tmp_path:
     write_tracks(path, [video(50), AudioTrack(pcm=tone(0.3), sample_rate=RATE)])
     assert len(samples(clip_of(path, Span(0.0, 1.0)).audio)) == pytest.approx(0.3 * RATE, abs=400)
     assert clip_of(path, Span(1.0, 2.0)).audio is None
+
+
+@pytest.mark.parametrize("start_s", [None, 0.5])
+def test_hours_of_sound_behind_the_last_picture_are_not_held(
+    tmp_path: Path, start_s: float | None
+) -> None:
+    path = tmp_path / "a.mp4"
+    silence = AudioTrack(pcm=np.zeros(600 * RATE, np.int16), sample_rate=RATE)
+    write_tracks(path, [video(50), silence])
+    span = Span() if start_s is None else Span(start_s, 1.5)
+    tracemalloc.start()
+    clip = clip_of(path, span, clip_max_s=5.0)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 5 << 20  # all of it would be 19 MB
+    assert len(samples(clip.audio)) == RATE * (10 if start_s is None else 1)
+
+
+def test_the_newest_sound_is_held_for_a_picture_that_comes_late(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    noise = np.random.default_rng(2).integers(-9000, 9000, 60 * RATE).astype(np.int16)
+    times = [i / 25 for i in range(25)] + [58 + i / 25 for i in range(25)]
+    picture = VideoTrack(frames=pictures(50, (64, 64)), rate=Fraction(25), pts=times)
+    write_tracks(path, [picture, AudioTrack(pcm=noise, sample_rate=RATE, codec="pcm_s16le")])
+    first, *_, last = clips_of(path, split="scenes", clip_max_s=1.0)
+    np.testing.assert_array_equal(samples(first.audio), noise[: round(first.end_s * RATE)])
+    np.testing.assert_array_equal(samples(last.audio), noise[round(last.start_s * RATE) :])

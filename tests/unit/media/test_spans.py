@@ -1,17 +1,25 @@
 """Spans share a video out without loss or repeat, and clips keep within their bounds."""
 
+import math
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import av
 import pytest
-from media_factory import FORMATS, OPEN_GOP, MediaShelf, clips_of, pictures, tone
+from media_factory import FORMATS, OPEN_GOP, MediaShelf, clip_of, clips_of, pictures, tone
 
-from spark_ray.core.errors import MediaError, MediaLimitExceeded
+from spark_ray.core.errors import MediaLimitExceeded
 from spark_ray.core.schema import Segment
+from spark_ray.media.audio_codec import decode_audio
 from spark_ray.media.decode import DecodedClip, Span
-from spark_ray.media.encode import SubtitleTrack, VideoTrack, write_tracks, write_video
+from spark_ray.media.encode import (
+    AudioTrack,
+    SubtitleTrack,
+    VideoTrack,
+    write_tracks,
+    write_video,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +40,19 @@ def frames_of(clips: list[DecodedClip]) -> list[tuple[float, bytes]]:
 @pytest.mark.parametrize("name", FORMATS)
 def test_spans_hold_every_frame_once(shelf: MediaShelf, name: str, detection: bool) -> None:
     path = shelf[name]
-    whole = frames_of(clips_of(path, fps=100.0, scene_detection=True))
+    video = clip_of(path, fps=100.0, scene_detection=True)
+    whole = frames_of([video])
     assert len(whole) == 50
     edges = [0.0, 0.5, 0.96, 1.4, 1.41, 1.84, None]
-    parts: list[tuple[float, bytes]] = []
     for start, end in pairwise(edges):
-        span = Span(start, end)
-        try:
-            clips = clips_of(path, span, fps=100.0, scene_detection=detection)
-        except MediaError:
-            clips = []  # a span between two frames
-        parts += frames_of(clips)
-    assert [time for time, _ in parts] == [time for time, _ in whole]
-    assert parts == whole
+        clips = clips_of(path, Span(start, end), fps=100.0, scene_detection=detection)
+        if start >= video.end_s:
+            assert clips == []
+            continue
+        there = [(t, jpeg) for t, jpeg in whole if start <= t < (end or math.inf)]
+        if not there:  # the span lies between two frames, the first of which it shows
+            there = [(start, [jpeg for t, jpeg in whole if t < start][-1])]
+        assert frames_of(clips) == there
 
 
 def test_a_clip_is_the_span_that_was_asked_for(shelf: MediaShelf) -> None:
@@ -142,6 +150,87 @@ def test_subtitles_go_with_the_clips_that_they_overlap(tmp_path: Path) -> None:
             assert second.subtitles[0].start == 0
             assert second.subtitles[0].end == pytest.approx(0.5, abs=1e-3)
             assert second.subtitle_language == "eng"
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_subtitle_that_began_long_before_a_clip_is_shown_in_it(
+    tmp_path: Path, suffix: str
+) -> None:
+    cues = [
+        Segment(start=0.3, end=0.8, text="over"),
+        Segment(start=1.0, end=9.0, text="long"),
+        Segment(start=9.1, end=9.9, text="last"),
+    ]
+    path = tmp_path / f"a.{suffix}"
+    video = VideoTrack(frames=pictures(250), rate=Fraction(25), gop=12)
+    write_tracks(path, [video, SubtitleTrack(cues=cues, language="eng")])
+    for start, end, expected in (
+        (6.5, 8.0, [(0.0, 1.5, "long")]),
+        (8.0, None, [(0.0, 1.0, "long"), (1.1, 1.9, "last")]),
+        (9.05, None, [(0.05, 0.85, "last")]),
+    ):
+        found = clip_of(path, Span(start, end)).subtitles
+        assert [cue.text for cue in found] == [text for *_, text in expected]
+        for cue, (begins, ends, _) in zip(found, expected, strict=True):
+            assert (cue.start, cue.end) == pytest.approx((begins, ends), abs=1e-3)
+
+
+def ten_frames(start_s: float = 0.0) -> list[float]:
+    return [start_s + number / 25 for number in range(10)]
+
+
+def slides(path: Path, times: list[float], seconds: float, rate: Fraction = Fraction(25)) -> Path:
+    """Pictures at these times, the last for one tick of the rate, and a tone."""
+    video = VideoTrack(frames=pictures(len(times)), rate=rate, pts=times)
+    write_tracks(path, [video, AudioTrack(pcm=tone(seconds), sample_rate=16_000)])
+    return path
+
+
+@pytest.mark.parametrize("detection", [True, False], ids=["every frame", "sparse"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_span_without_a_frame_shows_the_one_before_and_keeps_its_sound(
+    tmp_path: Path, suffix: str, detection: bool
+) -> None:
+    path = slides(tmp_path / f"a.{suffix}", [*ten_frames(), *ten_frames(9.0)], 9.5)
+    settings = {"fps": 25.0, "scene_detection": detection}
+    whole = frames_of(clips_of(path, fps=25.0))
+    assert len(whole) == 20
+    for start, end, shown in ((2, 4, 9), (4, 6, 9), (6.5, 9, 9), (0.25, 0.27, 6), (9, None, 10)):
+        clip = clip_of(path, Span(start, end), **settings)
+        assert clip.samples[0].time == 0
+        assert clip.frames[0] == whole[shown][1]
+        assert (clip.start_s, clip.end_s) == (start, end or pytest.approx(9.4, abs=0.01))
+        seconds = len(decode_audio(clip.audio)) / 16_000
+        assert seconds == pytest.approx((end or 9.5) - start, abs=0.07)  # AAC pads
+    assert clips_of(path, Span(9.5, None), **settings) == []
+
+
+def test_rare_pictures_are_all_there(tmp_path: Path) -> None:
+    times = [0.0, 0.4, 0.8, 9.0]
+    path = slides(tmp_path / "a.mkv", times, 12.0)  # FFmpeg takes the begin of the sound for theirs
+    clip = clip_of(path, fps=5.0)
+    assert [s.time for s in clip.samples] == pytest.approx(times)
+    spans = [clip_of(path, Span(*span), fps=5.0) for span in ((0.5, 5.0), (5.0, 8.0), (8.0, None))]
+    assert [c.frames for c in spans] == [clip.frames[2:3], clip.frames[2:3], clip.frames[3:]]
+
+
+def test_the_last_picture_fills_spans_as_long_as_the_file_says(tmp_path: Path) -> None:
+    path = slides(tmp_path / "a.mp4", ten_frames(), 8.0, rate=Fraction(1, 8))
+    clips = [clip_of(path, Span(*span), fps=25.0) for span in ((0, 2), (2, 5), (5, None))]
+    assert [(c.start_s, c.end_s) for c in clips] == [(0, 2), (2, 5), (5, pytest.approx(8.36))]
+    assert clips[1].frames == clips[2].frames == clips[0].frames[-1:]
+    assert clips_of(path, Span(8.5, None)) == []
+
+
+def test_the_last_picture_stays_for_the_sound_where_the_file_says_nothing(tmp_path: Path) -> None:
+    path = slides(tmp_path / "a.mkv", ten_frames(), 6.0)
+    path.write_bytes(path.read_bytes().replace(b"DURATION", b"DURATIO_"))  # FFmpeg's own tag
+    clips = [clip_of(path, Span(*span), fps=25.0) for span in ((0, 2), (2, 4), (4, None))]
+    assert clips[0].info.duration == pytest.approx(6.0, abs=0.05)
+    assert clips[1].frames == clips[2].frames == clips[0].frames[-1:]
+    lengths = [len(decode_audio(clip.audio)) / 16_000 for clip in clips[1:]]
+    assert lengths == pytest.approx([2.0, 2.0], abs=0.05)
+    assert clips_of(path, Span(6.5, None)) == []
 
 
 def test_sound_and_picture_of_different_length_are_both_whole(tmp_path: Path) -> None:
