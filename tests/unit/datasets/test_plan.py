@@ -1,11 +1,10 @@
 """Which files are decoded, in which spans, and under which ids."""
 
 import pytest
+from planned import config, record
 
 from spark_ray.core.errors import ConfigError
-from spark_ray.core.schema import VideoInfo
 from spark_ray.core.storage import Folder
-from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.plan import (
     SourceRecord,
     StoredPlan,
@@ -13,16 +12,6 @@ from spark_ray.datasets.plan import (
     mark_duplicates,
     store_plan,
 )
-
-
-def config(**chosen: object) -> BuildConfig:
-    return BuildConfig.from_values(**{"input": ["in"], "output": "out", **chosen})
-
-
-def record(location: str = "a.mp4", duration: float = 10.0, **fields: object) -> SourceRecord:
-    info = VideoInfo(duration=duration, width=64, height=64, fps=25, codec="h264")
-    plain = {"verdict": "video", "info": info, "source_hash": "ab" * 32}
-    return SourceRecord(location=location, **{**plain, **fields})
 
 
 def limited(duration: float, **chosen: object) -> SourceRecord:

@@ -7,10 +7,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planned import config, record
 
-from spark_ray.core.schema import VideoInfo
 from spark_ray.core.storage import Folder
-from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.plan import SourceRecord, store_plan
 from spark_ray.datasets.units import (
     UnitReader,
@@ -19,16 +18,6 @@ from spark_ray.datasets.units import (
     planned_units,
     units_of,
 )
-
-
-def config(**chosen: object) -> BuildConfig:
-    return BuildConfig.from_values(**{"input": ["in"], "output": "out", **chosen})
-
-
-def record(location: str = "a.mp4", duration: float = 10.0, **fields: object) -> SourceRecord:
-    info = VideoInfo(duration=duration, width=64, height=64, fps=25, codec="h264")
-    plain = {"verdict": "video", "info": info, "source_hash": "ab" * 32}
-    return SourceRecord(location=location, **{**plain, **fields})
 
 
 def stored(folder: Path, records: list[SourceRecord]) -> Folder:
