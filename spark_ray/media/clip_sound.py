@@ -68,7 +68,7 @@ class ClipSound:
         """Whether the span needs nothing of a packet: a still picture lasts, the sound goes on."""
         if self._end_s is not None and self._track.end_s >= self._end_s + SETTLE_S:
             return True
-        if packet.pts is None or not packet.duration:
+        if self._start_s <= 0 or packet.pts is None or not packet.duration:
             return False
         end_s = self._source.seconds(packet.pts + packet.duration, Fraction(packet.time_base))
         return end_s < self._start_s - SETTLE_S

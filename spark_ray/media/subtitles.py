@@ -51,7 +51,7 @@ class SubtitleTrack:
                 if packet.stream is source.subtitles:
                     self.push(packet)
                     self._known.add((packet.pts, bytes(packet)))
-        except av.error.InvalidDataError:
+        except (av.error.InvalidDataError, av.error.EOFError):
             pass  # Damage in another clip's part of the file; in this one's the pass meets it.
         source.container.seek(0)
 
