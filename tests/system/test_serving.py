@@ -174,7 +174,7 @@ def test_a_job_builds_a_dataset(client: httpx.Client, folder: Path) -> None:
     states = [json.loads(line.removeprefix("data: ")) for line in data]
     ended = states[-1]
     assert ended["state"] == "succeeded", ended
-    assert states[0]["state"] == "queued"
+    assert states[0]["state"] in ("queued", "running"), "the keeper may have been quick"
     assert ended["result"]["clips"] == 2
     manifest = builds.manifest(Path(ended["result"]["dataset"]))
     assert {line["meta"]["source_path"].split("/")[-2] for line in manifest} == set(assets)

@@ -175,6 +175,8 @@ def test_a_refusal_shows_on_the_page(page: Page) -> None:
     page.get_by_label("Name of the dataset").fill("no/name")
     page.get_by_role("button", name="Start").click()
     expect(page.get_by_test_id("toast-body").first).to_contain_text("name")
+    page.get_by_test_id("toast-close").first.click()  # it lies over the button to log out
+    expect(page.get_by_test_id("toast-body")).to_have_count(0)
 
 
 @needs_chromium
