@@ -22,14 +22,13 @@ umask 077
 service="$CLUSTER-head-svc"
 names="DNS:localhost,DNS:$service,DNS:$service.$NAMESPACE.svc"
 names="$names,DNS:$service.$NAMESPACE.svc.cluster.local,IP:127.0.0.1,IP:$POD_IP"
-cd "${{TLS_FOLDER:-{TLS}}}"
-ca="${{CA_FOLDER:-{_CA}}}"
+cd "$TLS_FOLDER"
 openssl req -new -newkey rsa:2048 -nodes -keyout tls.key -out tls.csr -subj "/CN=ray-node"
 printf 'subjectAltName=%s\\n' "$names" > names.cnf
-openssl x509 -req -in tls.csr -CA "$ca/tls.crt" -CAkey "$ca/tls.key" \\
+openssl x509 -req -in tls.csr -CA "$CA_FOLDER/tls.crt" -CAkey "$CA_FOLDER/tls.key" \\
     -set_serial "0x$(openssl rand -hex 16)" -days {_CERTIFICATE_DAYS} -sha256 \\
     -extfile names.cnf -out tls.crt
-cp "$ca/tls.crt" ca.crt
+cp "$CA_FOLDER/tls.crt" ca.crt
 rm tls.csr names.cnf
 """
 
@@ -196,8 +195,12 @@ def _certificate_container(image: str) -> dict[str, Any]:
         "command": ["/bin/sh", "-c", MAKE_CERTIFICATE],
         "resources": {"limits": small},
         "env": [
-            {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-            for name, path in fields.items()
+            {"name": "CA_FOLDER", "value": _CA},
+            {"name": "TLS_FOLDER", "value": TLS},
+            *(
+                {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+                for name, path in fields.items()
+            ),
         ],
         "volumeMounts": [
             {"name": "ca", "mountPath": _CA, "readOnly": True},

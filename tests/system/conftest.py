@@ -46,7 +46,7 @@ def start_node(
     # Ray's sockets lie below its folder, and their paths may have 107 characters at most.
     folder = Path("/tmp") / f"srt{secrets.token_hex(3)}"
 
-    def start(*arguments: str) -> Node:
+    def start(*arguments: str, **variables: str) -> Node:
         log = tmp_path_factory.mktemp("node") / "log"
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -60,7 +60,7 @@ def start_node(
                 ],
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**environment, **variables},
                 start_new_session=True,
             )
         nodes.append(Node(process, log))
