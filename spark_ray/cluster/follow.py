@@ -21,6 +21,7 @@ Answer = TypeVar("Answer")
 
 _CUT = (aiohttp.ClientError, requests.exceptions.RequestException, OSError, TimeoutError)
 _REQUEST_S = 30.0
+_BREATH_S = 0.2  # between the end of a log and the news that its job has ended
 
 
 class Follower:
@@ -71,6 +72,7 @@ class Follower:
                 if cut is not None:
                     raise cut
                 self._found_again()
+                time.sleep(_BREATH_S)
             except _CUT as error:
                 self._lost(error)
 
@@ -116,7 +118,7 @@ class Follower:
 
         threading.Thread(target=run, name="jobs-api", daemon=True).start()
         try:
-            return outcome.result(min(_REQUEST_S, self._silence_s))
+            return outcome.result(_REQUEST_S)
         except ClusterError as error:
             cause = error.__cause__
             if cause is None or isinstance(cause, AuthenticationError):

@@ -1,6 +1,5 @@
 """From values to files: what is rendered for which provider, and how it reads as YAML."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -133,11 +132,7 @@ def _read_serve_config(file: str) -> dict[str, Any]:
     except StorageError as error:
         raise ConfigError(f"serve_config: {error}") from error
     except (yaml.YAMLError, ValueError) as error:
-        reason = next(iter(_sentences(error)), type(error).__name__)
+        reason = " ".join(str(error).split())
         raise ConfigError(f"serve_config: {file} is no file of `serve deploy`: {reason}") from error
     assert isinstance(config, dict)
     return config
-
-
-def _sentences(error: Exception) -> Iterator[str]:
-    yield " ".join(str(error).split())

@@ -18,7 +18,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from spark_ray.cluster.follow import Follower
 
-LINES = 40
+LINES = 24
 COUNTING = (
     "import time\n"
     f"for i in range({LINES}):\n"
@@ -169,7 +169,7 @@ def test_a_cut_line_is_taken_up_again_and_nothing_is_lost_or_doubled(
     following.shows("line 0")
     line.cut()
     # The job goes on meanwhile; what it writes must not be missing later.
-    builds.wait_until(lambda: "line 12" in client.get_job_logs(job_id), "twelve lines")
+    builds.wait_until(lambda: "line 9" in client.get_job_logs(job_id), "ten lines")
     line.mend()
     status, out, err = following.finish()
 
@@ -195,7 +195,7 @@ def test_a_line_that_falls_silent_is_replaced(
                 silenced = line.silence()
             return output.write(text)
 
-    job = Follower(through_line, job_id, silence_s=4, retry_s=0.2, output=SilencedOnce()).follow()
+    job = Follower(through_line, job_id, silence_s=2, retry_s=0.2, output=SilencedOnce()).follow()
 
     assert silenced
     assert job.status == JobStatus.SUCCEEDED
