@@ -63,18 +63,19 @@ class Follower:
             ClusterError: the cluster was away for too long, refuses us, or has lost the job.
         """
         while True:
+            cut = asyncio.run(self._print_tail())
             try:
-                cut = asyncio.run(self._print_tail())
-                job = self._within(lambda: find_job(self._client, self._job_id))
-                if job.status.is_terminal():
-                    self._print_rest()
-                    return job
-                if cut is not None:
+                job, rest = self._ended()
+                if job is None and cut is not None:
                     raise cut
-                self._found_again()
-                time.sleep(_BREATH_S)
             except _CUT as error:
                 self._lost(error)
+                continue
+            self._found_again()
+            if job is not None:
+                self._print(rest[self._printed :])
+                return job
+            time.sleep(_BREATH_S)
 
     async def _print_tail(self) -> Exception | None:
         """Print what is new until the job ends, or nothing comes for a while.
@@ -96,10 +97,12 @@ class Follower:
                 self._print(text[max(0, self._printed - seen) :])
                 seen += len(text)
 
-    def _print_rest(self) -> None:
-        """A tail may end before its last line is through; the whole log has it."""
-        log = self._within(lambda: self._client.get_job_logs(self._job_id))
-        self._print(log[self._printed :])
+    def _ended(self) -> tuple[JobDetails | None, str]:
+        """The job, if it has ended, and its whole log: a tail may end before its last line."""
+        job = self._within(lambda: find_job(self._client, self._job_id))
+        if not job.status.is_terminal():
+            return None, ""
+        return job, self._within(lambda: self._client.get_job_logs(self._job_id))
 
     def _print(self, text: str) -> None:
         self._output.write(text)

@@ -202,6 +202,19 @@ def test_a_line_that_falls_silent_is_replaced(
     assert counted(output.getvalue()) == list(range(LINES))
 
 
+def test_a_reader_that_has_seen_enough_ends_it(client: JobSubmissionClient) -> None:
+    """`… --follow | head`: a closed pipe is no cut line."""
+    job_id = count_slowly(client)
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        Follower(client, job_id, output=Closed()).follow()
+    client.stop_job(job_id)
+
+
 def test_ctrl_c_leaves_the_job_running_until_it_is_stopped(
     head: dict[str, Any], laptop: dict[str, str], client: JobSubmissionClient, tmp_path: Path
 ) -> None:
@@ -234,12 +247,12 @@ def test_ctrl_c_leaves_the_job_running_until_it_is_stopped(
     assert out.endswith("\nup\n")
 
 
-@pytest.mark.parametrize("command", [("jobs", "list"), ("jobs", "stop", "none")])
 def test_a_wrong_token_is_one_sentence(
-    head: dict[str, Any], laptop: dict[str, str], tmp_path: Path, command: tuple[str, ...]
+    head: dict[str, Any], laptop: dict[str, str], tmp_path: Path
 ) -> None:
     wrong = {**laptop, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    status, out, err = Command(wrong, tmp_path, *command, "--address", head["jobs"]).finish()
+    command = ("jobs", "stop", "none", "--address", head["jobs"])
+    status, out, err = Command(wrong, tmp_path, *command).finish()
     assert (status, out) == (1, "")
     assert err.startswith(f"error: {head['jobs']}: refuses this token")
     assert err.count("\n") == 1
