@@ -93,11 +93,15 @@ class Cluster:
             f"--temp-dir={self._ray_folder}", *arguments,
         ]  # fmt: skip
         self._processes[host] = self._spawn(host, command, log, **variables)
-        wait_until(
-            lambda: b"Ray runtime started" in log.read_bytes(),
-            f"node {host}; see {log}",
-            self._processes[host],
-        )
+        try:
+            wait_until(
+                lambda: b"Ray runtime started" in log.read_bytes(),
+                f"node {host} was up",
+                self._processes[host],
+            )
+        except RuntimeError as error:
+            said = log.read_text().strip().splitlines()[-5:]
+            raise RuntimeError(f"{error}: {' | '.join(said)}") from error
 
     def start_redis(self) -> None:
         """Before the head, which then finds its state there when it is started again."""
