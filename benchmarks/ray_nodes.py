@@ -42,16 +42,15 @@ class Cluster:
         self.head = network.add_host()
 
     def start_head(self) -> None:
-        redis: dict[str, str] = {}
+        options: list[str] = []
+        variables: dict[str, str] = {}
         if self._redis is not None:
             host, password = self._redis
-            redis = {
-                "RAY_REDIS_ADDRESS": f"{self._network.address(host)}:{_REDIS_PORT}",
-                "RAY_REDIS_PASSWORD": password,
-            }
+            variables["RAY_REDIS_ADDRESS"] = f"{self._network.address(host)}:{_REDIS_PORT}"
+            options.append(f"--redis-password={password}")
         self._start(
             self.head, "--head", f"--port={_PORT}", "--num-cpus=0", "--include-dashboard=false",
-            **redis,
+            *options, **variables,
         )  # fmt: skip
 
     def add_worker(self) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import builds
 import pytest
 from clusters import START_S, StartNode, free_port
+from ray.util import get_node_ip_address
 
 from spark_ray.cluster.pods import MAKE_CERTIFICATE, TLS, tls_environment
 from spark_ray.cluster.render import render
@@ -38,11 +39,11 @@ def make_authority(folder: Path) -> Path:
     return folder
 
 
-def make_certificate(authority: Path, folder: Path) -> Path:
-    """As the init container does."""
+def make_certificate(authority: Path, folder: Path, address: str) -> Path:
+    """As the init container does, in a pod of this address."""
     folder.mkdir()
     pod = {
-        "POD_IP": "127.0.0.1",
+        "POD_IP": address,
         "NAMESPACE": "spark-ray",
         "CLUSTER": "spark-ray-x7k2p",
         "CA_FOLDER": str(authority),
@@ -63,13 +64,13 @@ def variables(folder: Path) -> dict[str, str]:
     }
 
 
-def talk(port: int, folder: Path, name: str) -> None:
+def talk(server: tuple[str, int], folder: Path, name: str) -> None:
     """Raises ssl.SSLError or OSError unless both sides accept each other."""
     context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
     context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
     context.set_alpn_protocols(["h2"])
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=60) as raw,
+        socket.create_connection(server, timeout=60) as raw,
         context.wrap_socket(raw, server_hostname=name) as line,
     ):
         # In TLS 1.3 a refusal of our own certificate comes with the first bytes of the answer.
@@ -79,13 +80,13 @@ def talk(port: int, folder: Path, name: str) -> None:
 def test_only_nodes_of_the_authority_are_let_in(
     start_node: StartNode, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    node = make_certificate(make_authority(tmp_path / "ca"), tmp_path / "node")
-    stranger = make_certificate(make_authority(tmp_path / "other"), tmp_path / "stranger")
-    port = free_port()
+    address, port = get_node_ip_address(), free_port()
+    node = make_certificate(make_authority(tmp_path / "ca"), tmp_path / "node", address)
+    other = make_authority(tmp_path / "other")
+    stranger = make_certificate(other, tmp_path / "stranger", address)
     head = start_node(
         "--head",
         "--num-cpus=1",
-        "--node-ip-address=127.0.0.1",
         f"--port={port}",
         "--include-dashboard=false",
         f"--dashboard-agent-listen-port={free_port()}",
@@ -96,22 +97,21 @@ def test_only_nodes_of_the_authority_are_let_in(
         lambda: b"Ray runtime started" in head.log.read_bytes(), "a head", seconds=START_S
     )
 
-    address = {"RAY_ADDRESS": f"127.0.0.1:{port}"}
     done = subprocess.run(
         [sys.executable, "-c", COUNT],
-        env={**environment, **variables(node), **address},
+        env={**environment, **variables(node), "RAY_ADDRESS": f"{address}:{port}"},
         capture_output=True,
         text=True,
         timeout=200,
     )
     assert "counted 42" in done.stdout, done.stderr
 
-    talk(port, node, "127.0.0.1")
-    talk(port, node, "spark-ray-x7k2p-head-svc.spark-ray.svc.cluster.local")
+    talk((address, port), node, address)
+    talk((address, port), node, "spark-ray-x7k2p-head-svc.spark-ray.svc.cluster.local")
     with pytest.raises(ssl.SSLCertVerificationError):
-        talk(port, node, "spark-ray-x7k2p-head-svc.elsewhere.svc.cluster.local")
+        talk((address, port), node, "spark-ray-x7k2p-head-svc.elsewhere.svc.cluster.local")
     with pytest.raises(ssl.SSLCertVerificationError):
-        talk(port, stranger, "127.0.0.1")
+        talk((address, port), stranger, address)
     shutil.copy(node / "ca.crt", stranger / "ca.crt")  # it trusts us, and we don't trust it
     with pytest.raises(OSError, match=r"alert|closed|reset"):
-        talk(port, stranger, "127.0.0.1")
+        talk((address, port), stranger, address)
