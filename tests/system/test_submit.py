@@ -3,6 +3,7 @@
 import io
 import json
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,15 +17,19 @@ import yaml
 from lines import Line
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from spark_ray import __version__
 from spark_ray.cluster.follow import Follower
 
 LINES = 24
-COUNTING = (
-    "import time\n"
-    f"for i in range({LINES}):\n"
-    "    print('line', i, flush=True)\n"
-    "    time.sleep(0.25)\n"
-)
+HALF = """
+import pathlib, sys, time
+for i in range({lines}):
+    if i == {lines} // 2:
+        while not pathlib.Path(sys.argv[1]).exists():
+            time.sleep(0.05)
+    print("line", i, flush=True)
+    time.sleep(0.05)
+"""
 
 
 @pytest.fixture
@@ -90,9 +95,11 @@ class Command:
         return self.process.returncode, self.out, self.err
 
 
-def count_slowly(client: JobSubmissionClient) -> str:
+def count(client: JobSubmissionClient, gate: Path) -> str:
+    """A job that counts to the half, and on when the gate is there."""
     job_id = f"count-{secrets.token_hex(4)}"
-    client.submit_job(entrypoint=f'{sys.executable} -c "{COUNTING}"', submission_id=job_id)
+    program = shlex.join([sys.executable, "-c", HALF.format(lines=LINES), str(gate)])
+    client.submit_job(entrypoint=program, submission_id=job_id)
     return job_id
 
 
@@ -142,7 +149,7 @@ def test_a_job_is_sent_with_its_settings_and_files_and_nothing_of_the_laptop(
     assert details.runtime_env is not None
     assert details.runtime_env["env_vars"]["SECRET_OF_MINE"] == "hush-hush"
     assert str(mine) not in details.model_dump_json()
-    assert details.metadata == {"spark_ray_job": "data build", "spark_ray_version": "0.1.0"}
+    assert details.metadata == {"spark_ray_job": "data build", "spark_ray_version": __version__}
 
 
 def test_a_job_that_fails_gives_its_own_exit_status(
@@ -163,13 +170,14 @@ def test_a_job_that_fails_gives_its_own_exit_status(
 def test_a_cut_line_is_taken_up_again_and_nothing_is_lost_or_doubled(
     laptop: dict[str, str], client: JobSubmissionClient, line: Line, tmp_path: Path
 ) -> None:
-    job_id = count_slowly(client)
+    job_id = count(client, tmp_path / "gate")
     address = f"http://127.0.0.1:{line.port}"
     following = Command(laptop, tmp_path, "jobs", "logs", job_id, "--follow", "--address", address)
     following.shows("line 0")
     line.cut()
-    # The job goes on meanwhile; what it writes must not be missing later.
-    builds.wait_until(lambda: "line 9" in client.get_job_logs(job_id), "ten lines")
+    # The job goes on meanwhile, even to its end; what it writes must not be missing later.
+    (tmp_path / "gate").touch()
+    builds.wait_until(lambda: client.get_job_status(job_id).is_terminal(), "the job to end")
     line.mend()
     status, out, err = following.finish()
 
@@ -180,10 +188,10 @@ def test_a_cut_line_is_taken_up_again_and_nothing_is_lost_or_doubled(
 
 
 def test_a_line_that_falls_silent_is_replaced(
-    client: JobSubmissionClient, token: str, line: Line
+    client: JobSubmissionClient, token: str, line: Line, tmp_path: Path
 ) -> None:
     """As after a laptop's sleep: nobody says that the connection is dead."""
-    job_id = count_slowly(client)
+    job_id = count(client, tmp_path / "gate")
     output = io.StringIO()
     through_line = client_of(f"http://127.0.0.1:{line.port}", token)
     silenced = 0
@@ -193,6 +201,7 @@ def test_a_line_that_falls_silent_is_replaced(
             nonlocal silenced
             if not silenced and "line" in text:
                 silenced = line.silence()
+                (tmp_path / "gate").touch()
             return output.write(text)
 
     job = Follower(through_line, job_id, silence_s=2, retry_s=0.2, output=SilencedOnce()).follow()
@@ -202,9 +211,9 @@ def test_a_line_that_falls_silent_is_replaced(
     assert counted(output.getvalue()) == list(range(LINES))
 
 
-def test_a_reader_that_has_seen_enough_ends_it(client: JobSubmissionClient) -> None:
+def test_a_reader_that_has_seen_enough_ends_it(client: JobSubmissionClient, tmp_path: Path) -> None:
     """`… --follow | head`: a closed pipe is no cut line."""
-    job_id = count_slowly(client)
+    job_id = count(client, tmp_path / "gate")
 
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
