@@ -24,7 +24,7 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
             "node-scale: needs root and iproute2, for hosts in network namespaces", file=sys.stderr
         )
         return
-    count, wait_s = (32, 0.1) if quick else (256, 0.4)
+    count, wait_s = (32, 0.1) if quick else (128, 0.4)
     work = Work(clip_folder("node-scale", count, TINY), count, wait_s)
     rates: dict[int, float] = {}
     with cluster() as (_, nodes, folder):

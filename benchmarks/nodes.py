@@ -60,7 +60,7 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
     if not netns.available():
         print("nodes: needs root and iproute2, for hosts in network namespaces", file=sys.stderr)
         return
-    count, wait_s = (32, 0.3) if quick else (160, 0.5)
+    count, wait_s = (32, 0.3) if quick else (120, 0.4)
     work = Work(clip_folder("nodes", count, TINY), count, wait_s)
     with cluster(redis=True) as (network, nodes, folder):
         first, second = nodes.add_worker(), nodes.add_worker()
