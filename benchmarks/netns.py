@@ -57,6 +57,8 @@ class Network:
         self._inside(namespace, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             self._inside(namespace, "link", "set", device, "up")
+        # Ray takes the address from which the internet would be reached for the host's own.
+        self._inside(namespace, "route", "add", "default", "dev", "eth0")
         return number
 
     @staticmethod
