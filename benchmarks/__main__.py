@@ -15,8 +15,6 @@ MODULES = {
     "memory": "benchmarks.memory",
     "training": "benchmarks.training",
     "serving": "benchmarks.serving",
-    "nodes": "benchmarks.nodes",
-    "node-scale": "benchmarks.node_scale",
 }
 
 
