@@ -17,8 +17,6 @@ MODULES = {
     "tuning": "benchmarks.tuning",
     "serving": "benchmarks.serving",
     "demo": "benchmarks.demo",
-    "nodes": "benchmarks.nodes",
-    "node-scale": "benchmarks.node_scale",
     "captions": "benchmarks.captions",
     "load": "benchmarks.load",
     "chaos": "benchmarks.chaos",
