@@ -14,10 +14,11 @@ from spark_ray.core.storage import is_remote
 CONFIGS = {
     "data build": "spark_ray.datasets.config:BuildConfig",
     "train apotheon": "spark_ray.training.config:TrainConfig",
+    "tune": "spark_ray.training.search.config:StudyConfig",
     "evaluate": "spark_ray.evaluation.config:EvaluateConfig",
 }
 
-_RESULTS = ("output", "output_dir")
+_RESULTS = ("output", "output_dir", "study_dir")
 
 
 class Workload(BaseModel):

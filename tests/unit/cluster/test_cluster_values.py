@@ -61,7 +61,10 @@ def test_the_examples_are_what_the_command_writes(
         ({"name": "Spark Ray"}, "name: String should match pattern"),
         ({"images": {"cpu": "x; rm -rf /"}}, "images.cpu: String should match pattern"),
         ({"env": {"A-B": "1"}}, "env: String should match pattern"),
-        ({"workload": {"job": "data bild"}}, "choose one of: data build, evaluate, train apotheon"),
+        (
+            {"workload": {"job": "data bild"}},
+            "data build, evaluate, train apotheon, tune",
+        ),
         (
             {"workload": {"job": "data build", "settings": {"input": ["s3://x"], "output": "y"}}},
             "output: 'y' would lie with the job's files",

@@ -64,6 +64,11 @@ def test_every_job_reads_back_what_it_is_sent(
             "curriculum": [{"name": "all", "epochs": 2, "modalities": ["text", "image"]}],
             "epochs": 2,
         },
+        "tune": {
+            "study_dir": "s3://studies/rates",
+            "space": {"learning_rate": {"type": "float", "min": 1e-5, "max": 1e-3, "log": True}},
+            "train": {"dataset": "s3://sets/street@v3"},
+        },
         "evaluate": {"model": "m/x", "dataset": "s3://d", "output_dir": "/mnt/evaluations"},
     }
     given: JobConfig = config_class(job).from_values(**settings[job])
@@ -125,7 +130,7 @@ def test_wrong_settings_are_refused_here(
 
 
 def test_an_unknown_job_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match="data build, evaluate, train apotheon"):
+    with pytest.raises(ConfigError, match="data build, evaluate, train apotheon, tune"):
         submit("data bild")
 
 
