@@ -1,19 +1,17 @@
 """The dataset job: plan, decode, caption, transcribe, commit, publish. Killed, it goes on later."""
 
 import json
-import logging
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from uuid import uuid4
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from spark_ray.core.errors import (
     ConfigError,
@@ -21,7 +19,6 @@ from spark_ray.core.errors import (
     ModelError,
     SparkRayError,
 )
-from spark_ray.core.interrupts import interrupts_held
 from spark_ray.core.logging import get_logger
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, now_iso
@@ -63,6 +60,7 @@ from spark_ray.datasets.publish import (
     publication_of,
     publish,
 )
+from spark_ray.datasets.session import ray_session
 from spark_ray.datasets.stages import (
     CommitStage,
     DecodeStage,
@@ -183,36 +181,6 @@ def announce(config: BuildConfig, version: Folder, *, resumed: bool) -> None:
     )
     for advice in sampling_advice(config):
         print(f"  careful      {advice}", file=sys.stderr)
-
-
-class _HasCluster(Protocol):
-    ray_address: str | None
-    dashboard: bool
-
-
-@contextmanager
-def ray_session(config: _HasCluster) -> Iterator[None]:
-    """A connection to Ray: the caller's, the cluster's, or a local one that ends with the job."""
-    ours = not ray.is_initialized()
-    if ours:
-        with interrupts_held():
-            client = ray.init(
-                address=config.ray_address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=None if config.dashboard else False,
-            )
-        if config.dashboard:
-            print(f"  dashboard    http://{client.dashboard_url}", file=sys.stderr)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    try:
-        yield
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def begin(

@@ -123,7 +123,15 @@ class BuildConfig(
         for location in (*self.input, self.output, *models):
             if location is not None:
                 refuse_secret(location)
-        settings = {"output": absolute(self.output)}
+        output = absolute(self.output)
+        for location in self.input:
+            folder = local_path(location).expanduser()
+            if not is_remote(location) and folder.is_dir() and _is_inside(output, folder):
+                raise ConfigError(
+                    f"output: {self.output} lies in the input folder {location}, whose next build "
+                    "would take its sounds and pictures for input; name a folder elsewhere"
+                )
+        settings = {"output": output}
         captions = self.captions_file
         if captions and not is_remote(captions) and not local_path(captions).is_file():
             raise ConfigError(f"captions_file: {captions!r} does not exist")
@@ -143,6 +151,12 @@ class BuildConfig(
 
     def fingerprint(self) -> str:
         return fingerprint(self.content_settings())
+
+
+def _is_inside(location: str, folder: Path) -> bool:
+    return not is_remote(location) and local_path(location).resolve().is_relative_to(
+        folder.resolve()
+    )
 
 
 OPERATIONAL = {

@@ -21,7 +21,6 @@ from spark_ray.datasets.build import (
     begin,
     finish,
     plan_inputs,
-    ray_session,
     run_units,
 )
 from spark_ray.datasets.config import BuildConfig
@@ -44,6 +43,7 @@ from spark_ray.datasets.ledger import Outcome, commit_part, read_parts, read_rec
 from spark_ray.datasets.model_stages import caption_stage, transcribe_stage
 from spark_ray.datasets.plan import SourceRecord, StoredPlan, mark_duplicates
 from spark_ray.datasets.publish import clear_scaffold, discard
+from spark_ray.datasets.session import ray_session
 
 _PARENT_UNIT = "parent"
 _CARRYING = f"{PARTS}/carrying"

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.assets import manifest_lines
-from spark_ray.datasets.build import ray_session
+from spark_ray.datasets.session import ray_session
 from spark_ray.demo.config import DemoConfig
 from spark_ray.serving.app import build
 from spark_ray.serving.database import Database

@@ -22,6 +22,7 @@ def main(arguments: Sequence[str]) -> int:
 
     started = time.monotonic()
     folder, console = Path(config.folder), Console()
+    Folder(config.folder).create()
     truths = draw_clips(folder, config.clips, config, config.seed)
     dataset = build_shapes(folder, config.clips)
     agreement = compare(folder, dataset, truths)

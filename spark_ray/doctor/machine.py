@@ -120,9 +120,14 @@ def check_token(file: Path) -> Finding:
         )
     if os.environ.get("RAY_AUTH_TOKEN"):
         return Finding("token", "ok", "Ray's token comes from RAY_AUTH_TOKEN")
-    if not file.exists():
-        return Finding("token", "ok", "Ray's token is made with the first local cluster")
-    if _others_can_read(file):
+    try:
+        if not file.exists():
+            return Finding("token", "ok", "Ray's token is made with the first local cluster")
+        open_to_others = _others_can_read(file)
+    except OSError as error:
+        reason = f"{file}: can't be looked at: {error.strerror}; whose home folder is it?"
+        return Finding("token", "wrong", reason)
+    if open_to_others:
         return Finding(
             "token",
             "wrong",

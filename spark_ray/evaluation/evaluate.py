@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 from spark_ray.core.errors import DatasetError, MissingDependency
 from spark_ray.core.provenance import code_version, fingerprint, git_commit, now_iso
 from spark_ray.core.storage import Folder
-from spark_ray.datasets.build import ray_session
 from spark_ray.datasets.layout import MANIFEST, is_published
 from spark_ray.datasets.reading import load_metadata
 from spark_ray.datasets.samples import SampleIndex, load_index
+from spark_ray.datasets.session import ray_session
 from spark_ray.evaluation.config import EvaluateConfig
 from spark_ray.evaluation.predict import predict
 from spark_ray.evaluation.results import (
@@ -78,11 +78,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     assert config.output_dir is not None
     output = Folder(config.output_dir)
     earlier = [load_results(location) for location in config.compare]
-    chosen = _choose_clips(config)
     # Before Ray starts: an actor would say the same half a minute later.
     check_reference(config.model, "model")
     if config.model.startswith(REGISTERED):
         find_registered(config.model, "model")
+    chosen = _choose_clips(config)
     _announce(config, chosen)
     with ray_session(config):
         answers = predict(config, chosen.clips)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import JSON, Engine, Index, String, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from spark_ray.core.errors import StorageError
@@ -100,11 +101,20 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
-        Table.metadata.create_all(self._engine)
+        with _storage_errors(self._engine):
+            Table.metadata.create_all(self._engine)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        """
+        Raises:
+            StorageError: the database can't be read or written.
+        """
+        with (
+            _storage_errors(self._engine),
+            Session(self._engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     def audit(
@@ -116,6 +126,16 @@ class Database:
                     time=time.time(), key=key, action=action, subject=subject, detail=detail or None
                 )
             )
+
+
+@contextmanager
+def _storage_errors(engine: Engine) -> Iterator[None]:
+    """What a database that is locked away, read-only or gone comes to, as one sentence."""
+    try:
+        yield
+    except OperationalError as error:
+        where = engine.url.render_as_string(hide_password=True)
+        raise StorageError(f"{where}: the database can't be used: {error.orig}") from error
 
 
 def _engine(url: str) -> Engine:

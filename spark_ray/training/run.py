@@ -26,8 +26,8 @@ from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError, unkn
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, git_commit
 from spark_ray.core.storage import Folder
-from spark_ray.datasets.build import ray_session
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
+from spark_ray.datasets.session import ray_session
 from spark_ray.monitoring.logs import job_ids
 from spark_ray.training.board import Board
 from spark_ray.training.cluster import RunContext, fit, share_resources

@@ -74,6 +74,7 @@ assert not heavy, f"{heavy} were imported"
         (["--input", "x", "--output", "y", "--min-clip-s", "90"], "no clip can pass both"),
         (["--input", "x", "--output", "y", "--config", "none.yaml"], "none.yaml: can't read it"),
         (["--input", "x", "--output", "y", "--captions-file", __file__], "must be a .jsonl"),
+        (["--input", ".", "--output", "sets/x"], "lies in the input folder"),
     ],
 )
 def test_wrong_usage_of_build_is_one_sentence_and_status_2(

@@ -18,8 +18,8 @@ from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
-from spark_ray.datasets.build import ray_session
 from spark_ray.datasets.samples import load_index
+from spark_ray.datasets.session import ray_session
 from spark_ray.training.cluster import ray_storage
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.plan import RunPlan

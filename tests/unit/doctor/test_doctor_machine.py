@@ -185,3 +185,10 @@ def test_pytorch_that_sees_fewer_gpus_than_the_driver() -> None:
     assert f"PyTorch {torch.__version__}" in found.text
     if here:
         assert gpus.check_torch(here).state == "ok"
+
+
+def test_a_token_in_a_place_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    found = machine.check_token(tmp_path / ("x" * 300) / "auth_token")
+    assert found.state == "wrong"
+    assert "can't be looked at" in found.text

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_ray.core.errors import ConfigError
+from spark_ray.core.errors import ConfigError, StorageError
 from spark_ray.serving import keys as keys_module
 from spark_ray.serving import throttle as throttle_module
 from spark_ray.serving.database import Database
@@ -151,3 +151,9 @@ def test_a_request_that_is_being_carried_out_is_not_begun_again(database: Databa
         return "job-1"
 
     assert once(database, "me", "k", "request", create) == "job-1"
+
+
+def test_a_database_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "folder.db").mkdir()
+    with pytest.raises(StorageError, match=r"folder\.db: the database can't be used"):
+        Database(f"sqlite:///{tmp_path}/folder.db")
