@@ -10,7 +10,8 @@ from studies import trial, write_study
 from spark_ray.core.errors import ConfigError, DatasetError
 from spark_ray.datasets.samples import SPLITS, split_of
 from spark_ray.training.search.config import StudyConfig
-from spark_ray.training.search.study import _check, tune_training
+from spark_ray.training.search.records import Study
+from spark_ray.training.search.study import StudyFailed, _check, _conclude, tune_training
 
 sys.path.append(str(Path(__file__).parents[2] / "datasets"))
 from fake_version import jpeg, make_clip, write_version
@@ -118,3 +119,15 @@ def test_a_finished_study_is_not_done_again(dataset: Path, tmp_path: Path):
     kept = begun.located().model_dump(mode="json", exclude={"study_dir"})
     write_study(tmp_path / "study", [trial(0)], **kept)
     assert [one.number for one in tune_training(begun).trials] == [0]
+
+
+def test_a_study_in_which_every_trial_failed_has_failed(tmp_path: Path):
+    dead = trial(0, state="failed").model_copy(update={"reason": "out of memory"})
+    study = write_study(tmp_path / "study", [dead, trial(1, state="running")])
+    unused: Any = None
+    with pytest.raises(StudyFailed, match="all 2 trials failed; the first: out of memory"):
+        _conclude(study, unused)
+    again = Study.load(str(tmp_path / "study"))
+    assert again.record.state == "failed"
+    assert [one.state for one in again.trials] == ["failed", "failed"]
+    assert again.trials[1].reason == "it was lost when the study was killed"
