@@ -33,6 +33,7 @@ def served(
         "local", num_cpus=4, log_to_driver=False, logging_level=logging.ERROR,
         include_dashboard=False,
     )  # fmt: skip
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # Serve would log every request of ours
     try:
         quiet = {"enable_access_log": False, "log_level": "ERROR"}
         serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)

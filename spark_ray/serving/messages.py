@@ -7,6 +7,9 @@ from pydantic import Field, JsonValue
 from spark_ray.core.schema import Clip, Record, Segment
 from spark_ray.media.sniff import MediaKind
 
+MOST_MEDIA = 16
+"""Pictures and videos in one conversation."""
+
 
 class MediaFile(Record):
     """A stored file to decode: where it is, what it seemed to be, and the hash of its bytes.

@@ -28,6 +28,7 @@ from spark_ray.models.vllm import (
 from spark_ray.models.weights import SAFETENSORS, resolve_weights
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import (
+    MOST_MEDIA,
     Decoded,
     ModelFacts,
     Sampling,
@@ -39,9 +40,6 @@ from spark_ray.serving.messages import (
 from spark_ray.serving.settings import ModelSettings
 
 log = get_logger(__name__)
-
-MOST_MEDIA = 16
-"""Pictures and videos in one conversation."""
 
 
 def vllm_application(name: str, model: ModelSettings, options: dict[str, Any]) -> Application:

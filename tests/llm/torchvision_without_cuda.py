@@ -23,8 +23,8 @@ class _DefinesOperators(MetaPathFinder):
                 self.library.define(
                     f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
                 )
-            globals()["_kept"] = self.library  # its end would take the definitions back
         return None
 
 
-sys.meta_path.insert(0, _DefinesOperators())
+_finder = _DefinesOperators()  # kept, since its end would take the definitions back
+sys.meta_path.insert(0, _finder)

@@ -24,7 +24,7 @@ from spark_ray.serving.catalog import Target
 from spark_ray.serving.database import Asset
 from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.keys import Caller
-from spark_ray.serving.messages import Sampling, Turn, Written
+from spark_ray.serving.messages import MOST_MEDIA, Sampling, Turn, Written
 from spark_ray.serving.routes.inference import observe_phases, say, token_limit
 from spark_ray.serving.schemas import ModelName, Text
 from spark_ray.serving.schemas import Request as Body
@@ -35,7 +35,6 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 
 _DATA_URL = "data:"
 _MOST_MESSAGES = 64
-_MOST_MEDIA = 16
 _MOST_DATA_CHARS = 24 << 20
 
 
@@ -143,9 +142,9 @@ async def _conversation(
 ) -> tuple[list[Turn], Sampling]:
     """All that was said and shown, for a model that follows it."""
     parts = [part for message in wanted.messages for part in _parts(message)]
-    if sum(part.type != "text" for part in parts) > _MOST_MEDIA:
+    if sum(part.type != "text" for part in parts) > MOST_MEDIA:
         raise ApiError(
-            422, "invalid_request", f"messages: at most {_MOST_MEDIA} media", param="messages"
+            422, "invalid_request", f"messages: at most {MOST_MEDIA} media", param="messages"
         )
 
     async def shown(part: Part) -> str | Clip:
