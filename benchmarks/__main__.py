@@ -19,7 +19,6 @@ MODULES = {
     "demo": "benchmarks.demo",
     "captions": "benchmarks.captions",
     "load": "benchmarks.load",
-    "chaos": "benchmarks.chaos",
     "vllm": "benchmarks.vllm",
 }
 
