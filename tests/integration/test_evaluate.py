@@ -210,13 +210,13 @@ def test_wrong_input_is_one_sentence(
         assert run(COMMAND, [*flags, f"--output-dir={tmp_path / 'out'}"]) == 2
         return capsys.readouterr().err.splitlines()[-1]
 
-    assert error(model="m", dataset=tmp_path / "none").startswith(
+    assert error(model="our/m", dataset=tmp_path / "none").startswith(
         f"error: {tmp_path / 'none'}: no such published dataset"
     )
-    assert error(model="m", dataset=dataset, compare=tmp_path).startswith(
+    assert error(model="our/m", dataset=dataset, compare=tmp_path).startswith(
         f"error: compare: {tmp_path}/results.json: can't read it: it does not exist; give the"
     )
-    # Asked of an actor, whose error comes as it would from here.
+    # Before Ray starts, not from an actor half a minute later.
     assert error(model=tmp_path, dataset=dataset, split="all") == (
         f"error: model: {tmp_path} holds no config.json, so it is no model"
     )
