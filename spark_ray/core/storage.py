@@ -21,6 +21,7 @@ from fsspec.core import split_protocol
 from spark_ray.core.errors import ConfigError, StorageError, StorageUnavailable
 
 _FILE_URL = "file://"
+_REMOVALS = 5
 _BAD_CREDENTIALS = frozenset(
     ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
 )
@@ -296,8 +297,15 @@ class Folder:
         """Remove a file or folder; nothing happens if there is none."""
         fs, path = filesystem(self / name)
         with storage_errors(self / name, "remove"):
-            if fs.exists(path):
-                fs.rm(path, recursive=True)
+            for attempt in range(_REMOVALS):
+                if not fs.exists(path):
+                    return
+                try:
+                    fs.rm(path, recursive=True)
+                except FileNotFoundError:
+                    # Somebody else renamed or removed what is in it; the rest is still there.
+                    if attempt == _REMOVALS - 1:
+                        raise
 
     def delete(self) -> None:
         """Remove the folder itself with all that is in it."""

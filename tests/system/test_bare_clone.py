@@ -13,9 +13,9 @@ import builds
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# The whole loop on a tenth of the clips, and too few steps to learn anything: what the whole demo
+# The whole loop on a fifth of the clips, and too few steps to learn anything: what the whole demo
 # learns is measured by `python -m benchmarks demo`.
-DEMO_CLIPS = 120
+DEMO_CLIPS = 240
 NEW_CLIPS = 8
 STEPS = 40
 

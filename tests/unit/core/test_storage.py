@@ -195,3 +195,25 @@ def test_what_is_in_the_way_of_a_folder_is_said(tmp_path: Path) -> None:
         Folder(str(tmp_path / "file" / "v1")).create()
     Folder(str(tmp_path / "a" / "b")).create()
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_folder_in_which_somebody_else_removes_files_goes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker renames its file into place while the folder is being removed."""
+    import shutil
+
+    folder = Folder(str(tmp_path))
+    folder.write("parts/a", b"")
+    rmtree, calls = shutil.rmtree, []
+
+    def interrupted(path: str) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileNotFoundError(path)
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    folder.remove("parts")
+    assert len(calls) == 2
+    assert not folder.exists("parts")

@@ -4,6 +4,7 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.datasets.session import ray_session
@@ -16,6 +17,7 @@ def test_an_address_where_nobody_answers_is_an_error(
     with socket.socket() as held:  # bound, but not listening
         held.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{held.getsockname()[1]}"
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)  # by tests before this one
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         if by == "environment":
             monkeypatch.setenv("RAY_ADDRESS", address)

@@ -94,6 +94,13 @@ def test_a_disk_on_which_ray_stores_nothing(nearly_full: Path) -> None:
     assert "less than 5 %" in found.text
 
 
+@pytest.fixture
+def no_token_in_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_token_in_environment")
 def test_a_token_that_everybody_can_read(open_folder: Path) -> None:
     token = open_folder / "auth_token"
     assert machine.check_token(token).state == "ok"
@@ -187,6 +194,7 @@ def test_pytorch_that_sees_fewer_gpus_than_the_driver() -> None:
         assert gpus.check_torch(here).state == "ok"
 
 
+@pytest.mark.usefixtures("no_token_in_environment")
 def test_a_token_in_a_place_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     found = machine.check_token(tmp_path / ("x" * 300) / "auth_token")
