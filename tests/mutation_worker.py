@@ -8,6 +8,7 @@ names the mutant. Each line is JSON: `{"begin": i}` before and `{"end": i, ...}`
 
 import json
 import random
+import resource
 import sys
 import time
 from itertools import islice
