@@ -22,6 +22,3 @@ class DemoConfig(JobConfig):
     seed: int = Field(0, ge=0, description="another seed draws other clips")
     workers: int = Field(2, ge=1, description="processes that draw, and that train")
     train: bool = Field(True, description="also train, evaluate and caption, not only the dataset")
-    max_steps: int | None = Field(
-        None, ge=1, description="end training after so many steps: quick, and nothing is learned"
-    )

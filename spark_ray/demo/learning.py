@@ -52,7 +52,6 @@ def train_tiny(config: DemoConfig, dataset: Folder) -> TrainResult:
             frozen=["vision_stem"],
             curriculum=curriculum,
             epochs=sum(stage.epochs for stage in curriculum),
-            max_steps=config.max_steps,
             num_workers=[config.workers],
             batch_size=32 // config.workers,
             gradient_accumulation=1,

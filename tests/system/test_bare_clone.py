@@ -3,7 +3,6 @@
 SPARK_RAY_SKIP_CLONE=1 leaves it out.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -13,11 +12,9 @@ import builds
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# The whole loop on a fifth of the clips, and too few steps to learn anything: what the whole demo
-# learns is measured by `python -m benchmarks demo`.
+# Fewer clips, and no training: what the whole demo learns, and whether its server agrees with the
+# dataset job, is measured by `python -m benchmarks demo`.
 DEMO_CLIPS = 240
-NEW_CLIPS = 8
-STEPS = 40
 
 
 def in_clone(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -36,21 +33,14 @@ def test_a_bare_clone_runs_the_demo_and_its_tests(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     python = f"PYTHON={Path(sys.base_prefix) / 'bin' / 'python3'}"
 
-    fewer = f"--clips {DEMO_CLIPS} --new-clips {NEW_CLIPS} --max-steps {STEPS}"
+    fewer = f"--clips {DEMO_CLIPS} --no-train"
     demo = in_clone(clone, "make", "demo", python, f"DEMO_ARGS={fewer}")
 
     assert demo.returncode == 0, demo.stdout[-4000:] + demo.stderr[-4000:]
     assert f"{DEMO_CLIPS} of {DEMO_CLIPS}" in demo.stdout
-    assert "6 of 6 answers are those of the dataset job" in demo.stdout
     version = clone / "demo" / "datasets" / "shapes" / "v1"
     assert len(builds.manifest(version)) == DEMO_CLIPS
     assert (version / "report.html").stat().st_size > 10_000
-
-    run = json.loads((clone / "demo" / "runs" / "tiny" / "run.json").read_text())
-    assert run["finished"]["steps"] == STEPS
-    found = json.loads((clone / "demo" / "evaluation" / "results.json").read_text())
-    assert found["clips"]["evaluated"] == found["clips"]["asked"] > 0
-    assert len(builds.manifest(clone / "demo" / "datasets" / "new" / "v1")) == NEW_CLIPS
 
     # A few tests only, and none of this folder: it would clone itself for ever.
     tests = in_clone(clone, "make", "test", python, "PYTEST_ARGS=tests/unit/core -q")
