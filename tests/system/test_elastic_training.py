@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import builds
+import pytest
 from clusters import StartNode, second_node
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "datasets"))
@@ -37,6 +38,7 @@ def settings(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.timeout(900)  # each start of the workers imports torch and DeepSpeed anew
 def test_a_run_goes_on_with_the_workers_that_are_left(
     head: dict[str, Any], start_node: StartNode, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -61,11 +63,11 @@ def test_a_run_goes_on_with_the_workers_that_are_left(
         text=True,
     )
     builds.wait_until(
-        lambda: any(run.glob("step-*/state.json")), "a checkpoint", driver=driver, seconds=120
+        lambda: any(run.glob("step-*/state.json")), "a checkpoint", driver=driver, seconds=400
     )
     assert node.works_on("RayTrainWorker"), "the second node was to train as well"
     node.kill()
-    printed, _ = driver.communicate(timeout=240)
+    printed, _ = driver.communicate(timeout=400)
 
     assert driver.returncode == 0, printed
     record = json.loads((run / "model" / "training.json").read_text())
