@@ -160,7 +160,7 @@ def wait_until(
     what: str,
     *,
     driver: subprocess.Popen[str] | None = None,
-    seconds: float = 90,
+    seconds: float = 180,
 ) -> Any:
     """The first true value of `condition`, asked every few milliseconds while the driver lives."""
     end = time.monotonic() + seconds

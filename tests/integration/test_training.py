@@ -141,7 +141,7 @@ def test_killed_workers_and_a_killed_driver_change_nothing(
 
 
 def wait_for_checkpoint(driver: subprocess.Popen[bytes], output: Path, step: int) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     wanted = f"step-{step:08d}"
     while not any(
         path.name >= wanted for path in output.glob("step-*") if (path / "rng-1.pt").exists()

@@ -186,7 +186,7 @@ def test_a_job_goes_on_when_its_driver_is_lost(
 ) -> None:
     asset = upload(client, folder / "videos" / "clip_004.mp4")["id"]
     job = client.post("/v1/jobs", json={"name": "lost", "assets": [asset]}).json()["id"]
-    builds.wait_until(lambda: driver_of(head, job), "a driver", seconds=60)
+    builds.wait_until(lambda: driver_of(head, job), "a driver", seconds=180)
     for process in driver_of(head, job):
         with contextlib.suppress(Exception):
             process.kill()
