@@ -39,8 +39,8 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.skip(
-    reason="where the second node's CPUs are not seen at the start, the run is over with one worker "
-    "before a node is lost: it must wait for both first"
+    reason="where the second node's CPUs are not seen at the start, the run is over with one "
+    "worker before a node is lost: it must wait for both first"
 )
 @pytest.mark.timeout(900)  # each start of the workers imports torch and DeepSpeed anew
 def test_a_run_goes_on_with_the_workers_that_are_left(
