@@ -10,6 +10,7 @@ like JSON: a file called `a,b.mp4` could not be given. Here argparse hands strin
 import argparse
 import difflib
 import inspect
+import logging
 import os
 import re
 import sys
@@ -24,6 +25,8 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 
 from spark_ray.core.errors import ConfigError, StorageError
 from spark_ray.core.storage import read_bytes
+
+log = logging.getLogger(__name__)
 
 ENV_PREFIX = "SPARK_RAY_"
 
@@ -167,7 +170,17 @@ def _read_environment(cls: type[JobConfig]) -> dict[str, Any]:
         if text is not None:
             is_list = get_origin(_plain_type(field.annotation)) is list
             values[name] = _LIST_SEPARATOR.split(text) if is_list else text
+    _warn_of_misspelt_names(cls)
     return values
+
+
+def _warn_of_misspelt_names(cls: type[JobConfig]) -> None:
+    """Other jobs have other settings, so a name that is no setting of this one is no mistake yet."""
+    known = [ENV_PREFIX + name.upper() for name in cls.model_fields]
+    for name in sorted(os.environ.keys() - {*known, ENV_PREFIX + "LOG_LEVEL"}):
+        close = difflib.get_close_matches(name, known, 1, cutoff=0.9)
+        if name.startswith(ENV_PREFIX) and close:
+            log.warning("%s in the environment is no setting; did you mean %s?", name, close[0])
 
 
 def _read_yaml(file: str, cls: type[JobConfig]) -> dict[str, Any]:

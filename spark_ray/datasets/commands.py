@@ -43,7 +43,7 @@ def replay(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     result = replay_rejects(dataset, **options)
     if result is None:
-        print(f"nothing changed: every reject of {dataset} failed again, or it has none")
+        print(f"nothing changed: no reject of {dataset} became a clip")
         return 0
     return _say_result(result, time.monotonic() - started)
 
@@ -107,7 +107,10 @@ def _say_result(result: "BuildResult", elapsed_s: float) -> int:
     if result.publication is None:
         reason = "no file among the inputs holds a video, or all were filtered out"
         if result.rejects:
-            reason = f"every video was rejected; the reasons are in {where}/{REJECTS}"
+            reason = (
+                f"every video was rejected; {where}/{REJECTS} says why, and the same command tries "
+                "them again"
+            )
         print(f"nothing published: {reason} ({_rejects(result.rejects)})", file=sys.stderr)
         return 1
     done = result.publication

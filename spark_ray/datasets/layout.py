@@ -92,14 +92,33 @@ def resolve_published(reference: str) -> Folder:
         return folder.sub(version)
     if not version and published:
         return folder.sub(published[-1])
-    if version and is_unfinished(folder.sub(version)):
-        raise DatasetError(
-            f"{reference}: this version is not finished; run its build command again to resume it"
-        )
-    known = (
-        f"published versions: {', '.join(published)}" if published else "none is published there"
-    )
-    raise DatasetError(f"{reference}: no such published dataset; {known}")
+    raise DatasetError(f"{reference}: {_why_none(folder, version, published)}")
+
+
+def _why_none(dataset: Folder, version: str, published: list[str]) -> str:
+    """What stands where a published version was looked for."""
+    children = dataset.children()
+    at_hand = [] if published else [dataset, *map(dataset.sub, children)]
+    for at in [dataset.sub(version)] if version else at_hand:
+        name = at.location.rpartition("/")[2]
+        if is_unfinished(at):
+            return f"{name} is not finished; run its build command again to resume it"
+        if at.exists(REJECTS):
+            return (
+                f"{name} was not published, as every file was rejected: {at / REJECTS} says why; "
+                "its build command, run again, tries them all"
+            )
+    if published:
+        return f"no such published version; there are {', '.join(published)}"
+    datasets = [name for name in children if _holds_published(dataset.sub(name))]
+    if datasets:
+        return f"no such published dataset, but a folder of some; name one: {', '.join(datasets)}"
+    nothing = "this folder holds none" if children else "there is nothing at this path"
+    return f"no such published dataset; {nothing}"
+
+
+def _holds_published(dataset: Folder) -> bool:
+    return any(is_published(dataset.sub(name)) for name in dataset.children())
 
 
 def _versions(dataset: Folder) -> list[str]:

@@ -99,9 +99,9 @@ class SparseDecoder(FullDecoder):
 
     Packets are held back until the next target's time comes into reach. If a keyframe arrives
     first, at or before the target, nothing between was needed and it is dropped undecoded. On the
-    way to a target, frames that no other frame refers to are skipped as well. What is left is
-    decoded from the keyframe on, so long groups of pictures save less than short ones, and codecs
-    that hide their frame types (AV1, VP9) only save whole groups.
+    way to a target, frames that no other frame refers to are skipped as well, and behind the last
+    target everything. What is left is decoded from the keyframe on, so long groups of pictures save
+    less than short ones, and codecs that hide their frame types (AV1, VP9) only save whole groups.
     """
 
     def __init__(self, source: MediaSource, grid: SamplingGrid) -> None:
@@ -132,7 +132,15 @@ class SparseDecoder(FullDecoder):
         return frames
 
     def finish(self) -> list[av.VideoFrame]:
+        if not self._may_hold_target():
+            self._held = []
         return self._feed_held() + self._decode(None)
+
+    def _may_hold_target(self) -> bool:
+        if self._last_before_span(self._held) is not None:
+            return True
+        next_s = self._grid.next_s - _EPSILON_S
+        return any(p.pts is None or self._source.seconds(p.pts) >= next_s for p in self._held)
 
     def _restart(self, before_s: float) -> list[av.VideoFrame]:
         """Take what the decoder still holds and begin anew at a keyframe."""

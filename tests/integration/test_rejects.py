@@ -110,7 +110,7 @@ def test_a_folder_where_every_file_is_bad(
 
     assert status == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("nothing published: every video was rejected; the reasons are in")
+    assert said.startswith(f"nothing published: every video was rejected; {tmp_path / 'set' / 'v1' / 'rejects.jsonl'} says why")
     assert "(9 rejects)" in said
     version = tmp_path / "set" / "v1"
     assert {Path(line["source_path"]).name for line in builds.rejects(version)} == set(REJECTED)

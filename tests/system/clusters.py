@@ -5,10 +5,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
-from builds import wait_until
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
@@ -46,15 +44,6 @@ class Node:
                 continue
         self.process.kill()
         self.process.wait()
-
-
-def second_node(start_node: StartNode, head: dict[str, Any]) -> Node:
-    """A worker node of two CPUs that has joined the cluster."""
-    node = start_node(f"--address={head['address']}", "--num-cpus=2")
-    wait_until(
-        lambda: b"Ray runtime started" in node.log.read_bytes(), "a second node", seconds=START_S
-    )
-    return node
 
 
 def free_port() -> int:

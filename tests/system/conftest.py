@@ -95,3 +95,19 @@ def head(start_node: StartNode, environment: dict[str, str]) -> dict[str, Any]:
         seconds=START_S,
     )
     return {"address": f"127.0.0.1:{port}", "jobs": jobs, "node": node}
+
+
+@pytest.fixture
+def second_node(
+    start_node: StartNode, head: dict[str, Any], environment: dict[str, str]
+) -> Iterator[Node]:
+    """A worker node of two CPUs, which the head counts among its own; gone after the test."""
+    node = start_node(f"--address={head['address']}", "--num-cpus=2")
+    builds.wait_until(
+        lambda: "/4.0 CPU" in run_ray(environment, "status", "--address", head["address"]).stdout,
+        f"a second node; see {node.log}",
+        seconds=START_S,
+    )
+    yield node
+    if node.process.poll() is None:
+        node.kill()

@@ -7,7 +7,7 @@ from typing import Any
 
 import builds
 import pytest
-from clusters import StartNode, run_ray, second_node
+from clusters import Node, run_ray
 
 
 def submit(
@@ -94,18 +94,17 @@ def finish(driver: subprocess.Popen[str]) -> tuple[str, str, int]:
 
 def test_a_whole_node_dies(
     head: dict[str, Any],
-    start_node: StartNode,
+    second_node: Node,
     environment: dict[str, str],
     videos: Path,
     undisturbed: Path,
     tmp_path: Path,
 ) -> None:
     """kill -9 of every process of a worker node, while it decodes: the same dataset comes out."""
-    node = second_node(start_node, head)
     version = tmp_path / "set" / "v1"
     driver = start_build(head, environment, videos, tmp_path / "set")
-    builds.wait_until(lambda: node.works_on("MapBatches"), "the node to decode", driver=driver)
-    node.kill()
+    builds.wait_until(lambda: second_node.works_on("MapBatches"), "the node to decode", driver=driver)
+    second_node.kill()
     killed_in_time = not (version / "metadata.json").exists()
     _, printed, status = finish(driver)
 
@@ -116,14 +115,13 @@ def test_a_whole_node_dies(
 
 def test_the_driver_dies_on_two_nodes_and_then_one_of_them(
     head: dict[str, Any],
-    start_node: StartNode,
+    second_node: Node,
     environment: dict[str, str],
     videos: Path,
     undisturbed: Path,
     tmp_path: Path,
 ) -> None:
     """The driver after the first clips are committed; then, as the rest is, the node."""
-    node = second_node(start_node, head)
     version = tmp_path / "set" / "v1"
     driver = start_build(head, environment, videos, tmp_path / "set")
     builds.wait_until(lambda: any(version.glob("parts/*")), "a first part", driver=driver)
@@ -136,7 +134,7 @@ def test_the_driver_dies_on_two_nodes_and_then_one_of_them(
     builds.wait_until(
         lambda: set(version.glob("parts/*")) > committed, "another part", driver=driver
     )
-    node.kill()
+    second_node.kill()
     killed_in_time = not (version / "metadata.json").exists()
     _, printed, status = finish(driver)
 

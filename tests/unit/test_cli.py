@@ -97,4 +97,4 @@ def test_inspect_of_nothing_says_what_is_published_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "inspect", str(tmp_path / "street")]) == 2
-    assert "none is published there" in capsys.readouterr().err
+    assert "there is nothing at this path" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Where settings come from, and what a user is told about a wrong one."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_a_list_in_the_environment_keeps_addresses_whole(monkeypatch: pytest.Mon
     monkeypatch.setenv("SPARK_RAY_INPUT", "s3://bucket/a.mp4")
     monkeypatch.setenv("SPARK_RAY_OUTPUT", "out")
     assert BuildConfig.from_command_line([], "build").input == ["s3://bucket/a.mp4"]
+
+
+def test_a_misspelt_name_in_the_environment_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("spark_ray"), "propagate", True)
+    for name in ("SPARK_RAY_CAPTION_BACKENT", "SPARK_RAY_LOG_LEVEL", "SPARK_RAY_LEARNING_RATE"):
+        monkeypatch.setenv(name, "none")
+    assert parse().caption_backend == BuildConfig.model_fields["caption_backend"].default
+    assert [record.getMessage() for record in caplog.records] == [
+        "SPARK_RAY_CAPTION_BACKENT in the environment is no setting; "
+        "did you mean SPARK_RAY_CAPTION_BACKEND?"
+    ]
 
 
 @pytest.mark.parametrize(

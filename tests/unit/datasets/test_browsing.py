@@ -40,7 +40,7 @@ def test_versions_come_from_the_newest_to_the_oldest(tmp_path: Path) -> None:
     assert names(published_versions(f"{place}@v2")) == ["v2"]
     assert names(published_versions(f"{place}/v2")) == ["v2"]
     assert published_versions(str(tmp_path / "nothing")) == []
-    with pytest.raises(DatasetError, match="no such published dataset"):
+    with pytest.raises(DatasetError, match="no such published version"):
         published_versions(f"{place}@v11")
 
 

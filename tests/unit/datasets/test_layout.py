@@ -112,12 +112,29 @@ def test_an_at_sign_in_a_folder_is_no_version(tmp_path: Path) -> None:
 
 def test_a_version_that_is_not_there_is_answered_with_those_that_are(dataset: Folder) -> None:
     make(dataset, published=("v1", "v10", "v9"), unfinished=("v11",))
-    with pytest.raises(DatasetError, match="published versions: v1, v9, v10"):
+    with pytest.raises(DatasetError, match="there are v1, v9, v10"):
         resolve_published(f"{dataset.location}@v7")
     with pytest.raises(DatasetError, match="not finished; run its build command again"):
         resolve_published(f"{dataset.location}@v11")
-    with pytest.raises(DatasetError, match="none is published there"):
-        resolve_published(f"{dataset.location}-else")
+
+
+def test_what_is_no_published_dataset_is_said_to_be_what_it_is(tmp_path: Path) -> None:
+    def said_of(name: str) -> str:
+        with pytest.raises(DatasetError) as error:
+            resolve_published(str(tmp_path / name))
+        return str(error.value)
+
+    make(Folder(str(tmp_path / "sets" / "street")), published=("v1",))
+    make(Folder(str(tmp_path / "sets" / "begun")), unfinished=("v1",))
+    Folder(str(tmp_path / "bad" / "v1")).write("rejects.jsonl", b"{}\n")
+    (tmp_path / "other" / "things").mkdir(parents=True)
+    assert said_of("none").endswith("no such published dataset; there is nothing at this path")
+    assert said_of("other").endswith("no such published dataset; this folder holds none")
+    assert said_of("sets").endswith("a folder of some; name one: street")
+    for name in ("sets/begun", "sets/begun/v1", "sets/begun@v1"):
+        assert said_of(name).endswith("v1 is not finished; run its build command again to resume it")
+    for name in ("bad", "bad/v1", "bad@v1"):
+        assert "v1 was not published, as every file was rejected" in said_of(name)
 
 
 def test_assets_are_named_after_their_clip() -> None:
