@@ -87,20 +87,27 @@ def group_units(
 ) -> Iterator[list[PlannedUnit]]:
     """Units in blocks, one a task.
 
-    There are enough blocks for every worker, and none is longer than two minutes: Ray Data pays
-    about 10 ms for a block, and a killed worker does its block again.
+    Ray Data pays about 10 ms for a block, a killed worker does its block again, and at the end
+    workers wait for the last one. So blocks are of two minutes at most, and shrink with the work
+    that is left, as in guided self-scheduling (Polychronopoulos and Kuck, 1987).
     """
-    most_units = max(1, min(_MOST_UNITS_IN_BLOCK, count // (workers * 8)))
     block: list[PlannedUnit] = []
     block_s = 0.0
+    most_units = _most_units(workers, count)
     for unit in units:
         block.append(unit)
         block_s += unit.length_s
         if len(block) >= most_units or block_s >= _MOST_SECONDS_IN_BLOCK:
             yield block
+            count -= len(block)
+            most_units = _most_units(workers, count)
             block, block_s = [], 0.0
     if block:
         yield block
+
+
+def _most_units(workers: int, left: int) -> int:
+    return max(1, min(_MOST_UNITS_IN_BLOCK, left // (workers * 8)))
 
 
 def place_tables(groups: Iterable[list[PlannedUnit]]) -> list[pa.Table]:

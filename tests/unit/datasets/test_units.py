@@ -88,6 +88,15 @@ def test_blocks_hold_every_unit_once_and_at_most_two_minutes_or_so(tmp_path: Pat
     assert len(list(group_units(units, 16, len(units)))) == len(units)
 
 
+def test_blocks_shrink_towards_the_end_so_that_no_worker_is_waited_for_long(tmp_path: Path) -> None:
+    version = stored(tmp_path, [record(str(i), duration=1.0) for i in range(600)])
+    units = list(planned_units(version, config()))
+    sizes = [len(block) for block in group_units(units, 2, len(units))]
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-16:], sum(sizes)) == (32, [1] * 16, 600)
+    assert len(sizes) < 80
+
+
 def test_a_worker_reads_exactly_the_units_whose_places_it_is_given(tmp_path: Path) -> None:
     records = [
         record("ü\n.mp4", duration=150.0, sidecars=["x.txt"], label="l"),
@@ -101,7 +110,7 @@ def test_a_worker_reads_exactly_the_units_whose_places_it_is_given(tmp_path: Pat
     assert [unit.unit_id for unit in planned] == [unit.unit_id for unit in every]
 
     tables = place_tables(group_units(planned, 1, 2 * 8))
-    assert [len(table) for table in tables] == [2, 2, 2]
+    assert [len(table) for table in tables] == [2, 1, 1, 1, 1]
     read = UnitReader(version, config())
     assert [unit for table in tables for unit in read(table)] == every
 
