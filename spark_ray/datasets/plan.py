@@ -38,7 +38,7 @@ from spark_ray.datasets.layout import SOURCES
 from spark_ray.media.deadline import iterate_with_deadline
 from spark_ray.media.source import VIDEO_EXTENSIONS, open_source
 
-_FILES_PER_TASK = 32
+_FILES_PER_TASK = 16
 
 SPAN_TOLERANCE_S = 0.5
 """A video that is longer than `clip_max_s` by no more is not cut for it."""

@@ -20,6 +20,8 @@ from spark_ray.datasets.plan import SPAN_TOLERANCE_S, SourceRecord, StoredPlan
 
 _MOST_UNITS_IN_BLOCK = 32
 _MOST_SECONDS_IN_BLOCK = 120.0
+_BLOCKS_AHEAD = 4
+"""Blocks for each worker among which what is left would be divided: more wait less at the end."""
 
 
 class PlannedUnit(NamedTuple):
@@ -87,9 +89,10 @@ def group_units(
 ) -> Iterator[list[PlannedUnit]]:
     """Units in blocks, one a task.
 
-    Ray Data pays about 10 ms for a block, a killed worker does its block again, and at the end
-    workers wait for the last one. So blocks are of two minutes at most, and shrink with the work
-    that is left, as in guided self-scheduling (Polychronopoulos and Kuck, 1987).
+    Between two blocks a worker waits some 60 ms for Ray Data, a killed worker does its block again,
+    and at the end the others wait for the last one. So blocks are of two minutes at most, and
+    shrink with the work that is left, as in guided self-scheduling (Polychronopoulos and Kuck,
+    1987).
     """
     block: list[PlannedUnit] = []
     block_s = 0.0
@@ -107,7 +110,7 @@ def group_units(
 
 
 def _most_units(workers: int, left: int) -> int:
-    return max(1, min(_MOST_UNITS_IN_BLOCK, left // (workers * 8)))
+    return max(1, min(_MOST_UNITS_IN_BLOCK, left // (workers * _BLOCKS_AHEAD)))
 
 
 def place_tables(groups: Iterable[list[PlannedUnit]]) -> list[pa.Table]:
