@@ -110,7 +110,7 @@ def test_a_worker_reads_exactly_the_units_whose_places_it_is_given(tmp_path: Pat
     assert [unit.unit_id for unit in planned] == [unit.unit_id for unit in every]
 
     tables = place_tables(group_units(planned, 1, 3 * 4))
-    assert [len(table) for table in tables] == [3, 3]
+    assert [len(table) for table in tables] == [3, 2, 1]
     read = UnitReader(version, config())
     assert [unit for table in tables for unit in read(table)] == every
 
