@@ -30,7 +30,11 @@ def render(arguments: Sequence[str]) -> int:
     files = write(values)
     for file in files:
         print(f"  {file}")
-    print(f"rendered {len(files)} files for {values.provider}; their heads say what to type next")
+    left_out = [name for name in ("workload", "serve_config") if getattr(values, name) is not None]
+    if left_out and values.provider != "kuberay":
+        print(f"  left out     {' and '.join(left_out)}: only kuberay has files for that")
+    count = "1 file" if len(files) == 1 else f"{len(files)} files"
+    print(f"rendered {count} for {values.provider}; the head of each says what to type next")
     return 0
 
 

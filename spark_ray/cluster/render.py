@@ -13,6 +13,7 @@ from spark_ray.core.errors import ConfigError, MissingDependency, StorageError
 from spark_ray.core.storage import Folder, read_bytes
 
 _MAX_FILE_BYTES = 1 << 20
+_RENDERED = "Rendered by `spark-ray cluster render`; change the values and render again."
 
 
 def render(values: ClusterValues) -> dict[str, str]:
@@ -46,12 +47,18 @@ def write(values: ClusterValues) -> list[str]:
     """Render into the folder `values.output`; the locations of the files.
 
     Raises:
-        ConfigError: as `render`.
+        ConfigError: as `render`, or a file is in the way that was not rendered.
         StorageError: the folder can't be written.
     """
     files = render(values)
     folder = Folder(values.output)
     folder.create()
+    for name in files:
+        if folder.exists(name) and not folder.read(name).startswith(f"# {_RENDERED}".encode()):
+            raise ConfigError(
+                f"output: {folder / name} was not rendered from values, and is left as it is; move "
+                "it, or give another folder"
+            )
     for name, text in files.items():
         folder.write(name, text.encode())
     return [folder / name for name in files]
@@ -74,7 +81,7 @@ _Dumper.add_representer(str, _block)
 
 def _file(lines: list[str], *documents: dict[str, Any]) -> str:
     heading = [
-        "Rendered by `spark-ray cluster render`; change the values and render again.",
+        _RENDERED,
         *lines,
     ]
     text = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -175,7 +175,7 @@ def _read_environment(cls: type[JobConfig]) -> dict[str, Any]:
 
 
 def _warn_of_misspelt_names(cls: type[JobConfig]) -> None:
-    """Other jobs have other settings, so a name that is no setting of this one is no mistake yet."""
+    """Other jobs have other settings, so a name that is none of this one's may be right."""
     known = [ENV_PREFIX + name.upper() for name in cls.model_fields]
     for name in sorted(os.environ.keys() - {*known, ENV_PREFIX + "LOG_LEVEL"}):
         close = difflib.get_close_matches(name, known, 1, cutoff=0.9)

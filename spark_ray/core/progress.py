@@ -1,7 +1,10 @@
 """Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -94,3 +97,39 @@ class ProgressReport:
         if self._total and self._first < self._done < self._total:
             parts.append(f"{(self._total - self._done) / self._per_second():.0f} s left")
         print(", ".join([*parts, *filter(None, [self._note])]), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_elsewhere(
+    title: str,
+    total: int | None,
+    unit: str,
+    look: Callable[[], tuple[int, str] | None],
+    every_s: float,
+) -> Iterator[None]:
+    """Report, while the block runs, on work that other processes do.
+
+    Args:
+        title, total, unit: as of `ProgressReport`.
+        look: how many are done by now, and a note on it, or None before there is anything to say;
+            called in a thread.
+        every_s: seconds between two looks.
+    """
+    over = threading.Event()
+
+    def follow() -> None:
+        shown = 0
+        with ProgressReport(title, total, unit) as progress:
+            while not over.wait(every_s):
+                if (seen := look()) is not None:
+                    done, note = seen
+                    progress.advance(done - shown, note)
+                    shown = done
+
+    thread = threading.Thread(target=follow, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

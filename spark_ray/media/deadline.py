@@ -17,12 +17,26 @@ from spark_ray.core.errors import MediaTimeout
 Item = TypeVar("Item")
 
 _GRACE_S = 5.0
+_LIMIT = "decode_timeout_s"
+
+
+def within(work: Callable[[], Item], timeout_s: float, doing: str, limit: str = _LIMIT) -> Item:
+    """What `work()` returns, if it does so within `timeout_s` seconds.
+
+    Raises:
+        MediaTimeout: it does not; the thread that does it is abandoned.
+        Whatever `work` raises.
+    """
+    (value,) = iterate_with_deadline(lambda: iter([work()]), timeout_s, doing, limit)
+    return value
 
 
 def iterate_with_deadline(
-    produce: Callable[[], Iterator[Item]], item_timeout_s: float, doing: str
+    produce: Callable[[], Iterator[Item]], item_timeout_s: float, doing: str, limit: str = _LIMIT
 ) -> Iterator[Item]:
     """Items of `produce()`, each within `item_timeout_s` seconds of the one before.
+
+    `doing` and `limit` are for the message: what is done, and what sets its time.
 
     Raises:
         MediaTimeout: an item did not come; the thread that makes it is abandoned.
@@ -49,7 +63,7 @@ def iterate_with_deadline(
                 item = items.get(timeout=item_timeout_s + _GRACE_S)
             except queue.Empty:
                 raise MediaTimeout(
-                    f"{doing} made no progress for {item_timeout_s:g} s (decode_timeout_s)"
+                    f"{doing} made no progress for {item_timeout_s:g} s ({limit})"
                 ) from None
             if item is done:
                 return

@@ -82,7 +82,8 @@ class SceneDetector:
             threshold=options.scene_threshold, min_scene_len=options.min_scene_frames
         )
         # FrameTimecode wants a rate to number frames by; a stream that states none has 25.
-        self._rate = rate if rate > 0 else Fraction(25)
+        # Each timecode takes it over from the first, which has looked at it.
+        self._first = FrameTimecode(0, fps=rate if rate > 0 else Fraction(25))
         self._time_base = time_base
         self._downscaler: Downscaler | None = None
         self._threshold = options.scene_threshold
@@ -92,7 +93,7 @@ class SceneDetector:
     @property
     def lead_s(self) -> float:
         """Seconds to watch before a span: one shortest scene to settle in, one to remember."""
-        return 2 * self._shortest / float(self._rate)
+        return 2 * self._shortest / float(self._first.frame_rate)
 
     @property
     def pending_s(self) -> float | None:
@@ -111,7 +112,7 @@ class SceneDetector:
         if (frame.width, frame.height) != self._downscaler.size:
             return []  # As PySceneDetect does: frames of another size take no part.
         image = self._downscaler(frame)
-        timecode = FrameTimecode(Timecode(pts=pts, time_base=self._time_base), fps=self._rate)
+        timecode = FrameTimecode(Timecode(pts=pts, time_base=self._time_base), fps=self._first)
         cuts = self._detector.process_frame(timecode, image)
         if cuts:
             self._pending = None

@@ -11,7 +11,8 @@ from typing import Any
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.schema import Caption, Clip
-from spark_ray.models.sidecar_files import SidecarError, read_text, suffix
+from spark_ray.core.storage import read_bytes
+from spark_ray.models.sidecar_files import SidecarError, decode_text, suffix
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def read_captions_file(uri: str) -> dict[str, list[TextAt]]:
     kind = suffix(uri)
     if kind not in {".jsonl", ".ndjson", ".json", ".csv", ".tsv"}:
         raise ConfigError(f"captions_file: {uri} must be a .jsonl, .json, .csv or .tsv file")
-    text = read_text(uri, MAX_CAPTIONS_FILE_BYTES)
+    text = decode_text(read_bytes(uri, MAX_CAPTIONS_FILE_BYTES))
 
     by_key: dict[str, list[TextAt]] = {}
     broken: list[str] = []

@@ -14,10 +14,12 @@ import pysubs2
 from spark_ray.core.errors import MediaError
 from spark_ray.core.schema import Segment
 from spark_ray.core.storage import read_bytes
+from spark_ray.media.deadline import within
 
 MAX_SIDECAR_BYTES = 8 << 20
 """Subtitles of a ten-hour film take about 1 MB."""
 
+_READ_TIMEOUT_S = 60.0
 _ROLLING_GAP_S = 0.1
 
 # YouTube times each word inside a cue, in a form that pysubs2 takes for a cue's own times.
@@ -55,13 +57,20 @@ def is_named_subtitles(uri: str) -> bool:
     return suffix(uri) in SUBTITLE_SUFFIXES and not is_named_caption(uri)
 
 
-def read_text(uri: str, max_bytes: int = MAX_SIDECAR_BYTES) -> str:
+def read_text(uri: str) -> str:
     """The file's text, in UTF-8, UTF-16 with its mark, or else Windows-1252.
 
     Raises:
-        StorageError: it can't be read, or is larger than `max_bytes`.
+        StorageError: it can't be read, or is larger than `MAX_SIDECAR_BYTES`.
+        MediaTimeout: its storage does not answer.
     """
-    return decode_text(read_bytes(uri, max_bytes))
+    data = within(
+        lambda: read_bytes(uri, MAX_SIDECAR_BYTES),
+        _READ_TIMEOUT_S,
+        f"reading {uri}",
+        "a fixed limit",
+    )
+    return decode_text(data)
 
 
 def decode_text(data: bytes) -> str:

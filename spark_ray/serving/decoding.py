@@ -11,7 +11,7 @@ from spark_ray.core.provenance import VIDEO_ID_CHARS
 from spark_ray.core.schema import Clip, FrameSample, clip_id
 from spark_ray.core.storage import open_read, read_bytes
 from spark_ray.datasets.config import BuildConfig
-from spark_ray.media.deadline import iterate_with_deadline
+from spark_ray.media.deadline import within
 from spark_ray.media.decode import Span, decode_clips
 from spark_ray.media.single_files import read_picture, read_sound
 from spark_ray.monitoring.logs import serve_ids
@@ -104,9 +104,5 @@ class Decoder:
         started = time.perf_counter()
         options = decode_options({**self._settings, **file.decoding}, self._limits)
         # A read on storage that hangs would hold the thread for ever.
-        (clip,) = iterate_with_deadline(
-            lambda: iter([decode_file(file, options)]),
-            options.decode_timeout_s,
-            "decoding it",
-        )
+        clip = within(lambda: decode_file(file, options), options.decode_timeout_s, "decoding it")
         return Decoded(clip=clip, seconds=time.perf_counter() - started)

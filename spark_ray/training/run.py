@@ -4,9 +4,7 @@ import json
 import logging
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +21,7 @@ from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.apotheon.sizes import parameter_table
 from spark_ray.core.anatomy import TASKS
 from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError, unknown_choice
-from spark_ray.core.progress import ProgressReport
+from spark_ray.core.progress import progress_elsewhere
 from spark_ray.core.provenance import code_version, git_commit
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
@@ -42,6 +40,7 @@ from spark_ray.training.worker import TrainJob
 
 RUN = "run.json"
 _LOOKED_AT = 16
+_LOOK_EVERY_S = 1.0
 _HEADS = {
     "caption": "caption_loss",
     "transcript": "transcription_loss",
@@ -97,8 +96,13 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
         )
         print(f"  starting     {scaling.num_workers} workers on Ray", file=sys.stderr)
         status = "FAILED"
+
+        def look() -> tuple[int, str] | None:
+            step, metrics = ray.get(board.last.remote())
+            return (step, _note(metrics, plan)) if step else None
+
         try:
-            with _progress(board, plan):
+            with progress_elsewhere("Training", plan.steps, "steps", look, _LOOK_EVERY_S):
                 result = fit(config, scaling, job, context.callbacks)
             status = "FINISHED"
         except StoppedEarly:
@@ -247,31 +251,6 @@ def _start_board(
         return board, ray.get(board.start.remote(tracking, settings, tags))
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, SparkRayError) else error) from None
-
-
-@contextmanager
-def _progress(board: Any, plan: RunPlan) -> Iterator[None]:
-    """Show the board's numbers while the block runs."""
-    over = threading.Event()
-
-    def follow() -> None:
-        with ProgressReport("Training", plan.steps, "steps") as progress:
-            shown = None
-            while not over.wait(1.0):
-                step, metrics = ray.get(board.last.remote())
-                if shown is None:
-                    shown = 0
-                if step > shown:
-                    progress.advance(step - shown, note=_note(metrics, plan))
-                    shown = step
-
-    thread = threading.Thread(target=follow, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _note(metrics: dict[str, float], plan: RunPlan) -> str:

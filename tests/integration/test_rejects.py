@@ -110,9 +110,11 @@ def test_a_folder_where_every_file_is_bad(
 
     assert status == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"nothing published: every video was rejected; {tmp_path / 'set' / 'v1' / 'rejects.jsonl'} says why")
-    assert "(9 rejects)" in said
     version = tmp_path / "set" / "v1"
+    assert said.startswith(
+        f"nothing published: every video was rejected; {version / 'rejects.jsonl'} says why"
+    )
+    assert "(9 rejects)" in said
     assert {Path(line["source_path"]).name for line in builds.rejects(version)} == set(REJECTED)
     assert not (version / "metadata.json").exists()
     assert not (version / "manifest.jsonl").exists()

@@ -103,7 +103,9 @@ def test_a_whole_node_dies(
     """kill -9 of every process of a worker node, while it decodes: the same dataset comes out."""
     version = tmp_path / "set" / "v1"
     driver = start_build(head, environment, videos, tmp_path / "set")
-    builds.wait_until(lambda: second_node.works_on("MapBatches"), "the node to decode", driver=driver)
+    builds.wait_until(
+        lambda: second_node.works_on("MapBatches"), "the node to decode", driver=driver
+    )
     second_node.kill()
     killed_in_time = not (version / "metadata.json").exists()
     _, printed, status = finish(driver)

@@ -78,6 +78,8 @@ def show(arguments: Sequence[str]) -> int:
     for trial in study.trials:
         if trial.state == "failed":
             print(f"  trial {trial.number} failed: {trial.reason}")
+    if study.record.state == "running":
+        print("  it is running, or was interrupted: its command, given again, goes on with it")
     if len(study.objectives) > 1:
         front = ", ".join(str(trial.number) for trial in study.pareto_front())
         print(f"  Pareto front: trials {front or 'none'}")

@@ -4,10 +4,10 @@ import json
 import logging
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
@@ -15,7 +15,7 @@ from ray import tune
 from ray.tune import TuneError
 
 from spark_ray.core.errors import ConfigError, SparkRayError
-from spark_ray.core.progress import ProgressReport
+from spark_ray.core.progress import progress_elsewhere
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import load_index
@@ -87,7 +87,12 @@ def tune_training(config: StudyConfig) -> Study:
             f"{packing.resources['GPU']:.3g} GPUs",
             file=sys.stderr,
         )
-        with _tracked(study) as tracker, _progress(study):
+        with (
+            _tracked(study) as tracker,
+            progress_elsewhere(
+                "Tuning", study.record.planned, "trials", partial(_look, study), _SHOW_EVERY_S
+            ),
+        ):
             study.save_record()
             setup = TrialSetup(pinned, packing.resources, study.record.tracking_run)
             try:
@@ -284,27 +289,10 @@ def _tracked(study: Study) -> Iterator[Tracker]:
         tracker.finish(status)
 
 
-@contextmanager
-def _progress(study: Study) -> Iterator[None]:
-    """Show what the records say while the block runs."""
-    over = threading.Event()
-
-    def follow() -> None:
-        shown = 0
-        with ProgressReport("Tuning", study.record.planned, "trials") as progress:
-            while not over.wait(_SHOW_EVERY_S):
-                study.trials = read_trials(study.folder)
-                ended = sum(trial.state != "running" for trial in study.trials)
-                progress.advance(ended - shown, note=_note(study))
-                shown = ended
-
-    thread = threading.Thread(target=follow, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+def _look(study: Study) -> tuple[int, str]:
+    """Trials that have ended by now, and how they and the others do."""
+    study.trials = read_trials(study.folder)
+    return sum(trial.state != "running" for trial in study.trials), _note(study)
 
 
 def _note(study: Study) -> str:

@@ -34,7 +34,23 @@ def test_the_examples_are_what_the_command_writes(
     examples = ROOT / "cluster" / "examples" / provider
     written = {path.name: path.read_text() for path in (tmp_path / "files").iterdir()}
     assert written == {path.name: path.read_text() for path in examples.iterdir()}
-    assert f"rendered {len(written)} files for {provider}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    count = "1 file" if len(written) == 1 else f"{len(written)} files"
+    assert f"rendered {count} for {provider}" in said
+    assert ("left out     workload" in said) == (provider != "kuberay")
+
+
+def test_rendering_again_spares_what_somebody_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    command = ["cluster", "render", "--config", "cluster/values.yaml", "--provider", "aws"]
+    assert main([*command, "--output", str(tmp_path)]) == 0
+    assert main([*command, "--output", str(tmp_path)]) == 0
+    (tmp_path / "aws.yaml").write_text("cluster_name: mine\n")
+    assert main([*command, "--output", str(tmp_path)]) == 2
+    assert "aws.yaml was not rendered from values, and is left as it is" in capsys.readouterr().err
+    assert (tmp_path / "aws.yaml").read_text() == "cluster_name: mine\n"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Where settings come from, and what a user is told about a wrong one."""
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,6 @@ def test_a_list_in_the_environment_keeps_addresses_whole(monkeypatch: pytest.Mon
 def test_a_misspelt_name_in_the_environment_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("spark_ray"), "propagate", True)
     for name in ("SPARK_RAY_CAPTION_BACKENT", "SPARK_RAY_LOG_LEVEL", "SPARK_RAY_LEARNING_RATE"):
         monkeypatch.setenv(name, "none")
     assert parse().caption_backend == BuildConfig.model_fields["caption_backend"].default

@@ -132,7 +132,9 @@ def test_what_is_no_published_dataset_is_said_to_be_what_it_is(tmp_path: Path) -
     assert said_of("other").endswith("no such published dataset; this folder holds none")
     assert said_of("sets").endswith("a folder of some; name one: street")
     for name in ("sets/begun", "sets/begun/v1", "sets/begun@v1"):
-        assert said_of(name).endswith("v1 is not finished; run its build command again to resume it")
+        assert said_of(name).endswith(
+            "v1 is not finished; run its build command again to resume it"
+        )
     for name in ("bad", "bad/v1", "bad@v1"):
         assert "v1 was not published, as every file was rejected" in said_of(name)
 

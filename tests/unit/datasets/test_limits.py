@@ -24,6 +24,8 @@ from spark_ray.datasets.stages import DecodeStage
 from spark_ray.media import deadline
 from spark_ray.media.deadline import iterate_with_deadline
 from spark_ray.media.encode import write_video
+from spark_ray.models import sidecar_files
+from spark_ray.models.sidecar_files import read_cues
 
 
 def config(**settings: object) -> BuildConfig:
@@ -143,6 +145,18 @@ def test_whoever_stops_listening_leaves_no_thread_behind() -> None:
     assert next(items) == 0
     items.close()  # type: ignore[attr-defined]
     assert closed.wait(5)
+
+
+def test_a_text_beside_a_video_whose_storage_hangs(
+    odd_storage: pytest.MonkeyPatch, released: threading.Event
+) -> None:
+    odd_storage.setattr(deadline, "_GRACE_S", 0.0)
+    odd_storage.setattr(sidecar_files, "_READ_TIMEOUT_S", 0.2)
+    odd_storage.setattr(OddStorage, "read", staticmethod(lambda: released.wait(60) and b""))
+    with pytest.raises(
+        MediaTimeout, match=r"reading odd://share/a\.srt made no progress for 0\.2 s"
+    ):
+        read_cues("odd://share/a.srt")
 
 
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:

@@ -71,10 +71,13 @@ def test_studies_are_listed_with_what_they_found(
 
 def test_a_study_is_shown_with_why_trials_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     failed = trial(1, state="failed").model_copy(update={"reason": "a worker ran out of memory"})
-    write_study(tmp_path / "x", [trial(0), failed], **TWO)
+    study = write_study(tmp_path / "x", [trial(0), failed], **TWO)
+    study.record = study.record.model_copy(update={"state": "running"})
+    study.save_record()
     assert main(["tune", "show", str(tmp_path / "x")]) == 0
     shown = capsys.readouterr().out
     assert "trial 1 failed: a worker ran out of memory" in shown
+    assert "it is running, or was interrupted" in shown
     assert "Pareto front: trials 0" in shown
 
 
