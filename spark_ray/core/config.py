@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn, Self, Union, get_args, get_origin
@@ -112,10 +113,27 @@ def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
     )
     for owner, fields in fields_by_owner(cls).items():
         title = (owner.__doc__ or owner.__name__).strip().split("\n")[0].rstrip(".")
-        group = parser.add_argument_group(title)
+        known = {name: cls.model_fields[name] for name in fields}
+        nested = {name: field for name, field in known.items() if _has_parts(field.annotation)}
+        group = parser.add_argument_group(title, _in_file_only(nested))
         for name in fields:
-            add_flag(group, name, cls.model_fields[name])
+            if name not in nested:
+                add_flag(group, name, known[name])
     return parser
+
+
+def _has_parts(annotation: Any) -> bool:
+    """Whether a value has settings of its own, which no flag can give."""
+    kind = _plain_type(annotation)
+    if get_origin(kind) is list:
+        kind = _plain_type(get_args(kind)[0])
+    return get_origin(kind) is dict or (inspect.isclass(kind) and issubclass(kind, BaseModel))
+
+
+def _in_file_only(fields: Mapping[str, FieldInfo]) -> str | None:
+    lines = [f"{name}: {field.description or ''}".rstrip(": ") for name, field in fields.items()]
+    wrapped = [textwrap.fill(line, 76, subsequent_indent="  ") for line in lines]
+    return "\n".join(["only the file of --config can give", *wrapped]) if lines else None
 
 
 def fields_by_owner(cls: type[BaseModel]) -> dict[type, list[str]]:

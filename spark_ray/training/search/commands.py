@@ -26,7 +26,7 @@ def tune(arguments: Sequence[str]) -> int:
     given = list(arguments)
     if given and not given[0].startswith("-"):
         given.insert(0, "--config")
-    config = StudyConfig.from_command_line(given, "spark-ray tune")
+    config = StudyConfig.from_command_line(given, "spark-ray tune [STUDY.yaml]")
     # Imported here: Ray Tune and the model take seconds, too long for a `--help`.
     from spark_ray.training.search.study import tune_training
 

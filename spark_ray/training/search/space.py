@@ -8,7 +8,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import (
@@ -54,10 +54,8 @@ _MOST_CORNERS = 512
 _INSIDE = 16
 
 
-class FloatRange(Record):
-    """Any number from `min` to `max`."""
-
-    type: Literal["float"]
+class _Range(Record):
+    type: str
     min: float
     max: float
     log: bool = Field(False, description="as likely between 1 and 10 as between 10 and 100")
@@ -65,20 +63,37 @@ class FloatRange(Record):
     points: int | None = Field(None, ge=2, description="how many of them a grid tries")
 
     @model_validator(mode="after")
-    def _is_range(self) -> "FloatRange":
-        _check_range(self)
+    def _is_range(self) -> Self:
+        if not self.min < self.max:
+            raise ValueError(f"min {self.min:g} must be less than max {self.max:g}")
+        if self.log and self.min <= 0:
+            raise ValueError(f"log needs a min over 0, not {self.min:g}")
+        if self.step and (self.log or self.points):
+            raise ValueError("step goes without log and points")
+        if self.step and self.step > self.max - self.min:
+            raise ValueError(f"step {self.step:g} is longer than the range")
         return self
 
     def ends(self) -> list[Scalar]:
         return [self.min, self.max]
 
     def shown(self) -> str:
-        return _shown_range(self)
+        step = f" by {self.step:g}" if self.step else ""
+        return f"{self.min:g} to {self.max:g}{step}{', logarithmic' if self.log else ''}"
+
+    def _spaced(self, points: int) -> list[float]:
+        spaced = np.geomspace if self.log else np.linspace
+        return [float(value) for value in spaced(self.min, self.max, points)]
+
+
+class FloatRange(_Range):
+    """Any number from `min` to `max`."""
+
+    type: Literal["float"]
 
     def grid(self) -> list[Scalar] | None:
         if self.points:
-            spaced = np.geomspace if self.log else np.linspace
-            return [float(value) for value in spaced(self.min, self.max, self.points)]
+            return list(self._spaced(self.points))
         if self.step:
             count = math.floor((self.max - self.min) / self.step + 1e-9)
             return [self.min + number * self.step for number in range(count + 1)]
@@ -93,31 +108,17 @@ class FloatRange(Record):
         return min(max(value, self.min), self.max)
 
 
-class IntRange(Record):
+class IntRange(_Range):
     """Any whole number from `min` to `max`, both included."""
 
     type: Literal["int"]
     min: int
     max: int
-    log: bool = Field(False, description="as likely between 1 and 10 as between 10 and 100")
     step: int | None = Field(None, ge=1, description="only min, min + step, min + 2 step, …")
-    points: int | None = Field(None, ge=2, description="how many of them a grid tries")
-
-    @model_validator(mode="after")
-    def _is_range(self) -> "IntRange":
-        _check_range(self)
-        return self
-
-    def ends(self) -> list[Scalar]:
-        return [self.min, self.max]
-
-    def shown(self) -> str:
-        return _shown_range(self)
 
     def grid(self) -> list[Scalar]:
         if self.points:
-            spaced = np.geomspace if self.log else np.linspace
-            return sorted({round(value) for value in spaced(self.min, self.max, self.points)})
+            return sorted({round(value) for value in self._spaced(self.points)})
         return list(range(self.min, self.max + 1, self.step or 1))
 
     def draw(self, rng: random.Random) -> Scalar:
@@ -159,22 +160,6 @@ class Choice(Record):
             json.dumps(value) if isinstance(value, list | dict) else value: value
             for value in self.values
         }
-
-
-def _check_range(given: FloatRange | IntRange) -> None:
-    if not given.min < given.max:
-        raise ValueError(f"min {given.min:g} must be less than max {given.max:g}")
-    if given.log and given.min <= 0:
-        raise ValueError(f"log needs a min over 0, not {given.min:g}")
-    if given.step and (given.log or given.points):
-        raise ValueError("step goes without log and points")
-    if given.step and given.step > given.max - given.min:
-        raise ValueError(f"step {given.step:g} is longer than the range")
-
-
-def _shown_range(given: FloatRange | IntRange) -> str:
-    step = f" by {given.step:g}" if given.step else ""
-    return f"{given.min:g} to {given.max:g}{step}{', logarithmic' if given.log else ''}"
 
 
 Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]

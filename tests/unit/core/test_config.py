@@ -6,6 +6,7 @@ import pytest
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.training.config import TrainConfig
 
 NEEDED = ["--input", "in", "--output", "out"]
 
@@ -48,6 +49,15 @@ def test_a_list_in_the_environment_keeps_addresses_whole(monkeypatch: pytest.Mon
     monkeypatch.setenv("SPARK_RAY_INPUT", "s3://bucket/a.mp4")
     monkeypatch.setenv("SPARK_RAY_OUTPUT", "out")
     assert BuildConfig.from_command_line([], "build").input == ["s3://bucket/a.mp4"]
+
+
+def test_settings_with_parts_are_told_apart_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        TrainConfig.from_command_line(["--help"], "spark-ray train apotheon")
+    shown = capsys.readouterr().out
+    assert "--curriculum" not in shown
+    assert "only the file of --config can give\n  curriculum: " in shown
+    assert "--num-workers VALUE" in shown
 
 
 def test_a_misspelt_name_in_the_environment_is_said(
