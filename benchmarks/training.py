@@ -6,9 +6,11 @@ writes a checkpoint or validates in between. What is compared is time a step, so
 the bare loop's steps a second.
 
 On the two cores of a small machine the comparison is harder than on GPUs: the bare loop has both
-to itself, while the job reads, decodes and augments every clip of every step on the same two. The
-model is therefore so large that a clip's training outweighs its decoding as it does elsewhere
-(`details` tell both), and the clip cache is off, which would spare the decoding altogether.
+to itself, while the job's data actors and a dozen of Ray's daemons run on the same two, and each
+rank waits for the one that was held up. The model is therefore so large that a clip's training
+outweighs its decoding as it does elsewhere (`details` tell both), and the clip cache is off, which
+would spare the decoding altogether. Beside the time of a step stands the CPU that a rank's process
+takes for it, which is what the loop itself adds, wherever the others run.
 """
 
 import argparse
@@ -19,11 +21,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -50,6 +56,7 @@ GOAL = 1 / 0.95
 GOAL_WAIT = 0.05
 ENGINES = {"ddp": "a bare PyTorch DDP loop", "zero2": "a bare DeepSpeed ZeRO-2 loop"}
 _MAX_FRAMES = 16
+_SAMPLE_S = 0.5
 
 _DATA_SHARE = "0.002"
 """Of Ray's memory, for batches ahead of the step: about 30 of them.
@@ -98,6 +105,11 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
         yield ratio_result(
             f"training-{engine}", f"{baseline} over the same batches in memory", GOAL, ours, theirs,
             **facts, step_s={"job": ours, "bare": theirs}, runs=jobs[engine],
+        )  # fmt: skip
+        ours, theirs = ([run["rank_cpu_s"] for run in runs[engine]] for runs in (jobs, loops))
+        yield ratio_result(
+            f"training-{engine}-cpu", f"CPU of a rank in {baseline}", GOAL, ours, theirs,
+            rank_cpu_s={"job": ours, "bare": theirs},
         )  # fmt: skip
     waits = [run["data_wait"] for runs in jobs.values() for run in runs]
     yield Result(
@@ -230,7 +242,8 @@ def job(size: Size, engine: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="spark-ray-benchmark-") as folder:
         config = _config(size, engine, Path(folder))
         started = time.perf_counter()
-        train(config)
+        with _cpu_of("RayTrainWorker") as samples:
+            train(config)
         wall_s = time.perf_counter() - started
         client = MlflowClient(config.tracking_uri)
         experiment = client.get_experiment_by_name(config.experiment)
@@ -244,12 +257,43 @@ def job(size: Size, engine: str) -> dict[str, Any]:
     waited_s = sum(step * wait for step, wait in zip(steps, waits, strict=True))
     return {
         "step_s": (ends_s[-1] - ends_s[0]) / len(steps),
+        "rank_cpu_s": _cpu_between(samples, ends_s[0], ends_s[-1]) / WORKERS / len(steps),
         "inside_step_s": statistics.mean(steps),
         "all_steps_s": [round(metric.value, 3) for metric in told["step_s"]],
         "data_wait": waited_s / sum(steps),
         "steps": len(steps),
         "wall_s": wall_s,
     }
+
+
+@contextmanager
+def _cpu_of(title: str) -> Iterator[list[tuple[float, float]]]:
+    """Times, and the CPU seconds of all processes with this title up to then."""
+    samples: list[tuple[float, float]] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_SAMPLE_S):
+            taken = 0.0
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):
+                    if title in " ".join(process.cmdline()):
+                        taken += sum(process.cpu_times()[:2])
+            samples.append((time.time(), taken))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _cpu_between(samples: Sequence[tuple[float, float]], start: float, end: float) -> float:
+    times, taken = zip(*samples, strict=True)
+    before, after = np.interp([start, end], times, taken)
+    return float(after - before)
 
 
 def _step_of(metric: Any) -> int:
@@ -292,16 +336,21 @@ def _bare_rank(rank: int, size: Size, engine: str, port: int, answer: Path) -> N
     for batch in batches[: size.skipped]:
         step(batch)
     dist.barrier()
-    started = time.perf_counter()
+    started, cpu_before_s = time.perf_counter(), time.process_time()
     for batch in batches[size.skipped :]:
         step(batch)
     dist.barrier()
-    step_s = (time.perf_counter() - started) / (size.steps - size.skipped)
+    counted = size.steps - size.skipped
+    step_s = (time.perf_counter() - started) / counted
+    rank_cpu_s = (time.process_time() - cpu_before_s) / counted
     if rank == 0:
-        parameters = sum(p.numel() for p in model.parameters())
-        answer.write_text(
-            json.dumps({"step_s": step_s, "clip_s": clip_s, "parameters": parameters})
-        )
+        facts = {
+            "step_s": step_s,
+            "rank_cpu_s": rank_cpu_s,
+            "clip_s": clip_s,
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
+        answer.write_text(json.dumps(facts))
     dist.destroy_process_group()
 
 

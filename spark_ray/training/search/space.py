@@ -93,7 +93,7 @@ class FloatRange(_Range):
 
     def grid(self) -> list[Scalar] | None:
         if self.points:
-            return list(self._spaced(self.points))
+            return [*self._spaced(self.points)]
         if self.step:
             count = math.floor((self.max - self.min) / self.step + 1e-9)
             return [self.min + number * self.step for number in range(count + 1)]
