@@ -118,7 +118,7 @@ class IntRange(_Range):
 
     def grid(self) -> list[Scalar]:
         if self.points:
-            return sorted({round(value) for value in self._spaced(self.points)})
+            return [*sorted({round(value) for value in self._spaced(self.points)})]
         return list(range(self.min, self.max + 1, self.step or 1))
 
     def draw(self, rng: random.Random) -> Scalar:
