@@ -12,7 +12,7 @@ from spark_ray.core.storage import absolute, is_remote, local_path, refuse_secre
 from spark_ray.datasets.ingest import IngestOptions
 from spark_ray.media.decode import DecodeOptions
 from spark_ray.models.captioning import CaptionOptions
-from spark_ray.models.transcription import TranscriptionOptions
+from spark_ray.models.transcription import TranscriptionOptions, is_named_by_size
 
 _JOB_FILES = "runtime_resources/working_dir_files"
 
@@ -137,6 +137,8 @@ class BuildConfig(
             raise ConfigError(f"captions_file: {captions!r} does not exist")
         for name in ("captions_file", "caption_model", "transcription_model"):
             value = getattr(self, name)
+            if name == "transcription_model" and is_named_by_size(self):
+                continue
             if value is not None and not is_remote(value) and local_path(value).exists():
                 settings[name] = absolute(value)
         return self.model_copy(update=settings)

@@ -83,6 +83,30 @@ def test_local_paths_mean_the_same_for_every_worker(
     assert located.caption_model == "hub/name"
 
 
+@pytest.mark.parametrize("backend", ["none", "whisper", "faster_whisper"])
+def test_a_size_of_whisper_is_not_taken_for_a_folder_of_that_name(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen = config(transcription_backend=backend)
+    before = chosen.located().fingerprint()
+    (tmp_path / "base").mkdir()
+    assert chosen.located().transcription_model == "base"
+    assert chosen.located().fingerprint() == before
+
+
+def test_a_folder_of_a_model_may_be_given_by_its_bare_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, backend in (("ours", "faster_whisper"), ("small", "apotheon")):
+        (tmp_path / name).mkdir()
+        chosen = config(
+            caption_model=name, transcription_backend=backend, transcription_model=name
+        ).located()
+        assert chosen.caption_model == chosen.transcription_model == str(tmp_path / name)
+
+
 def test_a_relative_output_inside_a_ray_job_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
