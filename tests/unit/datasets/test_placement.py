@@ -9,6 +9,7 @@ from spark_ray.core.schema import Caption, Clip, check_storable
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import _placement, _pools
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.ingest import list_inputs
 from spark_ray.datasets.model_stages import ModelStage
 from spark_ray.datasets.stages import CommitStage, DecodeStage
 
@@ -105,6 +106,26 @@ def test_a_folder_of_a_model_may_be_given_by_its_bare_name(
             caption_model=name, transcription_backend=backend, transcription_model=name
         ).located()
         assert chosen.caption_model == chosen.transcription_model == str(tmp_path / name)
+
+
+def test_a_path_may_begin_with_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "captions.csv").touch()
+    given = config(captions_file="~/captions.csv", caption_model="~")
+    located = given.model_copy(update={"output": "~/sets/x"}).located()
+    assert located.output == str(tmp_path / "sets/x")
+    assert located.captions_file == str(tmp_path / "captions.csv")
+    assert located.caption_model == str(tmp_path)
+
+
+def test_the_home_of_nobody_is_a_name_as_in_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nobody = config().model_copy(update={"input": ["~nobody-here/x"], "output": "~nobody-here/y"})
+    assert nobody.located().output == str(tmp_path / "~nobody-here/y")
+    with pytest.raises(ConfigError, match="input: '~nobody-here/x' does not exist"):
+        list_inputs(nobody.input)
 
 
 def test_a_relative_output_inside_a_ray_job_is_refused(
