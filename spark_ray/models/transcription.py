@@ -36,8 +36,8 @@ class TranscriptionOptions(BaseModel):
     )
     transcription_language: str | None = Field(
         None,
-        description="ISO 639-1 code of what is spoken. Unset, Whisper guesses it from the first "
-        "30 s of each clip, and on a short clip it often guesses wrong.",
+        description="ISO 639-1 code of what is spoken, and of the subtitles to read. Unset, "
+        "Whisper guesses it from the first 30 s of each clip, and on a short clip often wrong.",
     )
     transcription_batch_size: int = Field(
         8,
