@@ -53,9 +53,16 @@ def code_version() -> str:
 @cache
 def git_commit() -> str | None:
     """Commit of the checkout that runs, where it is one and git is there."""
+    # Installed into an environment inside a user's repository, git would give that one's commit.
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
+    return _git("rev-parse", "HEAD") if tracked else None
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about our folder; None where it fails, is missing or says nothing."""
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", *arguments],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
@@ -63,7 +70,7 @@ def git_commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def now_iso() -> str:

@@ -40,11 +40,16 @@ def local_path(location: str) -> Path:
     return Path(location)
 
 
+def user_path(given: str) -> Path:
+    """The path that a user means: `~` is home, and an unknown user's a name, as in a shell."""
+    return Path(os.path.expanduser(local_path(given)))  # noqa: PTH111 - pathlib raises for those
+
+
 def absolute(location: str) -> str:
     """The location as it means the same in every process: workers have other working folders."""
     if is_remote(location):
         return location
-    return location_of(local_path(location).expanduser().absolute())
+    return location_of(user_path(location).absolute())
 
 
 def refuse_secret(location: str) -> None:

@@ -1,10 +1,10 @@
 """Advice before a build: a model describes best what is sampled as what it learned from."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from spark_ray.core.errors import ModelError
+from spark_ray.core.storage import user_path
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.models.registered import SCHEME, find_registered
 from spark_ray.models.training_record import TrainingRecord
@@ -40,7 +40,7 @@ def sampling_advice(config: BuildConfig) -> Iterator[str]:
 def _decoding(reference: str, setting: str) -> dict[str, Any]:
     """The settings by which a model's own clips were sampled; none where nobody knows."""
     check_reference(reference, setting)
-    folder = Path(reference).expanduser()
+    folder = user_path(reference)
     if reference.startswith(SCHEME):
         folder, _ = find_registered(reference, setting)
     elif not folder.is_dir():

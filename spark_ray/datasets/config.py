@@ -8,11 +8,11 @@ from pydantic import BaseModel, Field, model_validator
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.provenance import fingerprint
-from spark_ray.core.storage import absolute, is_remote, local_path, refuse_secret
+from spark_ray.core.storage import absolute, is_remote, local_path, refuse_secret, user_path
 from spark_ray.datasets.ingest import IngestOptions
 from spark_ray.media.decode import DecodeOptions
 from spark_ray.models.captioning import CaptionOptions
-from spark_ray.models.transcription import TranscriptionOptions
+from spark_ray.models.transcription import TranscriptionOptions, is_named_by_size
 
 _JOB_FILES = "runtime_resources/working_dir_files"
 
@@ -125,7 +125,7 @@ class BuildConfig(
                 refuse_secret(location)
         output = absolute(self.output)
         for location in self.input:
-            folder = local_path(location).expanduser()
+            folder = user_path(location)
             if not is_remote(location) and folder.is_dir() and _is_inside(output, folder):
                 raise ConfigError(
                     f"output: {self.output} lies in the input folder {location}, whose next build "
@@ -133,11 +133,13 @@ class BuildConfig(
                 )
         settings = {"output": output}
         captions = self.captions_file
-        if captions and not is_remote(captions) and not local_path(captions).is_file():
+        if captions and not is_remote(captions) and not user_path(captions).is_file():
             raise ConfigError(f"captions_file: {captions!r} does not exist")
         for name in ("captions_file", "caption_model", "transcription_model"):
             value = getattr(self, name)
-            if value is not None and not is_remote(value) and local_path(value).exists():
+            if name == "transcription_model" and is_named_by_size(self):
+                continue
+            if value is not None and not is_remote(value) and user_path(value).exists():
                 settings[name] = absolute(value)
         return self.model_copy(update=settings)
 

@@ -19,6 +19,7 @@ from spark_ray.core.storage import (
     read_bytes,
     refuse_secret,
     storage_errors,
+    user_path,
 )
 from spark_ray.models.sidecar_files import (
     LANGUAGE_TAG,
@@ -106,7 +107,7 @@ def _expand(given: str, listings: "_Listings") -> Iterator[InputFile]:
     if is_remote(given):
         yield from listings.expand(given)
         return
-    path = local_path(given).expanduser()
+    path = user_path(given)
     if path.is_dir():
         yield from _walk(path)
     elif path.exists() or path.is_symlink():

@@ -191,7 +191,8 @@ class DecodeStage:
         def decode() -> Iterator[DecodedClip]:
             path = unit.source_path
             with storage_errors(path, "read"), open_read(path) as file:
-                yield from decode_clips(file, Span(unit.start_s, unit.end_s), self._config)
+                span, config = Span(unit.start_s, unit.end_s), self._config
+                yield from decode_clips(file, span, config, config.transcription_language)
 
         return iterate_with_deadline(decode, self._config.decode_timeout_s, "decoding one clip")
 

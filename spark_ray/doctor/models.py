@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spark_ray.core.errors import SparkRayError
+from spark_ray.core.storage import user_path
 from spark_ray.doctor.config import DoctorConfig
 from spark_ray.doctor.findings import Finding
 from spark_ray.models.registered import SCHEME as REGISTERED
@@ -52,7 +53,7 @@ def check_model(reference: str) -> Finding:
     """Whether a model's weights are on this machine, without fetching any."""
     try:
         check_reference(reference, "models")
-        if reference.startswith(REGISTERED) or Path(reference).expanduser().is_dir():
+        if reference.startswith(REGISTERED) or user_path(reference).is_dir():
             weights = resolve_weights(
                 reference, setting="models", revision=None, kind=SAFETENSORS, instead="leave it out"
             )

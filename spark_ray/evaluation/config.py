@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from spark_ray.core.config import JobConfig
-from spark_ray.core.storage import absolute, is_remote, local_path
+from spark_ray.core.storage import absolute, is_remote, user_path
 from spark_ray.datasets.config import check_outlives_job
 
 
@@ -92,7 +92,7 @@ class EvaluateConfig(JobConfig, EvaluatedOptions, WritingOptions, WorkerOptions)
         output = self.output_dir or self._default_output()
         check_outlives_job("output_dir", output)
         settings = {"output_dir": absolute(output), "dataset": absolute(self.dataset)}
-        if not is_remote(self.model) and local_path(self.model).expanduser().exists():
+        if not is_remote(self.model) and user_path(self.model).exists():
             settings["model"] = absolute(self.model)
         return self.model_copy(
             update={**settings, "compare": [absolute(location) for location in self.compare]}

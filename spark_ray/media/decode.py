@@ -73,17 +73,20 @@ class DecodedClip:
     decode_s: float
 
 
-def decode_clips(file: BinaryIO, span: Span, options: DecodeOptions) -> Iterator[DecodedClip]:
+def decode_clips(
+    file: BinaryIO, span: Span, options: DecodeOptions, subtitle_language: str | None = None
+) -> Iterator[DecodedClip]:
     """Decode `span` of the video in `file` and yield its clips in order of time.
 
     A bounded span is one clip. An open one is one clip too unless `options.split` cuts it at its
     scenes, or it grows beyond `clip_max_s`. Memory is bounded by one clip, not by the video.
+    Subtitles are those in `subtitle_language`, or else in that of the sound.
 
     Raises:
         MediaError: one of its subclasses, when the file can't be used or takes too long. Clips that
             were yielded before stay good.
     """
-    with open_source(file, options) as source:
+    with open_source(file, options, subtitle_language) as source:
         yield from _Pass(source, span, options).run()
 
 

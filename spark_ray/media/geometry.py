@@ -1,8 +1,8 @@
 """From a decoded frame to the upright, square-pixel, standard-range picture that is stored."""
 
+import weakref
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from typing import Annotated, Literal
 
 import av
@@ -15,6 +15,11 @@ from pydantic import BaseModel, BeforeValidator, Field
 from spark_ray.media.source import square_pixel_size
 
 _HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+
+# A scaler computes a table of colours for its first HDR frame, in a second of CPU, and most videos
+# need the same. So it outlives its stream; two streams never share one, since FFmpeg's scaler
+# crashes when two threads use it.
+_idle_scalers: list[VideoReformatter] = []
 
 
 def _parse_resolution(value: object) -> object:
@@ -53,16 +58,28 @@ class Picture:
 
 
 class PictureRenderer:
-    """Renders frames of one stream. Keeps a scaler, so use one for each stream."""
+    """Renders frames of one stream. Keeps scalers, so use one for each stream, in one thread."""
 
     def __init__(self, options: PictureOptions, aspect: Fraction | None) -> None:
         self._options = options
         self._aspect = aspect
         self._scaler = VideoReformatter()
+        self._hdr_scaler: VideoReformatter | None = None
 
     def render(self, frame: av.VideoFrame) -> Picture:
-        pixels = bgr_pixels(frame, self._scaler)
+        pixels = bgr_pixels(frame, self._scaler_for(frame))
         return fit_picture(pixels, self._options, quarter_turn(frame.rotation), self._aspect)
+
+    def _scaler_for(self, frame: av.VideoFrame) -> VideoReformatter:
+        if frame.color_trc not in _HDR_TRANSFERS:
+            return self._scaler
+        if self._hdr_scaler is None:
+            try:
+                self._hdr_scaler = _idle_scalers.pop()
+            except IndexError:
+                self._hdr_scaler = VideoReformatter()
+            weakref.finalize(self, _idle_scalers.append, self._hdr_scaler)
+        return self._hdr_scaler
 
 
 def fit_picture(
@@ -109,7 +126,7 @@ def bgr_pixels(frame: av.VideoFrame, scaler: VideoReformatter) -> NDArray[np.uin
     frames only change their pixel format, by the matrix and range that the frame is tagged with.
     """
     if frame.color_trc in _HDR_TRANSFERS:
-        frame = _hdr_scaler().reformat(
+        frame = scaler.reformat(
             frame,
             format="bgr24",
             dst_color_trc=ColorTrc.BT709,
@@ -121,12 +138,6 @@ def bgr_pixels(frame: av.VideoFrame, scaler: VideoReformatter) -> NDArray[np.uin
     plane = frame.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
     return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
-
-
-@cache
-def _hdr_scaler() -> VideoReformatter:
-    # Its table of colours takes seconds of CPU to compute, and is the same for most videos.
-    return VideoReformatter()
 
 
 def quarter_turn(degrees: float) -> int:

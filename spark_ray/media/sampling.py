@@ -119,21 +119,27 @@ def choose_frames(
     kept frames, so a view that returns is not stored twice.
     """
     samples: list[FrameSample] = []
-    kept: list[Thumbnail] = []
-    for time_s, thumb in zip(times, thumbnails, strict=True):
+    last_kept: Thumbnail | None = None
+    hashes = _packed(thumbnails)
+    kept_hashes, kept = np.empty_like(hashes), 0
+    for time_s, thumb, hash_ in zip(times, thumbnails, hashes, strict=True):
         sample = FrameSample(time=round(time_s, 6))
-        if kept:
-            sample.motion = round(motion_score(thumb, kept[-1]), 6)
-            sample.hash_distance = _nearest_hash(thumb, kept)
+        if last_kept is not None:
+            sample.motion = round(motion_score(thumb, last_kept), 6)
+            sample.hash_distance = int(np.bitwise_count(kept_hashes[:kept] ^ hash_).min())
             sample.dropped_by = _dropped_by(sample, options)
         if sample.dropped_by is None:
-            kept.append(thumb)
+            last_kept = thumb
+            kept_hashes[kept] = hash_
+            kept += 1
         samples.append(sample)
     return samples
 
 
-def _nearest_hash(frame: Thumbnail, kept: list[Thumbnail]) -> int:
-    return min(int(np.count_nonzero(frame.hash_bits != other.hash_bits)) for other in kept)
+def _packed(thumbnails: list[Thumbnail]) -> NDArray[np.uint64]:
+    """Each hash as one number. A frame meets all kept ones: 54,000 in half an hour at 30 fps."""
+    bits = np.array([thumb.hash_bits for thumb in thumbnails], bool).reshape(-1, _HASH_SIDE**2)
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
 def _dropped_by(

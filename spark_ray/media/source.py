@@ -23,6 +23,7 @@ from spark_ray.core.errors import (
     UnsupportedCodec,
 )
 from spark_ray.core.schema import VideoInfo
+from spark_ray.media.languages import language_code
 
 VIDEO_EXTENSIONS = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg")
@@ -57,7 +58,7 @@ class MediaLimits(BaseModel):
         900.0, gt=0, description="seconds that one clip may take to read and decode"
     )
     audio_language: str | None = Field(
-        None, description="ISO 639 code of the audio track to prefer, e.g. 'eng'"
+        None, description="ISO 639 code of the audio track to prefer, e.g. 'en' or 'eng'"
     )
 
 
@@ -122,12 +123,14 @@ class MediaSource:
 
 
 @contextmanager
-def open_source(file: BinaryIO, limits: MediaLimits) -> Iterator[MediaSource]:
+def open_source(
+    file: BinaryIO, limits: MediaLimits, subtitle_language: str | None = None
+) -> Iterator[MediaSource]:
     """Open the container in `file` and choose its streams.
 
     The best video stream (the file's default, then the largest), the audio track in the
-    preferred language or else the best, and the text subtitles of the same language. `file` stays
-    the caller's to close.
+    preferred language or else the best, and the text subtitles in `subtitle_language` or else in
+    that of the sound. `file` stays the caller's to close.
 
     Raises:
         NotAVideo, UnsupportedCodec, CorruptMedia: the file can't be used.
@@ -147,7 +150,7 @@ def open_source(file: BinaryIO, limits: MediaLimits) -> Iterator[MediaSource]:
             "or cut off before its index"
         ) from error
     try:
-        yield _choose_streams(container, limits)
+        yield _choose_streams(container, limits, subtitle_language)
     except FFmpegError as error:
         raise CorruptMedia(f"it can't be demultiplexed: {error.strerror}") from error
     finally:
@@ -155,7 +158,9 @@ def open_source(file: BinaryIO, limits: MediaLimits) -> Iterator[MediaSource]:
             container.close()
 
 
-def _choose_streams(container: InputContainer, limits: MediaLimits) -> MediaSource:
+def _choose_streams(
+    container: InputContainer, limits: MediaLimits, subtitle_language: str | None
+) -> MediaSource:
     video = _best_video(container)
     if video.codec_context is None:
         raise UnsupportedCodec(f"no decoder for its video codec (stream {video.index})")
@@ -182,7 +187,7 @@ def _choose_streams(container: InputContainer, limits: MediaLimits) -> MediaSour
     codec.thread_count = 1
 
     audio = _best_audio(container, limits.audio_language)
-    subtitles = _best_subtitles(container, audio.language if audio else None)
+    subtitles = _best_subtitles(container, subtitle_language, audio.language if audio else None)
     used = {stream.index for stream in (video, audio, subtitles) if stream is not None}
     for stream in container.streams:
         if stream.index not in used:
@@ -218,7 +223,7 @@ def _picture_rank(stream: av.VideoStream) -> tuple[bool, bool, int]:
 
 def _best_audio(container: InputContainer, language: str | None) -> av.AudioStream | None:
     decodable = [s for s in container.streams.audio if s.codec_context is not None]
-    preferred = [s for s in decodable if language and s.language == language]
+    preferred = [s for s in decodable if _is_in(s, language)]
     if preferred:
         return preferred[0]
     best = container.streams.best("audio")
@@ -227,16 +232,25 @@ def _best_audio(container: InputContainer, language: str | None) -> av.AudioStre
     return decodable[0] if decodable else None
 
 
-def _best_subtitles(container: InputContainer, language: str | None) -> Stream | None:
+def _best_subtitles(container: InputContainer, *languages: str | None) -> Stream | None:
+    """Of the text subtitles, those in the first of the languages that has any, or else the first.
+
+    Ordinary ones before forced ones, which only translate what is foreign.
+    """
     texts = [
         s
         for s in container.streams.subtitles
         if s.codec_context is not None and s.codec_context.name in _TEXT_SUBTITLES
     ]
-    same_language = [s for s in texts if language and s.language == language]
-    candidates = same_language or texts
+    in_languages = ([s for s in texts if _is_in(s, language)] for language in languages)
+    candidates = next(filter(None, in_languages), texts)
     ordinary = [s for s in candidates if not s.disposition & Disposition.forced]
     return next(iter(ordinary or candidates), None)
+
+
+def _is_in(stream: Stream, language: str | None) -> bool:
+    code = language_code(language)
+    return code is not None and language_code(stream.language) == code
 
 
 def _describe(

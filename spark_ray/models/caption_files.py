@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -31,7 +32,10 @@ _END_FIELDS = ("end", "end_s", "end_time")
 
 @dataclass(frozen=True)
 class TextAt:
-    """A text about a whole video, or about `[start, end)` in seconds of the source file."""
+    """A text about a whole video, or about `[start, end)` in seconds of the source file.
+
+    One without an end lasts until the next one starts.
+    """
 
     text: str
     start: float | None = None
@@ -45,8 +49,9 @@ def caption_of(texts: list[TextAt], clip: Clip) -> Caption | None:
     untimed ones: the first is the caption.
     """
     said = [TextAt(_clean(text.text), text.start, text.end) for text in texts]
+    starts = sorted(text.start for text in said if text.start is not None)
     timed = sorted(
-        (text.start, text.end if text.end is not None else float("inf"), text.text)
+        (text.start, _next(starts, text.start) if text.end is None else text.end, text.text)
         for text in said
         if text.start is not None and text.text
     )
@@ -56,6 +61,11 @@ def caption_of(texts: list[TextAt], clip: Clip) -> Caption | None:
         return Caption(text=" ".join(here), all_captions=here) if here else None
     untimed = [text.text for text in said if text.text]
     return Caption(text=untimed[0], all_captions=untimed) if untimed else None
+
+
+def _next(starts: list[float], start: float) -> float:
+    later = bisect_right(starts, start)
+    return starts[later] if later < len(starts) else float("inf")
 
 
 def _clean(text: str) -> str:

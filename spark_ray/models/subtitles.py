@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from spark_ray.core.schema import Clip, Segment, Transcript
+from spark_ray.media.languages import language_code
 from spark_ray.media.subtitles import cues_between
 from spark_ray.models.sidecar_files import (
     LANGUAGE_TAG,
@@ -13,31 +14,21 @@ from spark_ray.models.sidecar_files import (
 )
 from spark_ray.models.transcription import TranscriptionOptions, transcribers
 
-# Containers name languages with three letters (ISO 639-2), the rest of the house with two.
-_TWO_LETTERS = {
-    "ara": "ar", "bul": "bg", "ces": "cs", "chi": "zh", "cze": "cs", "dan": "da", "deu": "de",
-    "dut": "nl", "ell": "el", "eng": "en", "est": "et", "fas": "fa", "fin": "fi", "fra": "fr",
-    "fre": "fr", "ger": "de", "gre": "el", "heb": "he", "hin": "hi", "hrv": "hr", "hun": "hu",
-    "ind": "id", "ita": "it", "jpn": "ja", "kor": "ko", "lav": "lv", "lit": "lt", "nld": "nl",
-    "nor": "no", "per": "fa", "pol": "pl", "por": "pt", "ron": "ro", "rum": "ro", "rus": "ru",
-    "slk": "sk", "slo": "sk", "slv": "sl", "spa": "es", "srp": "sr", "swe": "sv", "tha": "th",
-    "tur": "tr", "ukr": "uk", "vie": "vi", "zho": "zh",
-}  # fmt: skip
-
 
 @transcribers.register("subtitles")
 class SubtitleTranscriber:
     """Embedded subtitles first, which the decoder left in the clip, else a .srt or .vtt beside it.
 
-    `transcription_language` picks among files like `film.de.srt`; a file without a language in its
-    name suits every choice. A `film.caption.srt` says what is seen, and is left to the captions.
+    `transcription_language` picks among those in the video, and among files like `film.de.srt`; a
+    file without a language in its name suits every choice. A `film.caption.srt` says what is seen,
+    and is left to the captions.
     Cost: one small read for each clip without embedded subtitles.
     """
 
     uses_accelerator = False
 
     def __init__(self, options: TranscriptionOptions) -> None:
-        self.language = options.transcription_language
+        self.language = language_code(options.transcription_language)
 
     def load(self) -> None:
         return None
@@ -60,7 +51,7 @@ class SubtitleTranscriber:
         return transcripts
 
     def _embedded(self, clip: Clip) -> tuple[str | None, list[Segment]] | None:
-        language = _two_letters(clip.subtitle_language)
+        language = language_code(clip.subtitle_language)
         if not clip.subtitles or not self._wanted(language):
             return None
         return language, merge_rolling(clip.subtitles)
@@ -85,8 +76,4 @@ class SubtitleTranscriber:
 def _language_in_name(uri: str) -> str | None:
     """`de` for film.de.srt and film.de-AT.srt; None for film.srt."""
     match = LANGUAGE_TAG.fullmatch(tag(uri))
-    return _two_letters(match[1].lower()) if match else None
-
-
-def _two_letters(code: str | None) -> str | None:
-    return None if code in {None, "und"} else _TWO_LETTERS.get(code, code)
+    return language_code(match[1]) if match else None

@@ -10,6 +10,15 @@ from spark_ray.core.schema import Segment, Transcript, Word
 from spark_ray.models.protocols import Transcriber
 from spark_ray.models.registry import BackendModule, Registry
 
+WHISPER_SIZES = frozenset(
+    (
+        "tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en", "large",
+        "large-v1", "large-v2", "large-v3", "large-v3-turbo", "turbo", "distil-small.en",
+        "distil-medium.en", "distil-large-v2", "distil-large-v3", "distil-large-v3.5",
+    )
+)  # fmt: skip
+"""Models that are named by their size, by either package; asking those would import torch."""
+
 
 class TranscriptionOptions(BaseModel):
     """Who transcribes, and how."""
@@ -27,8 +36,8 @@ class TranscriptionOptions(BaseModel):
     )
     transcription_language: str | None = Field(
         None,
-        description="ISO 639-1 code of what is spoken. Unset, Whisper guesses it from the first "
-        "30 s of each clip, and on a short clip it often guesses wrong.",
+        description="ISO 639-1 code of what is spoken, and of the subtitles to read. Unset, "
+        "Whisper guesses it from the first 30 s of each clip, and on a short clip often wrong.",
     )
     transcription_batch_size: int = Field(
         8,
@@ -58,6 +67,12 @@ transcribers: Registry[TranscriptionOptions, Transcriber] = Registry(
         "none": BackendModule("spark_ray.models.none", "models"),
     },
 )
+
+
+def is_named_by_size(options: TranscriptionOptions) -> bool:
+    """Whether the model is a size of Whisper, also where a file or folder has that name."""
+    by_size = options.transcription_backend != "apotheon"
+    return by_size and options.transcription_model in WHISPER_SIZES
 
 
 def build_transcriber(options: TranscriptionOptions) -> Transcriber:

@@ -15,7 +15,7 @@ from typing import Any
 
 from spark_ray.core.errors import ConfigError, ModelError
 from spark_ray.core.schema import ModelInfo
-from spark_ray.core.storage import is_remote
+from spark_ray.core.storage import is_remote, user_path
 from spark_ray.models.registered import SCHEME as REGISTERED
 from spark_ray.models.registered import find_registered
 from spark_ray.models.stored import find_stored
@@ -80,7 +80,7 @@ def resolve_weights(
         StorageError: the bucket can't be read.
     """
     check_reference(reference, setting)
-    folder = Path(reference).expanduser()
+    folder = user_path(reference)
     if reference.startswith(REGISTERED):
         if revision is not None:
             raise ConfigError(
@@ -106,7 +106,7 @@ def check_reference(reference: str, setting: str) -> None:
         ModelError: it can't, or it names a folder that holds none.
     """
     is_hub_id = _HUB_ID.fullmatch(reference) and not reference.startswith(".")
-    is_folder = Path(reference).expanduser().is_dir()
+    is_folder = user_path(reference).is_dir()
     elsewhere = is_hub_id or is_remote(reference) or reference.startswith(REGISTERED)
     if not (is_folder or elsewhere):
         raise ModelError(
@@ -115,7 +115,7 @@ def check_reference(reference: str, setting: str) -> None:
             "'models:/apotheon@champion'"
         )
     if is_folder:
-        _check_is_model(Path(reference).expanduser(), setting, reference)
+        _check_is_model(user_path(reference), setting, reference)
 
 
 def offline() -> bool:

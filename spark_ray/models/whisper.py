@@ -15,6 +15,7 @@ from whisper.tokenizer import LANGUAGES
 
 from spark_ray.core.errors import ModelError, unknown_choice
 from spark_ray.core.schema import Clip, ModelInfo, Segment, Transcript, Word
+from spark_ray.core.storage import user_path
 from spark_ray.media.audio_codec import SAMPLE_RATE, decode_audio
 from spark_ray.models.pretrained import choose_placement
 from spark_ray.models.transcription import TranscriptionOptions, transcribers, transcript_of
@@ -106,7 +107,7 @@ def _segment(segment: dict[str, Any]) -> Segment:
 def _find(name: str) -> Weights:
     """The checkpoint on this machine, fetched if it is one of the library's sizes."""
     if name not in whisper.available_models():
-        file = Path(name).expanduser()
+        file = user_path(name)
         if not file.is_file():
             known = ", ".join(whisper.available_models())
             raise ModelError(

@@ -70,7 +70,7 @@ def decode_file(file: MediaFile, options: BuildConfig) -> Clip:
 
 def _decode_video(file: MediaFile, base: Clip, options: BuildConfig) -> Clip:
     with open_read(file.location) as opened:
-        (decoded,) = decode_clips(opened, Span(), options)
+        (decoded,) = decode_clips(opened, Span(), options, options.transcription_language)
     assert base.video_id is not None
     return base.model_copy(
         update={

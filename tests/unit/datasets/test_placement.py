@@ -9,6 +9,7 @@ from spark_ray.core.schema import Caption, Clip, check_storable
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import _placement, _pools
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.ingest import list_inputs
 from spark_ray.datasets.model_stages import ModelStage
 from spark_ray.datasets.stages import CommitStage, DecodeStage
 
@@ -81,6 +82,50 @@ def test_local_paths_mean_the_same_for_every_worker(
     assert located.output == str(tmp_path / "sets/x")
     assert located.captions_file == str(tmp_path / "captions.csv")
     assert located.caption_model == "hub/name"
+
+
+@pytest.mark.parametrize("backend", ["none", "whisper", "faster_whisper"])
+def test_a_size_of_whisper_is_not_taken_for_a_folder_of_that_name(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen = config(transcription_backend=backend)
+    before = chosen.located().fingerprint()
+    (tmp_path / "base").mkdir()
+    assert chosen.located().transcription_model == "base"
+    assert chosen.located().fingerprint() == before
+
+
+def test_a_folder_of_a_model_may_be_given_by_its_bare_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, backend in (("ours", "faster_whisper"), ("small", "apotheon")):
+        (tmp_path / name).mkdir()
+        chosen = config(
+            caption_model=name, transcription_backend=backend, transcription_model=name
+        ).located()
+        assert chosen.caption_model == chosen.transcription_model == str(tmp_path / name)
+
+
+def test_a_path_may_begin_with_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "captions.csv").touch()
+    given = config(captions_file="~/captions.csv", caption_model="~")
+    located = given.model_copy(update={"output": "~/sets/x"}).located()
+    assert located.output == str(tmp_path / "sets/x")
+    assert located.captions_file == str(tmp_path / "captions.csv")
+    assert located.caption_model == str(tmp_path)
+
+
+def test_the_home_of_nobody_is_a_name_as_in_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nobody = config().model_copy(update={"input": ["~nobody-here/x"], "output": "~nobody-here/y"})
+    assert nobody.located().output == str(tmp_path / "~nobody-here/y")
+    with pytest.raises(ConfigError, match="input: '~nobody-here/x' does not exist"):
+        list_inputs(nobody.input)
 
 
 def test_a_relative_output_inside_a_ray_job_is_refused(

@@ -1,14 +1,18 @@
 """Stored pictures are upright, have square pixels, fit as asked, and look as they were meant."""
 
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc
 from media_factory import clip_of, picture
 
 from spark_ray.media.encode import BT709, HDR10, ColorTags, write_video
+from spark_ray.media.geometry import PictureOptions, PictureRenderer
 
 RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 180, 30), (30, 30, 200), (230, 230, 230)
 
@@ -166,3 +170,62 @@ def test_hdr_is_shown_with_its_reference_white_near_white(tmp_path: Path) -> Non
     assert 90 < greys[36.5] < 145
     assert greys[203.0] > 225
     assert greys[1000.0] >= greys[203.0]
+
+
+def hdr_frame(size: tuple[int, int]) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(quadrants(size), format="rgb24").reformat(
+        format="yuv420p10le", dst_colorspace=Colorspace.BT2020
+    )
+    frame.color_trc, frame.color_primaries = ColorTrc.SMPTE2084, ColorPrimaries.BT2020
+    return frame
+
+
+TWO_THREADS = """
+import threading
+import numpy as np
+from test_geometry import hdr_frame
+from spark_ray.media.geometry import PictureOptions, PictureRenderer
+
+def render(size, count):
+    renderer, frame = PictureRenderer(PictureOptions(), None), hdr_frame(size)
+    return [renderer.render(frame).image for _ in range(count)]
+
+sizes = [(1280, 720), (640, 480)]
+alone = [render(size, 1)[0] for size in sizes]
+wrong = []
+
+def repeat(number):
+    for image in render(sizes[number], 60):
+        if not np.array_equal(image, alone[number]):
+            wrong.append(number)
+
+threads = [threading.Thread(target=repeat, args=(number,)) for number in (0, 1)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not wrong, wrong
+"""
+
+
+def test_two_hdr_videos_can_be_rendered_at_once() -> None:
+    # In a process of its own: a scaler in two threads crashes it.
+    places = [str(Path(__file__).parent), *sys.path]
+    script = f"import sys; sys.path[:] = {places!r}\n{TWO_THREADS}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_next_hdr_video_takes_over_the_table_of_colours() -> None:
+    frame = hdr_frame((64, 48))
+
+    def scaler_of(renderer: PictureRenderer) -> int:
+        renderer.render(frame)
+        return id(renderer._hdr_scaler)
+
+    first = PictureRenderer(PictureOptions(), None)
+    second = PictureRenderer(PictureOptions(), None)
+    used = {scaler_of(first), scaler_of(second)}
+    assert len(used) == 2
+    del first, second
+    assert scaler_of(PictureRenderer(PictureOptions(), None)) in used

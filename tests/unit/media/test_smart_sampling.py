@@ -1,5 +1,7 @@
 """Which frames are taken, which of them are kept, and what is written down about the others."""
 
+from time import process_time
+
 import cv2
 import imagehash
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from spark_ray.media.sampling import (
     SamplingGrid,
     SamplingOptions,
+    Thumbnail,
     average_hash,
     choose_frames,
     motion_score,
@@ -107,6 +110,45 @@ def test_every_frame_is_kept_but_scored_when_smart_sampling_is_off() -> None:
     )
     assert [s.dropped_by for s in samples] == [None, None]
     assert (samples[1].motion, samples[1].hash_distance) == (0.0, 0)
+
+
+def random_thumbnails(count: int, seed: int) -> list[Thumbnail]:
+    """Hashes that often lie near each other, and all of whose pictures differ."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(0, 2, (4, 64)).astype(bool)
+    return [
+        Thumbnail(
+            np.full((32, 32), 10.0 * number, np.float32),
+            kinds[rng.integers(4)] ^ (rng.random(64) < 0.1),
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("smart_sampling", [True, False])
+def test_the_hash_distance_is_that_to_the_nearest_kept_frame(
+    seed: int, smart_sampling: bool
+) -> None:
+    thumbnails = random_thumbnails(60, seed)
+    options = SamplingOptions(smart_sampling=smart_sampling, hash_distance=8)
+    samples = choose_frames([float(i) for i in range(60)], thumbnails, options)
+    kept: list[np.ndarray] = []
+    for thumb, sample in zip(thumbnails, samples, strict=True):
+        distances = [int(np.count_nonzero(thumb.hash_bits != other)) for other in kept]
+        assert sample.hash_distance == min(distances, default=None)
+        if sample.dropped_by is None:
+            kept.append(thumb.hash_bits)
+    assert len(kept) < 60 or not smart_sampling
+
+
+def test_an_hour_of_frames_is_compared_in_no_time() -> None:
+    thumbnails = random_thumbnails(3600, 0)
+    started = process_time()
+    choose_frames(
+        [float(i) for i in range(3600)], thumbnails, SamplingOptions(smart_sampling=False)
+    )
+    assert process_time() - started < 1.0, "one by one it takes four seconds"
 
 
 def test_slow_drift_adds_up_against_the_last_kept_frame() -> None:

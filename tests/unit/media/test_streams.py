@@ -13,6 +13,7 @@ from media_factory import clip_of, pictures, tone
 from spark_ray.core.errors import NotAVideo
 from spark_ray.core.schema import Segment
 from spark_ray.media.audio_codec import decode_audio
+from spark_ray.media.decode import DecodeOptions, Span, decode_clips
 from spark_ray.media.encode import AudioTrack, SubtitleTrack, VideoTrack, write_tracks
 from spark_ray.media.source import MediaLimits, open_source
 
@@ -60,16 +61,31 @@ def test_the_default_picture_is_chosen_or_else_the_largest(
 
 
 @pytest.mark.parametrize(
-    ("language", "hertz", "text"), [("eng", 900, "Good day"), ("ger", 300, "Guten Tag")]
+    ("wanted", "hertz", "language", "text"),
+    [(name, 900, "eng", "Good day") for name in ("eng", "en", "EN-us")]
+    + [(name, 300, "ger", "Guten Tag") for name in ("ger", "deu", "de")],
 )
 def test_sound_and_subtitles_come_in_the_preferred_language(
-    many_streams: Path, language: str, hertz: int, text: str
+    many_streams: Path, wanted: str, hertz: int, language: str, text: str
 ) -> None:
-    clip = clip_of(many_streams, audio_language=language)
+    clip = clip_of(many_streams, audio_language=wanted)
     assert pitch(clip.audio) == pytest.approx(hertz, abs=2)
     assert clip.info.audio_language == language
     assert [cue.text for cue in clip.subtitles] == [text]
     assert clip.subtitle_language == language
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"), [("de", "Guten Tag"), ("fr", "Good day"), (None, "Good day")]
+)
+def test_subtitles_may_be_in_another_language_than_the_sound(
+    many_streams: Path, wanted: str | None, text: str
+) -> None:
+    options = DecodeOptions(audio_language="en")
+    with many_streams.open("rb") as file:
+        (clip,) = decode_clips(file, Span(), options, wanted)
+    assert pitch(clip.audio) == pytest.approx(900, abs=2)
+    assert [cue.text for cue in clip.subtitles] == [text]
 
 
 def test_a_language_that_is_not_there_falls_back_to_the_usual_sound(many_streams: Path) -> None:

@@ -221,6 +221,26 @@ def test_timed_rows_go_to_the_clips_that_they_overlap(tmp_path: Path) -> None:
     assert [caption.text for caption in captions.values()] == ["early", "late"]
 
 
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "captions"),
+    [
+        (0.0, 10.0, ["a dog", "a fence"]),
+        (5.0, 12.0, ["a dog", "a fence", "a cat"]),
+        (20.0, 25.0, ["a cat"]),
+        (20.0, None, ["a cat"]),
+    ],
+)
+def test_a_caption_without_an_end_lasts_until_the_next_one(
+    start_s: float, end_s: float | None, captions: list[str], tmp_path: Path
+) -> None:
+    rows = [(10, "a cat"), (0, "a dog"), (0, "a fence")]
+    content = {"captions": [{"start": start, "text": text} for start, text in rows]}
+    sidecar = write(tmp_path / "a.json", json.dumps(content))
+    assert caption_of(make_clip(start_s, end_s, sidecars=(sidecar,))) == Caption(
+        text=" ".join(captions), all_captions=captions
+    )
+
+
 def test_a_captions_file_goes_before_sidecars_and_they_fill_its_gaps(tmp_path: Path) -> None:
     file = write_captions(tmp_path / "c.jsonl", [{"video_id": "0a1b", "caption": "from file"}])
     sidecar = write(tmp_path / "a.txt", "from sidecar")

@@ -85,7 +85,7 @@ def test_the_language_that_is_asked_for_is_read(tmp_path: Path) -> None:
 
     spoken = [Segment(start=0, end=1, text="Bonjour")]
     embedded = clip.model_copy(update={"subtitles": spoken, "subtitle_language": "fra"})
-    for language, expected in (("fr", "Bonjour"), ("de", "Servus")):
+    for language, expected in (("fr", "Bonjour"), ("fre", "Bonjour"), ("de", "Servus")):
         transcript = transcribe(embedded, language)
         assert transcript is not None
         assert transcript.text == expected

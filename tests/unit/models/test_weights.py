@@ -160,7 +160,9 @@ def test_a_hub_out_of_reach_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
         resolve("org/model")
 
 
-@pytest.mark.parametrize("reference", ["/no/such/folder", "./models/blip", "blip"])
+@pytest.mark.parametrize(
+    "reference", ["/no/such/folder", "./models/blip", "blip", "~nobody-here/blip"]
+)
 def test_neither_folder_nor_hub_id(reference: str) -> None:
     with pytest.raises(ModelError, match="neither a folder on this machine nor one at s3://"):
         resolve(reference)

@@ -12,6 +12,7 @@ from spark_ray.core.schema import Clip, Segment, Word
 from spark_ray.media.audio_codec import encode_audio
 from spark_ray.models.protocols import Transcriber
 from spark_ray.models.transcription import (
+    WHISPER_SIZES,
     TranscriptionOptions,
     build_transcriber,
     transcript_of,
@@ -203,3 +204,9 @@ def test_what_starts_after_the_end_is_dropped() -> None:
     word = Word(start=1, end=2, text="said")
     assert transcript.segments == [Segment(start=1.0, end=2.0, text="said", words=[word])]
     assert transcript_of(segments[:1], "en", 2.0) is None
+
+
+def test_the_sizes_that_either_package_knows_are_known() -> None:
+    faster_whisper = pytest.importorskip("faster_whisper")
+    whisper = pytest.importorskip("whisper")
+    assert {*whisper.available_models(), *faster_whisper.available_models()} <= WHISPER_SIZES
