@@ -137,6 +137,7 @@ def _outcome(line: dict[str, Any], clips: int) -> Outcome:
     """The line as it was before publishing, which adds the configuration and the shard."""
     line["meta"]["provenance"].pop("config", None)
     line["meta"].pop("shard", None)
+    line["meta"].setdefault("has_audio", line["audio"] is not None)  # older parents don't tell
     return Outcome(id=line["id"], status="ok", unit_id=_PARENT_UNIT, unit_size=clips, line=line)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.layout import has_audio
 from spark_ray.datasets.plan import SourceRecord
 
 _BINS = 20
@@ -74,7 +75,7 @@ class ClipStatistics:
         self.frames += meta["num_frames"]
         self.num_bytes += meta.get("num_bytes", 0)
         self.duration_s += meta["duration"]
-        self.with_audio += info.get("audio_codec") is not None
+        self.with_audio += has_audio(line)
         self.captioned += bool(meta["caption"])
         self.transcribed += bool(meta["transcript"])
         self.words += len((meta["transcript"] or "").split())
