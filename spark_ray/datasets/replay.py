@@ -9,12 +9,13 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from spark_ray.core.errors import StorageError
 from spark_ray.core.progress import ProgressReport
-from spark_ray.core.storage import Folder, absolute
+from spark_ray.core.storage import Folder, absolute, transfers
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
 from spark_ray.datasets.build import (
     BuildResult,
@@ -100,37 +101,35 @@ def _unfinished_replay(dataset: Folder, origin: dict[str, Any]) -> Folder | None
 
 def _carry_over(parent: Folder, version: Folder, config: BuildConfig, clips: int) -> None:
     """Bring every clip of the parent into the new version, as if it had been built here."""
-    has_files = config.format != "parquet"
-    stream = (
-        (ClipAssets(line, [], None) for line in manifest_lines(parent))
-        if has_files
-        else published_clips(parent)
+    link = partial(_link_assets, parent, version)
+    write = partial(_write_assets, version, config.audio_format)
+    lines = (
+        transfers(version.location, link, manifest_lines(parent))
+        if config.format != "parquet"
+        else transfers(version.location, write, published_clips(parent))
     )
     with ProgressReport("Carrying over", clips, "clips") as progress:
-        while group := list(islice(stream, _LINES_PER_PART)):
-            for clip in group:
-                if has_files:
-                    _link_assets(parent, version, clip.line)
-                else:
-                    _write_assets(version, clip, config.audio_format)
-            commit_part(version, [_outcome(clip.line, clips) for clip in group])
+        while group := list(islice(lines, _LINES_PER_PART)):
+            commit_part(version, [_outcome(line, clips) for line in group])
             progress.advance(len(group))
 
 
-def _link_assets(parent: Folder, version: Folder, line: dict[str, Any]) -> None:
+def _link_assets(parent: Folder, version: Folder, line: dict[str, Any]) -> dict[str, Any]:
     for number in range(1, line["meta"]["num_frames"] + 1):
         version.copy_from(parent, frame_name(line["id"], number))
     if line["audio"]:
         version.copy_from(parent, line["audio"])
+    return line
 
 
-def _write_assets(version: Folder, clip: ClipAssets, audio_format: str) -> None:
+def _write_assets(version: Folder, audio_format: str, clip: ClipAssets) -> dict[str, Any]:
     for number, jpeg in enumerate(clip.frames, 1):
         version.write(frame_name(clip.line["id"], number), jpeg)
     clip.line["frames_dir"] = f"{asset_folder(clip.line['id'])}/frames"
     if clip.audio is not None:
         clip.line["audio"] = audio_name(clip.line["id"], audio_format)
         version.write(clip.line["audio"], clip.audio)
+    return clip.line
 
 
 def _outcome(line: dict[str, Any], clips: int) -> Outcome:
