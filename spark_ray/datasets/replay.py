@@ -25,8 +25,10 @@ from spark_ray.datasets.build import (
     run_units,
 )
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.funnel import FILE_FILTERS
 from spark_ray.datasets.ingest import InputFile, named_file
 from spark_ray.datasets.layout import (
+    FILTERED_BEFORE,
     METADATA,
     PARTS,
     RECIPE,
@@ -40,7 +42,14 @@ from spark_ray.datasets.layout import (
     resolve_published,
     writable,
 )
-from spark_ray.datasets.ledger import Outcome, commit_part, read_parts, read_recipe
+from spark_ray.datasets.ledger import (
+    FilteredBefore,
+    Outcome,
+    commit_part,
+    dump_json,
+    read_parts,
+    read_recipe,
+)
 from spark_ray.datasets.model_stages import caption_stage, transcribe_stage
 from spark_ray.datasets.plan import SourceRecord, StoredPlan, mark_duplicates
 from spark_ray.datasets.publish import clear_scaffold, discard
@@ -82,6 +91,9 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
             discard(version)
             version.write(_CARRYING, b"")  # so that what a kill leaves is known to be of a build
             _carry_over(parent, version, config, metadata["statistics"]["clips"])
+            version.write(
+                FILTERED_BEFORE, dump_json(_filtered_before(metadata, rejects).model_dump())
+            )
             begin(version, config, _records_to_retry(parent, rejects, config), origin)
         run_units(config, version, [caption_stage(config), transcribe_stage(config)])
         if not _recovered(parent, version):
@@ -138,6 +150,18 @@ def _outcome(line: dict[str, Any], clips: int) -> Outcome:
     line["meta"].pop("shard", None)
     line["meta"].setdefault("has_audio", line["audio"] is not None)  # older parents don't tell
     return Outcome(id=line["id"], status="ok", unit_id=_PARENT_UNIT, unit_size=clips, line=line)
+
+
+def _filtered_before(metadata: dict[str, Any], rejects: Iterable[dict[str, Any]]) -> FilteredBefore:
+    """What the parent's filters turned away of its clips; of files, the plan tells it again."""
+    filters = metadata["funnel"]["filters"]
+    stages: defaultdict[str, set[str]] = defaultdict(set)
+    for line in rejects:
+        stages[line["unit_id"]].add(line["stage"])
+    return FilteredBefore(
+        filters={name: filters[name] for name in filters if name not in FILE_FILTERS},
+        units=[unit for unit, failed in stages.items() if not failed & {"ingest", "decode"}],
+    )
 
 
 def _records_to_retry(
