@@ -8,11 +8,13 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 import fsspec
@@ -22,10 +24,14 @@ from spark_ray.core.errors import ConfigError, StorageError, StorageUnavailable
 
 _FILE_URL = "file://"
 _REMOVALS = 5
+_TRANSFERS_AT_ONCE = 16
 _BAD_CREDENTIALS = frozenset(
     ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
 )
 _S3_CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def is_remote(location: str) -> bool:
@@ -173,6 +179,27 @@ def read_bytes(location: str, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise StorageError(f"{location}: it is larger than the {max_bytes} bytes allowed here")
     return data
+
+
+def transfers(
+    location: str, transfer: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[Result]:
+    """What `transfer` returns for each item, in order.
+
+    Remote storage takes its time to answer, but answers many at once: there, 16 threads work ahead,
+    and no more than 16 results are held. On a local disk it is done here, one after the other.
+    """
+    if not is_remote(location):
+        yield from map(transfer, items)
+        return
+    ahead: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(_TRANSFERS_AT_ONCE) as pool:
+        for item in items:
+            ahead.append(pool.submit(transfer, item))
+            if len(ahead) == _TRANSFERS_AT_ONCE:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """The bytes of published clips, wherever the format put them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
 from spark_ray.core.errors import DatasetError
-from spark_ray.core.storage import Folder, open_read
+from spark_ray.core.storage import Folder, open_read, transfers
 from spark_ray.datasets.layout import MANIFEST, asset_folder
 
 _ROWS_AT_ONCE = 16
@@ -42,10 +42,14 @@ def published_clips(version: Folder) -> Iterator[ClipAssets]:
     """Every clip with its bytes, in manifest order, holding a few clips at a time."""
     for shard, lines in groupby(manifest_lines(version), _inline_shard):
         if shard is None:
-            for line in lines:
-                yield read_assets(version, line)
+            yield from all_assets(version, lines)
         else:
             yield from _from_shard(version, shard, lines)
+
+
+def all_assets(version: Folder, lines: Iterable[dict[str, Any]]) -> Iterator[ClipAssets]:
+    """Clips that have files, each with its bytes, in the order of their lines."""
+    return transfers(version.location, lambda line: read_assets(version, line), lines)
 
 
 def read_assets(version: Folder, line: dict[str, Any]) -> ClipAssets:

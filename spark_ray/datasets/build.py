@@ -109,6 +109,7 @@ def build_dataset(config: BuildConfig) -> BuildResult:
             discard(version)
             begin(version, config, plan_inputs(files, config))
             log.info("planned", version=version.location, files=len(files))
+        del files  # as long as the dataset, and stored as the plan by now
         run_units(config, version, stages)
         return finish(config, version)
 

@@ -7,7 +7,7 @@ from typing import Any
 from spark_ray.datasets.display import value_text
 
 # Of the filters, these look at whole files; the others at clips.
-_FILE_FILTERS = ("min_duration_s", "max_duration_s")
+FILE_FILTERS = ("min_duration_s", "max_duration_s")
 _RULES = {
     ("files", "rejected"): "rejected: could not be read",
     ("files", "duplicate"): "same bytes as another file",
@@ -71,7 +71,7 @@ def _filter_losses(unit: str, funnel: Mapping[str, Any]) -> list[Loss]:
     return [
         Loss("filtered", f"filter {name} = {value_text(entry['limit'])}", entry["dropped"])
         for name, entry in funnel["filters"].items()
-        if (name in _FILE_FILTERS) == (unit == "files")
+        if (name in FILE_FILTERS) == (unit == "files")
     ]
 
 

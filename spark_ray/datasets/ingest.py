@@ -68,7 +68,9 @@ class InputFile:
 
     @property
     def label(self) -> str:
-        return PurePosixPath(self.location).parent.name
+        # By its own text: a file's odd name escapes the whole path, and its siblings' is not.
+        folder = local_path(self.location).parent.name
+        return PurePosixPath(location_of(Path(folder))).name
 
 
 def list_inputs(inputs: Iterable[str]) -> list[InputFile]:

@@ -18,6 +18,7 @@ REPORT = "report.html"
 DATA = "data"
 PARTS = "parts"
 RECIPE = f"{PARTS}/recipe.json"
+FILTERED_BEFORE = f"{PARTS}/filtered_before.json"
 _WRITING = f"{PARTS}/writing"
 SOURCES = "sources.jsonl"
 SHARDS = "shards"
@@ -157,6 +158,7 @@ def manifest_line(clip: Clip, audio_format: str, provenance: Mapping[str, Any]) 
             "duration": round(clip.duration_s, 6),
             "num_frames": len(clip.frames),
             "num_bytes": sum(map(len, clip.frames)) + len(clip.audio or b""),
+            "has_audio": clip.audio is not None,
             "frame_times": clip.frame_times,
             # 0 for the first, which has none: Arrow's JSON reader, and so `datasets`, fails on
             # files in which a list begins with null.
@@ -174,6 +176,19 @@ def manifest_line(clip: Clip, audio_format: str, provenance: Mapping[str, Any]) 
             "provenance": provenance,
         },
     }
+
+
+def has_audio(line: Mapping[str, Any]) -> bool:
+    """Whether a clip has sound, from its manifest line.
+
+    Lines of older versions don't tell, so that for a clip without files the source's codec must do.
+    """
+    meta = line["meta"]
+    if meta.get("has_audio") is not None:
+        return bool(meta["has_audio"])
+    if line.get("frames_dir") is not None:
+        return line.get("audio") is not None
+    return meta["video_info"].get("audio_codec") is not None
 
 
 def clip_provenance(clip: Clip, code: str, *, full: bool) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class SourceRecord(Record):
 class StoredPlan:
     """The records of a version's plan, in order, read from its file each time they are wanted.
 
-    They are never held together, so that a build's memory does not grow with the number of files.
+    They are never held together, so that a build's memory hardly grows with the number of files.
     """
 
     def __init__(self, version: Folder) -> None:

@@ -30,7 +30,13 @@ from spark_ray.datasets.layout import (
     SOURCES,
     dataset_name,
 )
-from spark_ray.datasets.ledger import Outcome, Recipe, dump_json, part_names
+from spark_ray.datasets.ledger import (
+    Outcome,
+    Recipe,
+    dump_json,
+    part_names,
+    read_filtered_before,
+)
 from spark_ray.datasets.plan import SourceRecord
 from spark_ray.datasets.report import write_report
 from spark_ray.datasets.shards import ShardWriter
@@ -117,6 +123,9 @@ def discard(version: Folder) -> None:
 def _compact(config: BuildConfig, version: Folder) -> _Compaction:
     """Write manifest, rejects and shards from the parts, sorted by id."""
     found = _Compaction()
+    before = read_filtered_before(version)
+    counted_before = frozenset(before.units)
+    found.filtered |= {name: FilteredOut.of(entry) for name, entry in before.filters.items()}
     settings = config.content_settings() if config.provenance else None
     shards = ShardWriter(version, config.shard_bytes) if config.format != "files" else None
     with version.writer(MANIFEST) as manifest, version.writer(REJECTS) as rejects:
@@ -127,6 +136,8 @@ def _compact(config: BuildConfig, version: Folder) -> _Compaction:
                 rejects.write(json_line(line))
                 continue
             if outcome.status == "filtered":
+                if outcome.unit_id in counted_before:
+                    continue
                 entry = found.filtered.setdefault(line["name"], FilteredOut(line["limit"]))
                 entry.add(line["source_path"], line["value"])
                 continue

@@ -182,6 +182,7 @@ class _Meta(BaseModel):
     duration: _Seconds
     num_frames: _Count
     num_bytes: _Count = 0
+    has_audio: bool | None = None
     frame_times: list[FiniteFloat]
     frame_motion: list[FiniteFloat | None] = []
     dropped_frames: list[_Dropped] = []

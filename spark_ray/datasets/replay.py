@@ -9,12 +9,13 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from spark_ray.core.errors import StorageError
 from spark_ray.core.progress import ProgressReport
-from spark_ray.core.storage import Folder, absolute
+from spark_ray.core.storage import Folder, absolute, transfers
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
 from spark_ray.datasets.build import (
     BuildResult,
@@ -24,8 +25,10 @@ from spark_ray.datasets.build import (
     run_units,
 )
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.funnel import FILE_FILTERS
 from spark_ray.datasets.ingest import InputFile, named_file
 from spark_ray.datasets.layout import (
+    FILTERED_BEFORE,
     METADATA,
     PARTS,
     RECIPE,
@@ -39,7 +42,14 @@ from spark_ray.datasets.layout import (
     resolve_published,
     writable,
 )
-from spark_ray.datasets.ledger import Outcome, commit_part, read_parts, read_recipe
+from spark_ray.datasets.ledger import (
+    FilteredBefore,
+    Outcome,
+    commit_part,
+    dump_json,
+    read_parts,
+    read_recipe,
+)
 from spark_ray.datasets.model_stages import caption_stage, transcribe_stage
 from spark_ray.datasets.plan import SourceRecord, StoredPlan, mark_duplicates
 from spark_ray.datasets.publish import clear_scaffold, discard
@@ -81,6 +91,9 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
             discard(version)
             version.write(_CARRYING, b"")  # so that what a kill leaves is known to be of a build
             _carry_over(parent, version, config, metadata["statistics"]["clips"])
+            version.write(
+                FILTERED_BEFORE, dump_json(_filtered_before(metadata, rejects).model_dump())
+            )
             begin(version, config, _records_to_retry(parent, rejects, config), origin)
         run_units(config, version, [caption_stage(config), transcribe_stage(config)])
         if not _recovered(parent, version):
@@ -100,44 +113,55 @@ def _unfinished_replay(dataset: Folder, origin: dict[str, Any]) -> Folder | None
 
 def _carry_over(parent: Folder, version: Folder, config: BuildConfig, clips: int) -> None:
     """Bring every clip of the parent into the new version, as if it had been built here."""
-    has_files = config.format != "parquet"
-    stream = (
-        (ClipAssets(line, [], None) for line in manifest_lines(parent))
-        if has_files
-        else published_clips(parent)
+    link = partial(_link_assets, parent, version)
+    write = partial(_write_assets, version, config.audio_format)
+    lines = (
+        transfers(version.location, link, manifest_lines(parent))
+        if config.format != "parquet"
+        else transfers(version.location, write, published_clips(parent))
     )
     with ProgressReport("Carrying over", clips, "clips") as progress:
-        while group := list(islice(stream, _LINES_PER_PART)):
-            for clip in group:
-                if has_files:
-                    _link_assets(parent, version, clip.line)
-                else:
-                    _write_assets(version, clip, config.audio_format)
-            commit_part(version, [_outcome(clip.line, clips) for clip in group])
+        while group := list(islice(lines, _LINES_PER_PART)):
+            commit_part(version, [_outcome(line, clips) for line in group])
             progress.advance(len(group))
 
 
-def _link_assets(parent: Folder, version: Folder, line: dict[str, Any]) -> None:
+def _link_assets(parent: Folder, version: Folder, line: dict[str, Any]) -> dict[str, Any]:
     for number in range(1, line["meta"]["num_frames"] + 1):
         version.copy_from(parent, frame_name(line["id"], number))
     if line["audio"]:
         version.copy_from(parent, line["audio"])
+    return line
 
 
-def _write_assets(version: Folder, clip: ClipAssets, audio_format: str) -> None:
+def _write_assets(version: Folder, audio_format: str, clip: ClipAssets) -> dict[str, Any]:
     for number, jpeg in enumerate(clip.frames, 1):
         version.write(frame_name(clip.line["id"], number), jpeg)
     clip.line["frames_dir"] = f"{asset_folder(clip.line['id'])}/frames"
     if clip.audio is not None:
         clip.line["audio"] = audio_name(clip.line["id"], audio_format)
         version.write(clip.line["audio"], clip.audio)
+    return clip.line
 
 
 def _outcome(line: dict[str, Any], clips: int) -> Outcome:
     """The line as it was before publishing, which adds the configuration and the shard."""
     line["meta"]["provenance"].pop("config", None)
     line["meta"].pop("shard", None)
+    line["meta"].setdefault("has_audio", line["audio"] is not None)  # older parents don't tell
     return Outcome(id=line["id"], status="ok", unit_id=_PARENT_UNIT, unit_size=clips, line=line)
+
+
+def _filtered_before(metadata: dict[str, Any], rejects: Iterable[dict[str, Any]]) -> FilteredBefore:
+    """What the parent's filters turned away of its clips; of files, the plan tells it again."""
+    filters = metadata["funnel"]["filters"]
+    stages: defaultdict[str, set[str]] = defaultdict(set)
+    for line in rejects:
+        stages[line["unit_id"]].add(line["stage"])
+    return FilteredBefore(
+        filters={name: filters[name] for name in filters if name not in FILE_FILTERS},
+        units=[unit for unit, failed in stages.items() if not failed & {"ingest", "decode"}],
+    )
 
 
 def _records_to_retry(

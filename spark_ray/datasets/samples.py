@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from spark_ray.core.errors import DatasetError, StorageError, unknown_choice
 from spark_ray.core.provenance import content_hash
 from spark_ray.core.storage import Folder, open_read
-from spark_ray.datasets.layout import frame_name
+from spark_ray.datasets.layout import frame_name, has_audio
 from spark_ray.datasets.reading import BrokenLines, manifest_of, read_manifest
 
 Split = Literal["train", "validation", "test"]
@@ -143,7 +143,7 @@ def load_index(reference: str) -> SampleIndex:
                 "frame_times": meta["frame_times"],
                 "has_files": line["frames_dir"] is not None,
                 "audio": line["audio"],
-                "has_audio": _has_audio(line),
+                "has_audio": has_audio(line),
                 "shard": shard,
                 "row": rows_of_shard[shard] if shard else None,
             }
@@ -156,12 +156,6 @@ def load_index(reference: str) -> SampleIndex:
             "'spark-ray data stats' says what is wrong with them"
         )
     return SampleIndex(folder, name, pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), broken.count)
-
-
-def _has_audio(line: Mapping[str, Any]) -> bool:
-    if line["frames_dir"] is not None:
-        return line["audio"] is not None
-    return line["meta"]["video_info"].get("audio_codec") is not None
 
 
 def read_clip(

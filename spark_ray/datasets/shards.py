@@ -13,10 +13,10 @@ from ray.exceptions import RayTaskError
 
 from spark_ray.core.schema import CLIP_SCHEMA
 from spark_ray.core.storage import Folder
-from spark_ray.datasets.assets import ClipAssets, read_assets
+from spark_ray.datasets.assets import ClipAssets, all_assets
 from spark_ray.datasets.layout import SHARDS
 
-_MAX_RUNNING = 4
+_LEAST_RUNNING = 4
 _ROW_GROUP_CLIPS = 64
 
 SHARD_SCHEMA = pa.schema(
@@ -55,6 +55,9 @@ class ShardWriter:
     def __init__(self, version: Folder, shard_bytes: int) -> None:
         self._version = version
         self._shard_bytes = shard_bytes
+        # As many as the cluster has CPUs, and some for a small one that grows while they run.
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        self._most_running = max(_LEAST_RUNNING, cpus)
         self._write = ray.remote(write_shard).options(num_cpus=1, max_retries=3)
         self._lines: list[dict[str, Any]] = []
         self._bytes = 0
@@ -91,7 +94,7 @@ class ShardWriter:
         return f"{SHARDS}/{self._count:05d}.parquet"
 
     def _flush(self) -> None:
-        if len(self._running) >= _MAX_RUNNING:
+        if len(self._running) >= self._most_running:
             (done, *_), self._running = ray.wait(self._running, num_returns=1)
             self._finish([done])
         self._running.append(self._write.remote(self._version, self._name, self._lines))
@@ -100,7 +103,7 @@ class ShardWriter:
 
 def write_shard(version: Folder, name: str, lines: list[dict[str, Any]]) -> None:
     """Read the clips' files and write one Parquet file."""
-    version.write(name, parquet_bytes(read_assets(version, line) for line in lines))
+    version.write(name, parquet_bytes(all_assets(version, lines)))
 
 
 def parquet_bytes(clips: Iterable[ClipAssets]) -> bytes:

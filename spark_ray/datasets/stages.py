@@ -7,7 +7,6 @@ A row that is not `ok` passes through untouched.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 from uuid import uuid4
 
@@ -32,7 +31,7 @@ from spark_ray.core.schema import (
     clips_to_table,
     table_to_clips,
 )
-from spark_ray.core.storage import Folder, is_remote, open_read, storage_errors
+from spark_ray.core.storage import Folder, open_read, storage_errors, transfers
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import (
     audio_name,
@@ -49,7 +48,6 @@ from spark_ray.monitoring.logs import job_ids
 
 log = get_logger(__name__)
 
-_UPLOAD_THREADS = 16
 _TABLE_BYTES = 32 << 20
 
 _pools_here: dict[str, "StagePool"] = {}
@@ -287,12 +285,7 @@ class CommitStage:
         }
         if clip.audio is not None:
             assets[audio_name(clip.clip_id, self._config.audio_format)] = clip.audio
-        if is_remote(self._version.location):
-            with ThreadPoolExecutor(_UPLOAD_THREADS) as pool:
-                list(pool.map(self._version.write, assets, assets.values()))
-        else:
-            for name, data in assets.items():
-                self._version.write(name, data)
+        list(transfers(self._version.location, lambda a: self._version.write(*a), assets.items()))
 
     def _outcome(self, clip: Clip) -> Outcome:
         if clip.status == "ok":

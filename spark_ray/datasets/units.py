@@ -1,7 +1,7 @@
 """The work of a build: the units of its plan, handed out by their places in the plan's file.
 
 A unit is a span of a file that one call decodes. The driver sends workers the place of its record,
-sixteen bytes a unit, and they read it there: its memory does not grow with the dataset.
+sixteen bytes a unit, and they read it there: its memory hardly grows with the dataset.
 """
 
 import math

@@ -1,6 +1,8 @@
 """Captions that somebody has already written: files beside the videos, or one file for all."""
 
+import logging
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from spark_ray.core.schema import Caption, Clip
 from spark_ray.models.caption_files import (
@@ -18,6 +20,8 @@ from spark_ray.models.sidecar_files import (
     read_text,
     suffix,
 )
+
+log = logging.getLogger(__name__)
 
 
 @captioners.register("sidecar")
@@ -38,6 +42,8 @@ class SidecarCaptioner:
     def __init__(self, options: CaptionOptions) -> None:
         self.captions_file = options.captions_file
         self.by_key: dict[str, list[TextAt]] = {}
+        self._folders: dict[str, str] = {}  # in which bare file names were met first
+        self._has_warned = False
 
     def load(self) -> None:
         """Read `captions_file`, if there is one.
@@ -63,9 +69,25 @@ class SidecarCaptioner:
     def _texts(self, clip: Clip) -> list[TextAt]:
         for key in keys_of(clip):
             if key in self.by_key:
+                self._warn_of_shared(key, clip.source_path)
                 return self.by_key[key]
         files = [uri for uri in sorted(clip.sidecars) if suffix(uri) in SIDECAR_SUFFIXES]
         return _read_sidecar(min(files, key=_preference)) if files else []
+
+    def _warn_of_shared(self, key: str, source_path: str) -> None:
+        """Warn, once, where a bare file name captions files of several folders."""
+        path = PurePosixPath(source_path)
+        if self._has_warned or key not in (path.name, path.stem):
+            return
+        here = source_path.rpartition("/")[0]
+        first = self._folders.setdefault(key, here)
+        if first != here:
+            log.warning(
+                "captions_file: %s: %r captions files in %s and in %s alike; where they are not "
+                "the same, name their folders too",
+                self.captions_file, key, first, here,
+            )  # fmt: skip
+            self._has_warned = True
 
 
 def _preference(uri: str) -> tuple[bool, int]:

@@ -29,6 +29,7 @@ CONTRACT = {
     "meta.source_path": str,
     "meta.duration": float,
     "meta.num_frames": int,
+    "meta.has_audio": bool,
     "meta.caption": str,
     "meta.all_captions": list,
     "meta.transcript": (str, type(None)),
@@ -122,6 +123,7 @@ def test_files_are_there_and_identity_is_content(versions: dict[str, Path]) -> N
         sound = (version / line["audio"]).read_bytes() if line["audio"] else b""
         assert meta["num_bytes"] == sum(f.stat().st_size for f in frames) + len(sound)
         assert bool(sound) == (meta["video_info"]["audio_codec"] is not None)
+        assert meta["has_audio"] == bool(sound)
 
 
 def test_the_manifest_is_sorted_and_nothing_lies_about(versions: dict[str, Path]) -> None:

@@ -133,6 +133,34 @@ def test_replay_adds_what_was_mended(
     assert metadata["statistics"]["clips"] == 4
 
 
+def test_a_replay_counts_what_its_parents_filters_turned_away(
+    cluster: str, few: Path, tmp_path: Path
+) -> None:
+    """Its funnel is that of one build of the mended files; no clip is filtered twice."""
+    builds.write_number(few / "long.mp4", 5, seconds=2)
+    # Its scenes have 2, 2 and 1 s, and one bad text: two are rejected, one is filtered.
+    builds.write_counting(few / "film.mp4", (0, 0, 255, 255, 0))
+    (few / "film.srt").write_text("these are no subtitles")
+    settings: dict[str, Any] = {"split": "scenes", "min_clip_s": 1.5}
+    first = builds.build(few, tmp_path / "set", **settings)
+    assert funnel_of(first)["clips"] == {"found": 7, "rejected": 2, "filtered": 4, "kept": 1}
+
+    mend(few)  # into a clip that is filtered, too
+    (few / "film.srt").write_text("1\n00:00:00,000 --> 00:00:05,000\nnumbers\n")
+    assert builds.main_here("data", "replay", tmp_path / "set") == 0
+
+    found = funnel_of(tmp_path / "set" / "v2")
+    assert found["clips"] == {"found": 8, "rejected": 0, "filtered": 5, "kept": 3}
+    assert found == funnel_of(builds.build(few, tmp_path / "clean", **settings))
+
+
+def funnel_of(version: Path) -> dict[str, Any]:
+    funnel: dict[str, Any] = json.loads((version / "metadata.json").read_text())["funnel"]
+    for entry in funnel["filters"].values():
+        entry["examples"].sort(key=lambda example: example["source_path"])
+    return funnel
+
+
 def test_a_replay_that_is_killed_goes_on(cluster: str, few: Path, tmp_path: Path) -> None:
     builds.build(few, tmp_path / "set")
     mend(few)

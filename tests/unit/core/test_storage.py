@@ -1,6 +1,8 @@
 """Files under folders: they appear whole or not at all, and names stay inside."""
 
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -16,6 +18,7 @@ from spark_ray.core.storage import (
     open_read,
     read_bytes,
     storage_errors,
+    transfers,
 )
 
 
@@ -217,3 +220,39 @@ def test_a_folder_in_which_somebody_else_removes_files_goes_all_the_same(
     folder.remove("parts")
     assert len(calls) == 2
     assert not folder.exists("parts")
+
+
+def test_remote_transfers_go_side_by_side_and_come_in_order() -> None:
+    together = threading.Barrier(16, timeout=20)
+
+    def transfer(number: int) -> int:
+        together.wait()  # breaks unless sixteen are under way at once
+        return -number
+
+    assert list(transfers("s3://sets/a", transfer, range(48))) == [-n for n in range(48)]
+
+
+def test_of_transfers_only_a_few_are_held() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    for given, number in enumerate(transfers("s3://sets/a", abs, items())):
+        assert number == given
+        assert len(taken) - given <= 16
+
+
+def test_local_transfers_are_done_by_who_asks_for_them() -> None:
+    here = threading.get_ident()
+    done = transfers("/sets/a", lambda _: threading.get_ident(), range(3))
+    assert list(done) == [here] * 3
+
+
+def test_a_transfer_that_fails_fails_in_its_place() -> None:
+    done = transfers("s3://sets/a", lambda number: 1 // number, [2, 1, 0, 1])
+    assert [next(done), next(done)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(done)

@@ -136,6 +136,17 @@ def test_the_label_is_the_folders_name(tmp_path: Path) -> None:
     assert file.label == "cats"
 
 
+def test_a_file_with_an_odd_name_has_the_label_of_its_siblings(tmp_path: Path) -> None:
+    touch(tmp_path, "été/a.mp4", os.fsdecode(b"\xc3\xa9t\xc3\xa9/odd-\xff.mp4"))
+    assert [file.label for file in list_inputs([str(tmp_path)])] == ["été", "été"]
+
+
+def test_a_label_is_text_also_where_the_folders_name_is_none(tmp_path: Path) -> None:
+    touch(tmp_path, os.fsdecode(b"\xff/a.mp4"))
+    (file,) = list_inputs([str(tmp_path)])
+    assert file.label == "%FF"
+
+
 @pytest.mark.parametrize("name", ["nothing.mp4", "*.mp4", "no/such/folder"])
 def test_an_input_that_matches_nothing_is_told_by_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="input: ") as caught:

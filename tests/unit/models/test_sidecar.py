@@ -252,6 +252,26 @@ def test_a_captions_file_goes_before_sidecars_and_they_fill_its_gaps(tmp_path: P
     assert texts == ["from file", "from sidecar"]
 
 
+@pytest.mark.parametrize(
+    ("key", "warnings"),
+    [("street.mp4", 1), ("street", 1), ("train/street.mp4", 0), ("0a1b", 0)],
+)
+def test_a_bare_name_that_captions_files_of_several_folders_is_told_once(
+    key: str, warnings: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_captions(tmp_path / "c.jsonl", [{"key": key, "caption": "one for all"}])
+    folders = ("raw/train", "raw/train", "raw/test", "raw/validation")
+    clips = [
+        make_clip(float(number)).model_copy(update={"source_path": f"s3://{folder}/street.mp4"})
+        for number, folder in enumerate(folders)
+    ]
+    with caplog.at_level(logging.WARNING):
+        captions_of(clips, file)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == warnings
+    assert all("in s3://raw/train and in s3://raw/test alike" in message for message in told)
+
+
 def test_broken_rows_are_counted_and_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
