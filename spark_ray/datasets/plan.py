@@ -174,8 +174,9 @@ def scan_file(file: InputFile, config: BuildConfig) -> SourceRecord:
         found = iterate_with_deadline(
             lambda: _look_inside(file.location, config), config.decode_timeout_s, "reading it"
         )
-        for record.info, record.source_hash in found:
-            pass  # the last has the hash of the whole
+        # The last is that of the whole. Those before must not stay on a reject: failing at the same
+        # byte, say the first, different files would have the same hash, and be copies.
+        ((record.info, record.source_hash),) = deque(found, maxlen=1)
     except StorageUnavailable:
         raise  # it would make a reject of every file that is left
     except NotAVideo as error:
