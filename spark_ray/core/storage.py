@@ -5,6 +5,7 @@ A location is a local path or an fsspec URL. Local file names that are not UTF-8
 """
 
 import errno
+import io
 import os
 import secrets
 import shutil
@@ -12,11 +13,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 import fsspec
 from fsspec.core import split_protocol
+from fsspec.spec import AbstractBufferedFile
 
 from spark_ray.core.errors import ConfigError, StorageError, StorageUnavailable
 
@@ -207,14 +209,12 @@ class Folder:
 
     def lines(self, name: str) -> Iterator[bytes]:
         """Lines of a file, without holding it whole."""
-        fs, path = filesystem(self / name)
-        with storage_errors(self / name, "read"), fs.open(path, "rb") as file:
+        with storage_errors(self / name, "read"), _open_lines(self / name, 4 << 20) as file:
             yield from file
 
     def lines_at(self, name: str, places: Iterable[int]) -> Iterator[bytes]:
         """The lines of a file that begin at these bytes."""
-        fs, path = filesystem(self / name)
-        with storage_errors(self / name, "read"), fs.open(path, "rb") as file:
+        with storage_errors(self / name, "read"), _open_lines(self / name, 64 << 10) as file:
             for place in places:
                 file.seek(place)
                 yield file.readline()
@@ -325,6 +325,19 @@ class Folder:
                     self.write(name, source.read(name))
                 return
             _link_or_copy(local_path(source / name), local_path(self / name))
+
+
+def _open_lines(location: str, request_bytes: int) -> BinaryIO:
+    """Open a file to read lines of it; one on an object store with requests of this size.
+
+    Its own `readline` would copy a whole block for each line, on S3 of 50 MiB, and fetch one after
+    each `seek`.
+    """
+    fs, path = filesystem(location)
+    file = fs.open(path, "rb", cache_type="none")
+    if isinstance(file, AbstractBufferedFile):
+        return io.BufferedReader(file, request_bytes)
+    return cast(BinaryIO, file)
 
 
 @contextmanager
