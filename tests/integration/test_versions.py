@@ -87,6 +87,43 @@ def test_a_resumed_build_does_what_was_planned(cluster: str, few: Path, tmp_path
     assert gone == {"clip_002.mp4": "StorageError", "clip_004.mp4": "NotAVideo"}
 
 
+def test_an_input_that_is_gone_for_a_while_ends_the_build_and_loses_nothing(
+    cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unmounted in the middle of a build; whatever was rejected until then can be replayed."""
+    numbers = range(1, 97)
+    source = builds.write_numbers(tmp_path / "in", numbers)
+    output = tmp_path / "set"
+    version = begun(source, output)
+    source.rename(tmp_path / "elsewhere")
+
+    assert builds.main_here(*builds.build_command(source, output)[3:]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "16 files in a row could not be read" in said
+    assert "run the same command again when it is back" in said
+    assert not (version / "metadata.json").exists()
+
+    (tmp_path / "elsewhere").rename(source)
+    assert builds.build(source, output) == version
+    assert captions(version)
+    if builds.rejects(version):
+        assert builds.main_here("data", "replay", output) == 0
+        version = output / "v2"
+    assert captions(version) == sorted(map(builds.caption_of_number, numbers))
+
+
+def test_an_input_of_links_to_storage_that_is_gone_is_not_a_folder_of_bad_files(
+    cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(20):
+        (source / f"{number}.mp4").symlink_to(source / "mounted" / f"{number}.mp4")
+    assert builds.main_here(*builds.build_command(source, tmp_path / "set")[3:]) == 1
+    assert "16 files in a row could not be read" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "set" / "v1" / "sources.jsonl").exists()
+
+
 def test_a_published_version_is_left_alone(
     cluster: str, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

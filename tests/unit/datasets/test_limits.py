@@ -271,6 +271,32 @@ def test_a_file_that_vanishes_before_it_is_decoded_is_a_reject(tmp_path: Path) -
     assert stays.frames
 
 
+def test_storage_that_is_gone_ends_the_build_and_single_files_do_not(tmp_path: Path) -> None:
+    """Unmounted, or forbidden altogether, it looks from each file as if that one were missing."""
+    write_video(tmp_path / "stays.mp4", pictures(10), Fraction(25))
+
+    def decode(names: list[str]) -> list[str]:
+        stage = DecodeStage(config(min_clip_s=0), Folder(str(tmp_path / "v1")), "run", {})
+        units = [
+            Clip(
+                clip_id=f"{number}",
+                video_id=f"{number:016x}",
+                unit_id=f"{number}",
+                source_path=str(tmp_path / name),
+                status="ok",
+            )
+            for number, name in enumerate(names)
+        ]
+        # Blocks of five units: what a worker has seen counts across them.
+        blocks = (units[at : at + 5] for at in range(0, len(units), 5))
+        return [clip.status for block in blocks for clip in stage.process(block)]
+
+    few = ["gone.mp4"] * 15
+    assert decode([*few, "stays.mp4", *few]) == ["rejected"] * 15 + ["ok"] + ["rejected"] * 15
+    with pytest.raises(StorageUnavailable, match=r"gone\.mp4.*16 files in a row.*command again"):
+        decode(["stays.mp4", *few, "gone.mp4"])
+
+
 def test_a_file_above_the_size_limit_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", pictures(10), Fraction(25))
     size = (tmp_path / "a.mp4").stat().st_size
