@@ -5,6 +5,7 @@ A location is a local path or an fsspec URL. Local file names that are not UTF-8
 """
 
 import errno
+import io
 import os
 import secrets
 import shutil
@@ -14,17 +15,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 import fsspec
 from fsspec.core import split_protocol
+from fsspec.spec import AbstractBufferedFile
 
 from spark_ray.core.errors import ConfigError, StorageError, StorageUnavailable
 
 _FILE_URL = "file://"
 _REMOVALS = 5
 _TRANSFERS_AT_ONCE = 16
+_MAX_UNREADABLE_IN_A_ROW = 16
 _BAD_CREDENTIALS = frozenset(
     ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
 )
@@ -152,6 +155,31 @@ def _s3_reason(error: Exception) -> str:
     return f"{name}: {error}"
 
 
+class OutageWatch:
+    """Tells files that can't be read from storage on which none can be read any more.
+
+    When a folder is unmounted, or a role may no longer read a bucket, each file says only that it
+    is missing, or forbidden; nothing but their number shows that it is not about them.
+    """
+
+    def __init__(self) -> None:
+        self._failures_in_a_row = 0
+
+    def note(self, failure: str | None) -> None:
+        """Take in what came of reading one more file: the `StorageError`, or None.
+
+        Raises:
+            StorageUnavailable: so many files failed, one after the other, that it is the storage.
+        """
+        self._failures_in_a_row = 0 if failure is None else self._failures_in_a_row + 1
+        if self._failures_in_a_row >= _MAX_UNREADABLE_IN_A_ROW:
+            raise StorageUnavailable(
+                f"{failure}; {_MAX_UNREADABLE_IN_A_ROW} files in a row could not be read, so it "
+                "seems to be their storage: run the same command again when it is back, or give "
+                "another --version to do without them"
+            )
+
+
 def open_read(location: str) -> BinaryIO:
     """Open a file for reading and seeking. A local one must be a regular file.
 
@@ -239,14 +267,12 @@ class Folder:
 
     def lines(self, name: str) -> Iterator[bytes]:
         """Lines of a file, without holding it whole."""
-        fs, path = filesystem(self / name)
-        with storage_errors(self / name, "read"), fs.open(path, "rb") as file:
+        with storage_errors(self / name, "read"), _open_lines(self / name, 4 << 20) as file:
             yield from file
 
     def lines_at(self, name: str, places: Iterable[int]) -> Iterator[bytes]:
         """The lines of a file that begin at these bytes."""
-        fs, path = filesystem(self / name)
-        with storage_errors(self / name, "read"), fs.open(path, "rb") as file:
+        with storage_errors(self / name, "read"), _open_lines(self / name, 64 << 10) as file:
             for place in places:
                 file.seek(place)
                 yield file.readline()
@@ -357,6 +383,19 @@ class Folder:
                     self.write(name, source.read(name))
                 return
             _link_or_copy(local_path(source / name), local_path(self / name))
+
+
+def _open_lines(location: str, request_bytes: int) -> BinaryIO:
+    """Open a file to read lines of it; one on an object store with requests of this size.
+
+    Its own `readline` would copy a whole block for each line, on S3 of 50 MiB, and fetch one after
+    each `seek`.
+    """
+    fs, path = filesystem(location)
+    file = fs.open(path, "rb", cache_type="none")
+    if isinstance(file, AbstractBufferedFile):
+        return io.BufferedReader(file, request_bytes)
+    return cast(BinaryIO, file)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.advice import sampling_advice
+from spark_ray.datasets.claim import alone
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile, list_inputs
 from spark_ray.datasets.layout import (
@@ -88,7 +89,8 @@ def build_dataset(config: BuildConfig) -> BuildResult:
 
     Raises:
         ConfigError: the inputs don't exist, or a backend's settings are wrong.
-        DatasetError: the version is published already, or was begun with other settings.
+        DatasetError: the version is published already, was begun with other settings, or is being
+            built by somebody else.
         StorageError: the output can't be written; everything committed so far is kept.
     """
     config = config.located()
@@ -103,15 +105,19 @@ def build_dataset(config: BuildConfig) -> BuildResult:
         check_captions_file(config.captions_file)
     files = list_inputs(config.input) if recipe is None else []
     version.create()
-    announce(config, version, resumed=recipe is not None)
-    with ray_session(config):
-        if recipe is None:
-            discard(version)
-            begin(version, config, plan_inputs(files, config))
-            log.info("planned", version=version.location, files=len(files))
-        del files  # as long as the dataset, and stored as the plan by now
-        run_units(config, version, stages)
-        return finish(config, version)
+    with alone(version):
+        if is_published(version):
+            raise _published_meanwhile(version)
+        recipe = recipe or check_recipe(version, config)  # of one that has ended since
+        announce(config, version, resumed=recipe is not None)
+        with ray_session(config):
+            if recipe is None:
+                discard(version)
+                begin(version, config, plan_inputs(files, config))
+                log.info("planned", version=version.location, files=len(files))
+            del files  # as long as the dataset, and stored as the plan by now
+            run_units(config, version, stages)
+            return finish(config, version)
 
 
 def sweep_published(config: BuildConfig) -> BuildResult | None:
@@ -349,7 +355,11 @@ def finish(config: BuildConfig, version: Folder) -> BuildResult:
     recipe = check_recipe(version, config)
     assert recipe is not None
     if is_published(version):
-        raise DatasetError(f"{version.location} was published meanwhile, by another build of it")
+        raise _published_meanwhile(version)
     publication = publish(config, version, recipe, StoredPlan(version))
     log.info("published", version=version.location, **done.statuses)
     return BuildResult(version, publication, done.statuses["rejected"])
+
+
+def _published_meanwhile(version: Folder) -> DatasetError:
+    return DatasetError(f"{version.location} was published meanwhile, by another build of it")

@@ -19,6 +19,7 @@ from spark_ray.core.errors import (
     MediaLimitExceeded,
     NotAVideo,
     SparkRayError,
+    StorageError,
     StorageUnavailable,
     WorkerCrashed,
 )
@@ -26,6 +27,7 @@ from spark_ray.core.provenance import VIDEO_ID_CHARS, running_hash
 from spark_ray.core.schema import FilterDecision, Record, Reject, VideoInfo
 from spark_ray.core.storage import (
     Folder,
+    OutageWatch,
     filesystem,
     is_remote,
     local_path,
@@ -114,7 +116,12 @@ def make_plan(
 def _scan_all(
     files: Sequence[InputFile], config: BuildConfig, advance: Callable[[int], None]
 ) -> Iterator[SourceRecord]:
-    """A record of every file, in the order in which they happen to be ready."""
+    """A record of every file, in the order in which they happen to be ready.
+
+    Raises:
+        StorageUnavailable: file after file could not be read.
+    """
+    outage = OutageWatch()
     starts = range(0, len(files), _FILES_PER_TASK)
     waiting = deque(list(files[at : at + _FILES_PER_TASK]) for at in starts)
     scan = ray.remote(scan_files).options(num_cpus=1, max_retries=3)
@@ -139,8 +146,16 @@ def _scan_all(
             found = scan_files([replace(chunk[0], problem=crash)], config)
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, SparkRayError) else error) from None
-        yield from found
+        for file, record in zip(chunk, found, strict=True):
+            if file.problem is None:  # else nobody tried to read it
+                outage.note(_storage_failure(record))
+            yield record
         advance(len(found))
+
+
+def _storage_failure(record: SourceRecord) -> str | None:
+    reject = record.reject
+    return reject.message if reject and reject.error == StorageError.__name__ else None
 
 
 def _in_order(
@@ -174,8 +189,9 @@ def scan_file(file: InputFile, config: BuildConfig) -> SourceRecord:
         found = iterate_with_deadline(
             lambda: _look_inside(file.location, config), config.decode_timeout_s, "reading it"
         )
-        for record.info, record.source_hash in found:
-            pass  # the last has the hash of the whole
+        # The last is that of the whole. Those before must not stay on a reject: failing at the same
+        # byte, say the first, different files would have the same hash, and be copies.
+        ((record.info, record.source_hash),) = deque(found, maxlen=1)
     except StorageUnavailable:
         raise  # it would make a reject of every file that is left
     except NotAVideo as error:

@@ -24,6 +24,7 @@ from spark_ray.datasets.build import (
     plan_inputs,
     run_units,
 )
+from spark_ray.datasets.claim import alone
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.funnel import FILE_FILTERS
 from spark_ray.datasets.ingest import InputFile, named_file
@@ -67,7 +68,7 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
     that don't decide the content, such as `decode_timeout_s` or `caption_batch_size`.
 
     Raises:
-        DatasetError: there is no such dataset.
+        DatasetError: there is no such dataset, or the next version is being built by somebody else.
     """
     parent = resolve_published(absolute(reference))
     metadata = json.loads(parent.read(METADATA))
@@ -86,7 +87,8 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
     ).located()
     print(f"Replaying {len(rejects)} rejects of {parent.location} into {version.location}",
           file=sys.stderr)  # fmt: skip
-    with ray_session(config):
+    version.create()
+    with alone(version), ray_session(config):
         if not version.exists(RECIPE):
             discard(version)
             version.write(_CARRYING, b"")  # so that what a kill leaves is known to be of a build

@@ -16,6 +16,7 @@ import pyarrow as pa
 from spark_ray.core.errors import (
     CorruptMedia,
     SparkRayError,
+    StorageError,
     StorageUnavailable,
     WorkerCrashed,
 )
@@ -31,7 +32,13 @@ from spark_ray.core.schema import (
     clips_to_table,
     table_to_clips,
 )
-from spark_ray.core.storage import Folder, open_read, storage_errors, transfers
+from spark_ray.core.storage import (
+    Folder,
+    OutageWatch,
+    open_read,
+    storage_errors,
+    transfers,
+)
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import (
     audio_name,
@@ -139,6 +146,7 @@ class DecodeStage:
         self._config = config
         self._guard = CrashGuard(version, f"{run_id}/{self.name}")
         self._committed = committed
+        self._outage = OutageWatch()
 
     def setup(self) -> None:
         pass
@@ -183,7 +191,10 @@ class DecodeStage:
         except StorageUnavailable:
             raise  # it would make a reject of every file that is left
         except Exception as error:  # noqa: BLE001 - no file, however odd, may stop the build
+            self._outage.note(str(error) if isinstance(error, StorageError) else None)
             yield rejected(unit, self.name, error)
+        else:
+            self._outage.note(None)
 
     def _decode(self, unit: Clip) -> Iterator[DecodedClip]:
         def decode() -> Iterator[DecodedClip]:

@@ -14,6 +14,7 @@ import pytest
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.assets import published_clips
 from spark_ray.datasets.build import begin
+from spark_ray.datasets.claim import alone
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import list_inputs
 from spark_ray.datasets.plan import make_plan
@@ -85,6 +86,60 @@ def test_a_resumed_build_does_what_was_planned(cluster: str, few: Path, tmp_path
     assert captions(version) == [builds.caption_of_number(number) for number in (1, 3)]
     gone = {Path(line["source_path"]).name: line["error"] for line in builds.rejects(version)}
     assert gone == {"clip_002.mp4": "StorageError", "clip_004.mp4": "NotAVideo"}
+
+
+def test_a_version_that_is_being_built_is_left_alone(
+    cluster: str, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before it has a plan, too, when nothing but the half of one says that somebody builds it."""
+    half = tmp_path / "set" / "v1" / "parts" / "writing" / "half"
+    half.parent.mkdir(parents=True)
+    half.write_text("of a plan")
+    build = builds.build_command(few, tmp_path / "set")[3:]
+    with alone(Folder(str(tmp_path / "set" / "v1"))):
+        assert builds.main_here(*build) == 2
+        assert "v1: another build of it is running" in capsys.readouterr().err
+        assert half.read_text() == "of a plan"
+        assert builds.main_here(*build, "--version", "special") == 0
+    assert builds.main_here(*build) == 0
+    assert captions(tmp_path / "set" / "v1") == captions(tmp_path / "set" / "special")
+
+
+def test_an_input_that_is_gone_for_a_while_ends_the_build_and_loses_nothing(
+    cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unmounted in the middle of a build; whatever was rejected until then can be replayed."""
+    numbers = range(1, 97)
+    source = builds.write_numbers(tmp_path / "in", numbers)
+    output = tmp_path / "set"
+    version = begun(source, output)
+    source.rename(tmp_path / "elsewhere")
+
+    assert builds.main_here(*builds.build_command(source, output)[3:]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "16 files in a row could not be read" in said
+    assert "run the same command again when it is back" in said
+    assert not (version / "metadata.json").exists()
+
+    (tmp_path / "elsewhere").rename(source)
+    assert builds.build(source, output) == version
+    assert captions(version)
+    if builds.rejects(version):
+        assert builds.main_here("data", "replay", output) == 0
+        version = output / "v2"
+    assert captions(version) == sorted(map(builds.caption_of_number, numbers))
+
+
+def test_an_input_of_links_to_storage_that_is_gone_is_not_a_folder_of_bad_files(
+    cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(20):
+        (source / f"{number}.mp4").symlink_to(source / "mounted" / f"{number}.mp4")
+    assert builds.main_here(*builds.build_command(source, tmp_path / "set")[3:]) == 1
+    assert "16 files in a row could not be read" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "set" / "v1" / "sources.jsonl").exists()
 
 
 def test_a_published_version_is_left_alone(

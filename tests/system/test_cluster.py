@@ -1,5 +1,6 @@
 """On a cluster that others run: jobs are submitted with a token, and whole nodes may die."""
 
+import re
 import secrets
 import subprocess
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import builds
 import pytest
 from clusters import Node, run_ray
+
+VIDEOS = 64
 
 
 def submit(
@@ -23,7 +26,8 @@ def submit(
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return builds.write_numbers(tmp_path_factory.mktemp("cluster") / "in", range(1, 17))
+    """So many that a build isn't done before somebody can kill it."""
+    return builds.write_numbers(tmp_path_factory.mktemp("cluster") / "in", range(1, VIDEOS + 1))
 
 
 def test_a_job_is_submitted(
@@ -34,9 +38,9 @@ def test_a_job_is_submitted(
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout + done.stderr
-    assert f"published {tmp_path / 'set' / 'v1'}: 16 clips" in done.stdout
+    assert f"published {tmp_path / 'set' / 'v1'}: {VIDEOS} clips" in done.stdout
     captions = sorted(line["meta"]["caption"] for line in builds.manifest(tmp_path / "set" / "v1"))
-    assert captions == sorted(map(builds.caption_of_number, range(1, 17)))
+    assert captions == sorted(map(builds.caption_of_number, range(1, VIDEOS + 1)))
 
 
 def test_a_submitted_job_that_fails_says_so(
@@ -126,20 +130,25 @@ def test_the_driver_dies_on_two_nodes_and_then_one_of_them(
     """The driver after the first clips are committed; then, as the rest is, the node."""
     version = tmp_path / "set" / "v1"
     driver = start_build(head, environment, videos, tmp_path / "set")
-    builds.wait_until(lambda: any(version.glob("parts/*")), "a first part", driver=driver)
+    builds.wait_until(lambda: builds.parts(version), "a first part", driver=driver)
     driver.kill()
     driver.communicate()
     assert not (version / "metadata.json").exists(), "to be killed before it published"
-    committed = set(version.glob("parts/*"))
+    nodes = (head["node"], second_node)
+    builds.wait_until(
+        lambda: not any(node.works_on("MapBatches") for node in nodes), "the end of its workers"
+    )
+    committed = len(builds.parts(version))
 
     driver = start_build(head, environment, videos, tmp_path / "set")
-    builds.wait_until(
-        lambda: set(version.glob("parts/*")) > committed, "another part", driver=driver
-    )
+    builds.wait_until(lambda: len(builds.parts(version)) > committed, "another part", driver=driver)
     second_node.kill()
     killed_in_time = not (version / "metadata.json").exists()
     _, printed, status = finish(driver)
 
     assert killed_in_time
     assert status == 0, printed
+    done = re.search(r"resumed +(\d+) of (\d+) units are done", printed)
+    assert done is not None, printed
+    assert 0 < int(done[1]) < int(done[2])
     builds.assert_same(version, undisturbed)

@@ -3,10 +3,13 @@
 import os
 import threading
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.spec import AbstractBufferedFile
 
 from spark_ray.core.errors import StorageError
 from spark_ray.core.storage import (
@@ -47,6 +50,67 @@ def test_what_is_written_is_read(folder: Folder) -> None:
     assert folder.children() == ["a"]
     assert folder.size("a/two.txt") == 2
     assert folder.exists("three.txt")
+
+
+class Requests(fsspec.AbstractFileSystem):
+    """An object store of one object that counts what is asked of it, in blocks as large as S3's."""
+
+    protocol = "requests"
+    cachable = False
+    data = b""
+    made: ClassVar[list[int]] = []
+    copied = 0
+
+    def info(self, path: str, **_: object) -> dict[str, object]:
+        return {"name": path, "size": len(self.data), "type": "file"}
+
+    def _open(self, path: str, mode: str, block_size: int | None = None, **how: Any) -> Any:
+        class Object(AbstractBufferedFile):
+            def _fetch_range(self, start: int, end: int) -> bytes:
+                Requests.made.append(len(Requests.data[start:end]))
+                return Requests.data[start:end]
+
+            def read(self, length: int = -1) -> bytes:
+                data: bytes = super().read(length)
+                Requests.copied += len(data)
+                return data
+
+        return Object(self, path, mode, block_size=block_size or 50 << 20, **how)
+
+
+@pytest.fixture
+def object_store(monkeypatch: pytest.MonkeyPatch) -> Folder:
+    """A folder whose every file has `lines_of_all_lengths`."""
+    fsspec.register_implementation("requests", Requests, clobber=True)
+    monkeypatch.setattr(Requests, "made", [])
+    monkeypatch.setattr(Requests, "copied", 0)
+    monkeypatch.setattr(Requests, "data", b"".join(lines_of_all_lengths()))
+    return Folder("requests://bucket/set")
+
+
+def lines_of_all_lengths() -> list[bytes]:
+    """Some 12 MB: short lines, empty ones, two longer than any request, and one without an end."""
+    lengths = [300] * 5000 + [0, 0, 5 << 20] + [301] * 5000 + [5 << 20]
+    return [b"%d" % n + b"x" * length + b"\n" for n, length in enumerate(lengths)] + [b"the end"]
+
+
+def test_lines_of_an_object_are_read_in_few_requests(object_store: Folder) -> None:
+    assert list(object_store.lines("x")) == lines_of_all_lengths()
+    assert len(Requests.made) < 10
+    assert sum(Requests.made) == Requests.copied == len(Requests.data), "nothing goes twice"
+
+
+def test_a_few_lines_of_an_object_are_read_without_the_rest(object_store: Folder) -> None:
+    lines = lines_of_all_lengths()
+    places = list(accumulate(map(len, lines), initial=0))[:-1]
+    near = range(2000, 2032)
+    wanted = [*near, 5002, 9000, len(lines) - 1]
+    found = object_store.lines_at("x", [places[number] for number in wanted])
+    for number in near:
+        assert next(found) == lines[number]
+    assert sum(Requests.made) <= 128 << 10, "they lie together"
+    assert list(found) == [lines[number] for number in wanted[len(near) :]]
+    assert sum(Requests.made) < 6 << 20, "a line of 5 MiB, and little more"
 
 
 def test_writing_again_replaces(folder: Folder) -> None:

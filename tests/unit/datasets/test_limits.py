@@ -14,12 +14,13 @@ import pytest
 from media_factory import pictures
 
 from spark_ray.core.errors import MediaError, MediaTimeout, StorageUnavailable
+from spark_ray.core.provenance import running_hash
 from spark_ray.core.schema import Clip
 from spark_ray.core.storage import Folder
 from spark_ray.datasets import plan, stages
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile
-from spark_ray.datasets.plan import SourceRecord, scan_file
+from spark_ray.datasets.plan import SourceRecord, mark_duplicates, scan_file
 from spark_ray.datasets.stages import DecodeStage
 from spark_ray.media import deadline
 from spark_ray.media.deadline import iterate_with_deadline
@@ -102,6 +103,22 @@ def test_a_read_that_fails_ends_in_a_reject(odd_storage: pytest.MonkeyPatch) -> 
     assert record.verdict == "rejected"
     assert record.reject is not None
     assert record.reject.error in ("StorageError", "NotAVideo", "CorruptMedia")
+
+
+def test_files_that_fail_while_they_are_hashed_are_no_copies_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(io.BytesIO):
+        def read(self, _: int | None = -1) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(plan, "running_hash", lambda _: running_hash(Failing()))
+    for name, frames in (("a.mp4", 10), ("b.mp4", 20)):
+        write_video(tmp_path / name, pictures(frames), Fraction(25))
+    scanned = [scan(str(tmp_path / name)) for name in ("a.mp4", "b.mp4")]
+    records = list(mark_duplicates(scanned))
+    assert [(r.verdict, r.source_hash) for r in records] == [("rejected", None)] * 2
+    assert all(r.reject is not None and r.reject.error == "StorageError" for r in records)
 
 
 def test_items_come_through_in_order_and_then_the_error() -> None:
@@ -252,6 +269,32 @@ def test_a_file_that_vanishes_before_it_is_decoded_is_a_reject(tmp_path: Path) -
     assert "gone.mp4" in gone.reject.message
     assert stays.status == "ok"
     assert stays.frames
+
+
+def test_storage_that_is_gone_ends_the_build_and_single_files_do_not(tmp_path: Path) -> None:
+    """Unmounted, or forbidden altogether, it looks from each file as if that one were missing."""
+    write_video(tmp_path / "stays.mp4", pictures(10), Fraction(25))
+
+    def decode(names: list[str]) -> list[str]:
+        stage = DecodeStage(config(min_clip_s=0), Folder(str(tmp_path / "v1")), "run", {})
+        units = [
+            Clip(
+                clip_id=f"{number}",
+                video_id=f"{number:016x}",
+                unit_id=f"{number}",
+                source_path=str(tmp_path / name),
+                status="ok",
+            )
+            for number, name in enumerate(names)
+        ]
+        # Blocks of five units: what a worker has seen counts across them.
+        blocks = (units[at : at + 5] for at in range(0, len(units), 5))
+        return [clip.status for block in blocks for clip in stage.process(block)]
+
+    few = ["gone.mp4"] * 15
+    assert decode([*few, "stays.mp4", *few]) == ["rejected"] * 15 + ["ok"] + ["rejected"] * 15
+    with pytest.raises(StorageUnavailable, match=r"gone\.mp4.*16 files in a row.*command again"):
+        decode(["stays.mp4", *few, "gone.mp4"])
 
 
 def test_a_file_above_the_size_limit_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""Of two builds of one version the second is refused, and one that was killed bars nobody."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from spark_ray.core.errors import DatasetError, SparkRayError
+from spark_ray.core.storage import Folder
+from spark_ray.datasets import claim
+from spark_ray.datasets.claim import Claim, alone
+
+KINDS = ("local", "without locks", "remote")
+
+
+@pytest.fixture(params=KINDS)
+def version(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Folder:
+    def no_locks(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    for name, seconds in (("_RENEWED_EVERY_S", 0.05), ("_DEAD_AFTER_S", 1.0)):
+        monkeypatch.setattr(claim, name, seconds)
+    monkeypatch.setattr(claim, "_LOOK_EVERY_S", 0.02)
+    if request.param == "remote":
+        return Folder(f"memory://{uuid4().hex}/set/v1")
+    if request.param == "without locks":
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+    folder = Folder(str(tmp_path / "set" / "v1"))
+    folder.create()
+    return folder
+
+
+def litter(version: Folder) -> list[str]:
+    return Folder(version.location.rpartition("/")[0]).names()
+
+
+def leave_behind(version: Folder, **changed: object) -> None:
+    """A claim as a build leaves it that was killed."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = {"host": claim.socket.gethostname(), "processes": claim._processes(), "pid": ended.pid}
+    claim._Place(version).write(Claim.model_validate({**left, "build": "killed", **changed}))
+
+
+def test_a_second_build_is_refused_while_the_first_lives(version: Folder) -> None:
+    with alone(version):
+        for _ in range(2):
+            with (
+                pytest.raises(DatasetError, match=r"v1: another build of it is running.*--version"),
+                alone(version),
+            ):
+                pass
+        with ExitStack() as other:
+            other.enter_context(alone(beside(version)))
+    with alone(version):
+        pass
+    assert litter(version) == []
+
+
+def beside(version: Folder) -> Folder:
+    other = Folder(version.location.replace("/v1", "/v2"))
+    other.create()
+    return other
+
+
+def test_a_build_that_fails_bars_nobody(version: Folder) -> None:
+    with pytest.raises(SparkRayError, match="the disk is full"), alone(version):
+        raise SparkRayError("the disk is full")
+    with alone(version):
+        pass
+    assert litter(version) == []
+
+
+@pytest.mark.parametrize("version", KINDS[1:], indirect=True)
+def test_the_claim_of_a_process_that_is_gone_is_void_at_once(
+    version: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_behind(version)
+    with alone(version):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("version", KINDS[1:], indirect=True)
+@pytest.mark.parametrize(
+    "changed", [{"host": "another"}, {"processes": "of a container"}, {"pid": os.getpid()}]
+)
+def test_a_claim_that_stands_still_is_void_after_a_while(
+    version: Folder, changed: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_behind(version, **changed)
+    started = time.monotonic()
+    with alone(version):
+        assert time.monotonic() - started >= 1.0
+    assert "waiting" in capsys.readouterr().err
+    assert litter(version) == []
+
+
+@pytest.mark.parametrize("version", KINDS[1:], indirect=True)
+def test_a_build_that_was_taken_for_dead_leaves_the_claim_of_its_successor(version: Folder) -> None:
+    with alone(version):
+        leave_behind(version, build="successor", host="another")
+        time.sleep(0.2)
+    left = claim._Place(version).read()
+    assert left is not None
+    assert left.build == "successor"
+
+
+@pytest.mark.parametrize("version", KINDS[:1], indirect=True)
+def test_the_lock_of_a_killed_process_is_gone_with_it(version: Folder) -> None:
+    hold = (
+        "import sys, time; from spark_ray.core.storage import Folder; "
+        "from spark_ray.datasets.claim import alone\n"
+        "with alone(Folder(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, version.location], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(DatasetError, match="another build"), alone(version):
+        pass
+    holder.kill()
+    holder.communicate()
+    with alone(version):
+        pass
