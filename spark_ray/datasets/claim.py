@@ -23,6 +23,8 @@ from spark_ray.core.storage import Folder, is_remote, local_path
 _RENEWED_EVERY_S = 10.0
 _DEAD_AFTER_S = 45.0
 _LOOK_EVERY_S = 1.0
+_ENDING_S = 5.0
+"""A job that is sent again may find its old driver alive, which Ray ends a moment later."""
 
 
 class Claim(Record):
@@ -56,15 +58,22 @@ def alone(version: Folder) -> Iterator[None]:
 def _lock(version: Folder) -> int | None:
     """The version's folder, locked; None where the file system has no locks."""
     folder = os.open(local_path(version.location), os.O_RDONLY)
+    end = time.monotonic() + _ENDING_S
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise _taken(version, "") from None
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return folder
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise _taken(version, "") from None
+                time.sleep(_LOOK_EVERY_S)
     except OSError:
         os.close(folder)
         return None
-    return folder
+    except DatasetError:
+        os.close(folder)
+        raise
 
 
 def _taken(version: Folder, where: str) -> DatasetError:

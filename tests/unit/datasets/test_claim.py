@@ -29,6 +29,7 @@ def version(
     for name, seconds in (("_RENEWED_EVERY_S", 0.05), ("_DEAD_AFTER_S", 1.0)):
         monkeypatch.setattr(claim, name, seconds)
     monkeypatch.setattr(claim, "_LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(claim, "_ENDING_S", 0.2)
     if request.param == "remote":
         return Folder(f"memory://{uuid4().hex}/set/v1")
     if request.param == "without locks":
@@ -132,3 +133,22 @@ def test_the_lock_of_a_killed_process_is_gone_with_it(version: Folder) -> None:
     holder.communicate()
     with alone(version):
         pass
+
+
+def test_a_build_waits_for_one_that_is_just_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a job is sent again a moment before its old driver is gone."""
+    monkeypatch.setattr(claim, "_LOOK_EVERY_S", 0.02)
+    version = Folder(str(tmp_path / "set" / "v1"))
+    version.create()
+    hold = (
+        "import fcntl, os, sys, time; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), 2); "
+        "print('held', flush=True); time.sleep(0.5)"
+    )
+    command = [sys.executable, "-c", hold, version.location]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ending:
+        assert ending.stdout is not None
+        assert ending.stdout.readline() == "held\n"
+        with alone(version):
+            pass
