@@ -212,7 +212,7 @@ def _read_from_shard(version: Folder, row: Mapping[str, Any], *, audio: bool) ->
     raise DatasetError(f"{location}: does not hold clip {row['id']} in row {row['row']}")
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)  # of some hundred kB each
 def _footer(location: str) -> pq.FileMetaData:
     with open_read(location) as source:
         return pq.read_metadata(source)
