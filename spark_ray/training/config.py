@@ -260,6 +260,11 @@ class TrainConfig(
         return reference
 
     @property
+    def model_name(self) -> str:
+        """What a model without a name of its own is called; one that goes on may have any size."""
+        return "apotheon" if self.init_from else f"apotheon-{self.size}"
+
+    @property
     def stages(self) -> list[Stage]:
         return self.curriculum or default_curriculum(self.epochs, self.tasks)
 

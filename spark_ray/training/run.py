@@ -284,12 +284,13 @@ def print_plan(plan: RunPlan, model_config: ApotheonConfig) -> None:
     config = plan.config
     model = _shapes_alone(model_config, config)
     set_trainable(model, set(config.frozen), frames=True, audio=True)
+    origin = f" from {config.init_from}" if config.init_from else ""
     lines = [
         f"Training {config.output_dir}",
         f"  dataset      {plan.train.location}",
         f"  clips        {plan.train.table.num_rows} to train"
         + (f", {plan.validation.table.num_rows} to validate" if plan.validation else ""),
-        f"  model        apotheon-{config.size}, {config.mixed_precision}, {config.engine}",
+        f"  model        {config.model_name}{origin}, {config.mixed_precision}, {config.engine}",
         f"  steps        {plan.steps}",
     ]
     lines += [
