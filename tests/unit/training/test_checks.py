@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import apotheons
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from spark_ray.core.anatomy import PARTS
 from spark_ray.core.errors import ConfigError, DatasetError, ModelError
 from spark_ray.datasets.layout import frame_name
 from spark_ray.datasets.samples import load_index
+from spark_ray.media.audio_codec import encode_audio
 from spark_ray.training.cluster import share_resources
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.run import prepare, print_plan, train
@@ -102,6 +104,22 @@ def test_a_checkpoint_of_another_width_is_refused(dataset: Path, tmp_path: Path,
     (tmp_path / "clip/config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="has hidden_size 96, but size tiny has 128"):
         check(dataset, vision_checkpoint=str(tmp_path / "clip"))
+
+
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_frames_that_no_clip_has_are_missed(tmp_path: Path, modality: str):
+    """As of films whose every frame a filter took away."""
+    clips = []
+    for number in range(40):
+        clip = make_clip(number, source=f"/films/{number}.mp4", frames=0)
+        clip.audio = encode_audio(np.zeros(16_000, np.int16), "flac")
+        clips.append(clip)
+    version, _ = write_version(tmp_path / "dark", clips)
+    for clip in clips:
+        version.write(f"data/{clip.clip_id[:2]}/{clip.clip_id}/audio.flac", clip.audio)
+    stage = {"name": "eyes", "epochs": 1, "modalities": [modality, "audio"]}
+    with pytest.raises(DatasetError, match=f"stage 'eyes' of the curriculum needs {modality}"):
+        check(tmp_path / "dark", curriculum=[stage])
 
 
 def test_captions_that_no_clip_has_are_asked_for(tmp_path: Path):
