@@ -210,7 +210,7 @@ class TrackingOptions(BaseModel):
         None,
         gt=0,
         description="10^12 operations a second of one device, for MFU; unset: known for common "
-        "GPUs, and MFU is left out elsewhere",
+        "GPUs in bf16 and fp16, and MFU is left out elsewhere",
     )
 
 
