@@ -79,14 +79,17 @@ class BatchMaker:
         index = plan.validation if segment.validation else plan.train
         assert index is not None
         stage = plan.shown(segment)
-        whole = self._whole(row, index, segment.validation)
         rng = np.random.default_rng([plan.config.seed, segment.epoch, row])
-        pixels, times = whole.pixels, whole.frame_times
-        if "image" in stage.modalities and len(pixels):
-            chosen = len(pixels) // 2 if segment.validation else int(rng.integers(len(pixels)))
-            pixels, times = pixels[chosen : chosen + 1], times[chosen : chosen + 1]
-        elif not stage.shows_frames:
-            pixels, times = pixels[:0], times[:0]
+        available = min(len(index.table["frame_times"][row]), plan.processor.max_frames)
+        shown = slice(None if stage.shows_frames else 0)
+        if "image" in stage.modalities and available:
+            one = available // 2 if segment.validation else int(rng.integers(available))
+            shown = slice(one, one + 1)
+        if self.cache.max_bytes:
+            whole = self._whole(row, index, segment.validation)
+        else:  # nothing is kept for other stages, so nothing is read for them
+            whole, shown = self._read(row, index, shown, stage.shows_audio), slice(None)
+        pixels, times = whole.pixels[shown], whole.frame_times[shown]
         # As with stages: of what a clip lacks, it has no text.
         there = {"caption": len(pixels) > 0, "transcript": len(whole.mel) > 0}
         texts = {task: index.table[task][row].as_py() if there[task] else None for task in tasks}
@@ -108,20 +111,24 @@ class BatchMaker:
         cached = self.cache.get(key)
         if cached is not None:
             return cached
-        entry = index.table.slice(row, 1).to_pylist()[0]
         used = {modality for stage in self.plan.stages for modality in stage.modalities}
-        processor = self.plan.processor
-        try:
-            limit = processor.max_frames if {"image", "video"} & used else 0
-            times = entry["frame_times"]
-            chosen = even_choice(len(times), limit) if limit else []
-            found = read_clip(index.version, entry, frames=chosen, audio="audio" in used)
-            shown_at = [times[number] for number in chosen]
-            clip = prepare_clip(processor, found.frames, shown_at, found.audio)
-        except SparkRayError as error:
-            raise DatasetError(f"clip {entry['id']}: {error}") from error
+        frames = slice(None if {"image", "video"} & used else 0)
+        clip = self._read(row, index, frames, "audio" in used)
         self.cache.put(key, clip)
         return clip
+
+    def _read(self, row: int, index: SampleIndex, frames: slice, audio: bool) -> PreparedClip:
+        """Some of a clip's frames, of those that the model may see, and its sound if wanted."""
+        entry = index.table.slice(row, 1).to_pylist()[0]
+        processor = self.plan.processor
+        try:
+            times = entry["frame_times"]
+            chosen = even_choice(len(times), processor.max_frames)[frames]
+            found = read_clip(index.version, entry, frames=chosen, audio=audio)
+            shown_at = [times[number] for number in chosen]
+            return prepare_clip(processor, found.frames, shown_at, found.audio)
+        except SparkRayError as error:
+            raise DatasetError(f"clip {entry['id']}: {error}") from error
 
 
 def share_of(rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
