@@ -320,7 +320,7 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     given.largest_batch = 2 if given.quick else _LARGEST_BATCH
     if given.quick:
         given.steps = 1
-    given.peak_tflops = given.peak_tflops or known_peak_tflops(device)
+    given.peak_tflops = given.peak_tflops or known_peak_tflops(device, "bf16")
     if given.peak_tflops is None:
         if not given.quick:
             parser.error("--peak-tflops: the peak of this GPU is not known; give it")

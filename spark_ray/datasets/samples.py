@@ -96,8 +96,10 @@ class SampleIndex:
         return SampleIndex(self.version, self.manifest, chosen, self.broken)
 
     def count(self, column: str) -> int:
-        """Clips that have a caption, a transcript and so on."""
+        """Clips that have a caption, a transcript, sound (`has_audio`), frames (`frame_times`)."""
         values = self.table[column]
+        if column == "frame_times":
+            return int(pc.sum(pc.greater(pc.list_value_length(values), 0)).as_py() or 0)
         if column == "has_audio":
             return int(pc.sum(values).as_py() or 0)
         return int(values.length() - values.null_count)
@@ -206,7 +208,7 @@ def _read_from_shard(version: Folder, row: Mapping[str, Any], *, audio: bool) ->
     raise DatasetError(f"{location}: does not hold clip {row['id']} in row {row['row']}")
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)  # of some hundred kB each
 def _footer(location: str) -> pq.FileMetaData:
     with open_read(location) as source:
         return pq.read_metadata(source)

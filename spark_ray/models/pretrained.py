@@ -1,11 +1,12 @@
 """Loading `transformers` models so that a wrong checkpoint is an error and not a random network."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from spark_ray.core.errors import ConfigError, ModelError
@@ -59,13 +60,7 @@ def load_model(
     Raises:
         ModelError: the folder holds another family, lacks weights, or can't be read.
     """
-    needed = model_class.config_class.model_type
-    found = json.loads((weights.folder / "config.json").read_text()).get("model_type")
-    if found != needed:
-        raise ModelError(
-            f"{setting}: {weights.name} holds a model of type {found!r}, but this backend needs "
-            f"{needed!r}; choose the backend that fits, or other weights"
-        )
+    _require_family(model_class, weights, setting)
     try:
         model, report = model_class.from_pretrained(
             weights.folder,
@@ -75,16 +70,37 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"{setting}: {weights.name} can't be loaded: {str(error).splitlines()[0]}"
-        ) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ModelError(
-            f"{setting}: {weights.name} lacks {len(missing)} weights of a {needed!r} model, "
-            f"{missing[0]} among them; it is damaged or was made for another version"
-        )
+        raise _unloadable(weights, setting, error) from error
+    _require_all(report["missing_keys"], model_class, weights, setting)
     return model.to(placement.device).eval()
+
+
+def check_model(model_class: type[PreTrainedModel], weights: Weights, setting: str) -> Any:
+    """The configuration of a model that `load_model` will take, as its files' headers tell.
+
+    Raises:
+        ModelError: the folder holds another family, lacks weights, or can't be read.
+    """
+    _require_family(model_class, weights, setting)
+    shapes: dict[str, list[int]] = {}
+    try:
+        config = model_class.config_class.from_pretrained(weights.folder, local_files_only=True)
+        with torch.device("meta"):
+            needed = model_class(config).state_dict()
+        for file in weights.files:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    shapes[name] = tensors.get_slice(name).get_shape()
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise _unloadable(weights, setting, error) from error
+    _require_all(needed.keys() - shapes.keys(), model_class, weights, setting)
+    for name, tensor in needed.items():
+        if shapes[name] != list(tensor.shape):
+            raise ModelError(
+                f"{setting}: in {weights.name}, {name} is of shape {shapes[name]}, but its "
+                f"config.json says {list(tensor.shape)}; it is damaged"
+            )
+    return config
 
 
 def load_processor(processor_class: Any, weights: Weights, setting: str) -> Any:
@@ -105,3 +121,29 @@ def load_processor(processor_class: Any, weights: Weights, setting: str) -> Any:
         raise ModelError(
             f"{setting}: the {processor_class.__name__} of {weights.name} can't be loaded: {reason}"
         ) from error
+
+
+def _unloadable(weights: Weights, setting: str, error: Exception) -> ModelError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return ModelError(f"{setting}: {weights.name} can't be loaded: {reason}")
+
+
+def _require_family(model_class: type[PreTrainedModel], weights: Weights, setting: str) -> None:
+    needed = model_class.config_class.model_type
+    found = json.loads((weights.folder / "config.json").read_text()).get("model_type")
+    if found != needed:
+        raise ModelError(
+            f"{setting}: {weights.name} holds a model of type {found!r}, but "
+            f"{needed!r} is needed; choose other weights, or the backend that fits"
+        )
+
+
+def _require_all(
+    missing: Collection[str], model_class: type[PreTrainedModel], weights: Weights, setting: str
+) -> None:
+    if missing:
+        family = model_class.config_class.model_type
+        raise ModelError(
+            f"{setting}: {weights.name} lacks {len(missing)} weights of a {family!r} model, "
+            f"{min(missing)} among them; it is damaged or was made for another version"
+        )

@@ -210,7 +210,7 @@ class TrackingOptions(BaseModel):
         None,
         gt=0,
         description="10^12 operations a second of one device, for MFU; unset: known for common "
-        "GPUs, and MFU is left out elsewhere",
+        "GPUs in bf16 and fp16, and MFU is left out elsewhere",
     )
 
 
@@ -258,6 +258,11 @@ class TrainConfig(
         reference = self.dataset or self.manifest_path
         assert reference is not None
         return reference
+
+    @property
+    def model_name(self) -> str:
+        """What a model without a name of its own is called; one that goes on may have any size."""
+        return "apotheon" if self.init_from else f"apotheon-{self.size}"
 
     @property
     def stages(self) -> list[Stage]:

@@ -1,25 +1,34 @@
 """What a step costs: time, data wait, tokens, utilisation, memory."""
 
+import re
 import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from spark_ray.apotheon.flops import batch_flops, batch_shape
 from spark_ray.apotheon.modeling import ApotheonModel
-from spark_ray.training.engines import StepOutcome
+from spark_ray.training.engines import Precision, StepOutcome
 
-# Dense bf16, from the makers' data sheets, in 10^12 operations a second.
+if TYPE_CHECKING:
+    from spark_ray.training.config import TrainConfig
+
+# Dense bf16 and fp16, from the makers' data sheets, in 10^12 operations a second, by words of the
+# device's name; the first that fits counts.
 _PEAK_TFLOPS = {
     "B200": 2250.0,
+    "H200 NVL": 835.0,
     "H200": 989.0,
+    "H100 NVL": 835.0,
+    "H100 PCIe": 756.0,
     "H100": 989.0,
     "A100": 312.0,
     "L40S": 362.0,
+    "L40": 181.0,
     "L4": 121.0,
     "A10G": 70.0,
 }
@@ -58,9 +67,10 @@ class StepRecord:
 class Meter:
     """Measures one step at a time: `start`, then `waiting` and `saw` for its parts, then `stop`."""
 
-    def __init__(self, device: torch.device, peak_tflops: float | None, world_size: int) -> None:
+    def __init__(self, device: torch.device, config: "TrainConfig", world_size: int) -> None:
         self.device, self.world_size = device, world_size
-        self.peak_flops = (peak_tflops or known_peak_tflops(device) or 0.0) * 1e12
+        known = known_peak_tflops(device, config.mixed_precision)
+        self.peak_flops = (config.peak_tflops or known or 0.0) * 1e12
 
     def start(self) -> None:
         self._started = time.perf_counter()
@@ -118,9 +128,14 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def known_peak_tflops(device: torch.device) -> float | None:
-    """Of a GPU's dense bf16 products; None for what the table does not know."""
-    if device.type != "cuda":
+def known_peak_tflops(device: torch.device, precision: Precision) -> float | None:
+    """Of a GPU's dense products; None for what the table does not know, which fp32 is always.
+
+    A GPU does fewer of these, and how many depends on whether somebody has allowed TF32.
+    """
+    if device.type != "cuda" or precision == "fp32":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in _PEAK_TFLOPS.items() if key in name), None)
+    words = set(re.split(r"[\s-]+", torch.cuda.get_device_name(device)))
+    if "MIG" in words:  # a slice of the GPU, under the name of the whole
+        return None
+    return next((peak for key, peak in _PEAK_TFLOPS.items() if words.issuperset(key.split())), None)

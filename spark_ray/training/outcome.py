@@ -49,7 +49,7 @@ def leave_behind(
         shutil.copytree(Path(local) / MODEL, folder, dirs_exist_ok=True)
         metrics = TrainState.load(Path(local)).metrics
     _training_record(plan, index, result, metrics, run_id).write(folder)
-    write_model_card(folder, config.register_as or f"apotheon-{config.size}")
+    write_model_card(folder, config.register_as or config.model_name)
     target = output.sub(MODEL)
     for file in sorted(folder.iterdir()):
         target.write(file.name, file.read_bytes())

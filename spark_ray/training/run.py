@@ -46,6 +46,8 @@ _HEADS = {
     "transcript": "transcription_loss",
     "contrast": "contrastive_loss",
 }
+# Of the dataset's index, what a clip has to have to be shown so.
+_COLUMNS = {"audio": "has_audio", "image": "frame_times", "video": "frame_times"}
 
 
 @dataclass(frozen=True)
@@ -166,11 +168,12 @@ def check_dataset(train: SampleIndex, config: TrainConfig) -> None:
                 f"--tasks {' '.join(others)}"
             )
     for stage in config.stages:
-        if "audio" in stage.modalities and not train.count("has_audio"):
-            raise DatasetError(
-                f"{train.location}: stage {stage.name!r} of the curriculum needs audio, but no "
-                "clip of the train split has any; give a curriculum without it"
-            )
+        for modality in stage.modalities:
+            if modality in _COLUMNS and not train.count(_COLUMNS[modality]):
+                raise DatasetError(
+                    f"{train.location}: stage {stage.name!r} of the curriculum needs {modality}, "
+                    "but no clip of the train split has any; give a curriculum without it"
+                )
         labels = set(train.table["label"].to_pylist())
         for label in stage.mixture:
             if label not in labels:
@@ -284,12 +287,13 @@ def print_plan(plan: RunPlan, model_config: ApotheonConfig) -> None:
     config = plan.config
     model = _shapes_alone(model_config, config)
     set_trainable(model, set(config.frozen), frames=True, audio=True)
+    origin = f" from {config.init_from}" if config.init_from else ""
     lines = [
         f"Training {config.output_dir}",
         f"  dataset      {plan.train.location}",
         f"  clips        {plan.train.table.num_rows} to train"
         + (f", {plan.validation.table.num_rows} to validate" if plan.validation else ""),
-        f"  model        apotheon-{config.size}, {config.mixed_precision}, {config.engine}",
+        f"  model        {config.model_name}{origin}, {config.mixed_precision}, {config.engine}",
         f"  steps        {plan.steps}",
     ]
     lines += [

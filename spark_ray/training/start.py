@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from spark_ray.apotheon.sizes import SIZES, processor_for, special_tokens
 from spark_ray.apotheon.tokenization import train_tokenizer
 from spark_ray.core.errors import ModelError
 from spark_ray.datasets.samples import SampleIndex
-from spark_ray.models.weights import SAFETENSORS, resolve_weights
+from spark_ray.models.pretrained import Placement, check_model, load_model, load_processor
+from spark_ray.models.weights import SAFETENSORS, Weights, resolve_weights
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.curriculum import Stage
 
@@ -34,15 +34,17 @@ def starting_point(
     """The model's configuration and its processor, before any weight is made.
 
     Raises:
-        ModelError: a checkpoint can't be found, or is of another width than the size.
+        ModelError: a checkpoint can't be found, is of another width than the size, or is no whole
+            Apotheon where one is to go on.
     """
     if config.init_from is not None:
-        folder = _resolve(config.init_from, "init_from")
-        processor = ApotheonProcessor.from_pretrained(folder, local_files_only=True)
+        weights = _resolve(config.init_from, "init_from")
+        own_config = check_model(ApotheonModel, weights, "init_from")
+        processor = load_processor(ApotheonProcessor, weights, "init_from")
         processor.max_frames = config.max_frames
-        return ApotheonConfig.from_pretrained(folder), processor
+        return own_config, processor
     if config.text_checkpoint is not None:
-        folder = _resolve(config.text_checkpoint, "text_checkpoint")
+        folder = _resolve(config.text_checkpoint, "text_checkpoint").folder
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -59,8 +61,10 @@ def initial_model(config: TrainConfig, model_config: ApotheonConfig) -> Apotheon
     """The model with its first weights: random ones follow from the seed alone."""
     torch.manual_seed(config.seed)
     if config.init_from is not None:
-        folder = _resolve(config.init_from, "init_from")
-        return ApotheonModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        weights = _resolve(config.init_from, "init_from")
+        placement = Placement(torch.device("cpu"), torch.float32)
+        own: ApotheonModel = load_model(ApotheonModel, weights, "init_from", placement)
+        return own
     model = ApotheonModel(model_config)
     references = {part: getattr(config, f"{part}_checkpoint") for part in _WIDTHS}
     if config.vision_checkpoint is None:
@@ -70,7 +74,7 @@ def initial_model(config: TrainConfig, model_config: ApotheonConfig) -> Apotheon
     load_components(
         model,
         **{
-            part: str(_resolve(reference, f"{part}_checkpoint"))
+            part: str(_resolve(reference, f"{part}_checkpoint").folder)
             for part, reference in references.items()
             if reference is not None
         },
@@ -101,10 +105,10 @@ def add_adapters(model: ApotheonModel, config: TrainConfig) -> None:
     add_lora(model, dict.fromkeys(config.lora, lora))
 
 
-def _resolve(reference: str, setting: str) -> Path:
+def _resolve(reference: str, setting: str) -> Weights:
     return resolve_weights(
         reference, setting=setting, revision=None, kind=SAFETENSORS, instead=_INSTEAD
-    ).folder
+    )
 
 
 def _check_widths(config: TrainConfig, model_config: ApotheonConfig, part: str) -> None:
@@ -113,7 +117,8 @@ def _check_widths(config: TrainConfig, model_config: ApotheonConfig, part: str) 
     if reference is None:
         return
     setting = f"{part}_checkpoint"
-    found: dict[str, Any] = json.loads((_resolve(reference, setting) / "config.json").read_text())
+    folder = _resolve(reference, setting).folder
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())
     found = found.get("vision_config", found) if part == "vision" else found
     needed = getattr(model_config, f"{part}_config")
     for name in _WIDTHS[part]:
@@ -130,7 +135,7 @@ def _take_own_config(
     """Weights mean nothing without their own heads, norms and rotations."""
     reference = getattr(config, f"{part}_checkpoint")
     if reference is not None:
-        folder = _resolve(reference, f"{part}_checkpoint")
+        folder = _resolve(reference, f"{part}_checkpoint").folder
         own = _CONFIGS[part].from_pretrained(folder, local_files_only=True)
         if part == "text":
             own.update(special_tokens(tokenizer))

@@ -88,7 +88,7 @@ class Worker:
         torch.set_num_threads(job.threads)
         self.state = TrainState(world_size=self.world_size)
         self.saved_step = 0
-        self.meter = Meter(self.device, self.config.peak_tflops, self.world_size)
+        self.meter = Meter(self.device, self.config, self.world_size)
 
     def run(self) -> dict[str, Any]:
         resumed = self._fetch_checkpoint()

@@ -1,104 +1,74 @@
-"""Clips' bytes on object storage are read and copied many at a time, in order."""
+"""Shards are read a clip at a time by training, and as a whole by others."""
 
 import io
-import threading
-from collections.abc import Iterator
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import fsspec
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from fake_version import make_clip, write_version
+from fake_version import make_clip
 
 from spark_ray.core.storage import Folder
-from spark_ray.datasets import replay, shards
-from spark_ray.datasets.assets import manifest_lines, published_clips
-from spark_ray.datasets.config import BuildConfig
-from spark_ray.datasets.shards import ShardWriter, write_shard
+from spark_ray.datasets import samples
+from spark_ray.datasets.assets import ClipAssets
+from spark_ray.datasets.layout import clip_provenance, manifest_line
+from spark_ray.datasets.samples import load_index, read_clip
+from spark_ray.datasets.shards import parquet_bytes
 
-REMOTE = "memory://sets/films"
-CLIPS = 16
-
-
-@pytest.fixture
-def version(tmp_path: Path) -> Iterator[Folder]:
-    """A published version on what fsspec takes for remote storage."""
-    clips = [make_clip(number, frames=1) for number in range(CLIPS)]
-    local, _ = write_version(tmp_path / "films", clips)
-    remote = Folder(f"{REMOTE}/v1")
-    for name in local.names():
-        remote.write(name, local.read(name))
-    yield remote
-    fsspec.filesystem("memory").rm("/sets", recursive=True)
+CLIPS, FRAME = 40, 100_000
 
 
-@pytest.fixture
-def together(version: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are read and copied only while several others are, too."""
-    barrier = threading.Barrier(CLIPS, timeout=20)
+class CountingFile(io.BytesIO):
+    """A shard in memory that counts the bytes that are taken from it."""
 
-    def wait_for_others(method: str, name_at: int) -> None:
-        original = getattr(Folder, method)
+    taken = 0
 
-        def waiting(self: Folder, *arguments: Any) -> Any:
-            if arguments[name_at].endswith(".jpg"):
-                barrier.wait()
-            return original(self, *arguments)
-
-        monkeypatch.setattr(Folder, method, waiting)
-
-    wait_for_others("read", 0)
-    wait_for_others("copy_from", 1)
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        CountingFile.taken += len(data)
+        return data
 
 
-@pytest.mark.usefixtures("together")
-def test_a_shard_is_read_many_files_at_a_time(version: Folder) -> None:
-    lines = list(manifest_lines(version))
-    write_shard(version, "shards/00000.parquet", lines)
-    rows = pq.read_table(io.BytesIO(version.read("shards/00000.parquet"))).to_pylist()
-    assert [row["id"] for row in rows] == [line["id"] for line in lines]
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A manifest and one shard: clips of two incompressible frames, 200 kB each."""
+    version = Folder(str(tmp_path_factory.mktemp("set")))
+    rng = np.random.default_rng(0)
+    clips = []
+    for number in range(CLIPS):
+        clip = make_clip(number, source=f"/films/{number}.mp4")
+        line = manifest_line(clip, None, clip_provenance(clip, "test", full=False))
+        line |= {"frames_dir": None, "audio": None}
+        line["meta"]["shard"] = "shards/00000.parquet"
+        clips.append(ClipAssets(line, [rng.bytes(FRAME) for _ in range(2)], None))
+    version.write("shards/00000.parquet", parquet_bytes(clips))
+    lines = [json.dumps(clip.line).encode() for clip in clips]
+    version.write("clips.jsonl", b"\n".join(lines) + b"\n")
+    return version
 
 
-@pytest.mark.usefixtures("together")
-def test_clips_to_export_are_read_many_at_a_time(version: Folder) -> None:
-    clips = list(published_clips(version))
-    assert [clip.line for clip in clips] == list(manifest_lines(version))
+def rows(version: Folder) -> list[dict[str, Any]]:
+    return load_index(version / "clips.jsonl").table.to_pylist()
 
 
-@pytest.mark.usefixtures("together")
-def test_a_replay_copies_many_files_at_a_time(version: Folder) -> None:
-    config = BuildConfig.from_values(input=["/films"], output=REMOTE)
-    replay._carry_over(version, Folder(f"{REMOTE}/v2"), config, CLIPS)
-    there, copied = (
-        fsspec.filesystem("memory").find(f"/sets/films/{v}/data") for v in ("v1", "v2")
-    )
-    assert [name.replace("/v1/", "/v2/") for name in there] == copied
-    assert len(copied) == CLIPS
+def test_every_clip_is_found_where_the_index_says(version: Folder):
+    table = pq.read_table(version / "shards/00000.parquet")
+    assert table["id"].to_pylist() == [row["id"] for row in rows(version)]
+    for row, frames in zip(rows(version), table["frames"].to_pylist(), strict=True):
+        assert read_clip(version, row).frames == frames
 
 
-@pytest.mark.parametrize(("cpus", "running"), [(1, 4), (12, 12)])
-def test_as_many_shards_are_written_at_once_as_the_cluster_has_cpus(
-    version: Folder, monkeypatch: pytest.MonkeyPatch, cpus: int, running: int
-) -> None:
-    most: list[int] = []
+def test_one_clip_takes_about_its_own_bytes(version: Folder, monkeypatch: pytest.MonkeyPatch):
+    """Training reads clips in random order: with their neighbours, it would wait for data."""
 
-    class Remote:
-        def options(self, **_: object) -> "Remote":
-            return self
+    def open_counting(location: str) -> BinaryIO:
+        return CountingFile(Path(location).read_bytes())
 
-        def remote(self, *_: object) -> object:
-            return object()
-
-    def wait(tasks: list[object], num_returns: int) -> tuple[list[object], list[object]]:
-        most.append(len(tasks))
-        return tasks[:1], tasks[1:]
-
-    fake = {"remote": lambda _: Remote(), "wait": wait, "get": lambda _: None}
-    for name, value in {**fake, "cluster_resources": lambda: {"CPU": float(cpus)}}.items():
-        monkeypatch.setattr(shards.ray, name, value)
-    writer = ShardWriter(version, shard_bytes=1)
-    for line in manifest_lines(version):
-        writer.add(line)
-    writer.close()
-    assert set(most) == {running}
+    monkeypatch.setattr(samples, "open_read", open_counting)
+    row = rows(version)[CLIPS // 2]
+    read_clip(version, row)  # the footer is read once
+    CountingFile.taken = 0
+    read_clip(version, row)
+    assert 2 * FRAME <= CountingFile.taken < 1_200_000

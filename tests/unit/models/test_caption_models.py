@@ -136,7 +136,7 @@ def test_bfloat16_runs(family: str, tiny_checkpoint: Checkpoints) -> None:
 
 def test_weights_of_another_family_are_refused(family: str, tiny_checkpoint: Checkpoints) -> None:
     other = FAMILIES[FAMILIES.index(family) - 1]
-    with pytest.raises(ModelError, match="but this backend needs"):
+    with pytest.raises(ModelError, match="is needed; choose other weights"):
         load(family, tiny_checkpoint(other))
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import apotheons
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaModel
 
 from spark_ray.apotheon.sizes import tiny
@@ -15,9 +17,10 @@ from spark_ray.core.anatomy import PARTS
 from spark_ray.core.errors import ConfigError, DatasetError, ModelError
 from spark_ray.datasets.layout import frame_name
 from spark_ray.datasets.samples import load_index
+from spark_ray.media.audio_codec import encode_audio
 from spark_ray.training.cluster import share_resources
 from spark_ray.training.config import TrainConfig
-from spark_ray.training.run import prepare, train
+from spark_ray.training.run import prepare, print_plan, train
 from spark_ray.training.start import initial_model
 from spark_ray.training.state import TrainState
 from spark_ray.training.worker import NonFiniteError, Worker
@@ -101,6 +104,22 @@ def test_a_checkpoint_of_another_width_is_refused(dataset: Path, tmp_path: Path,
     (tmp_path / "clip/config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="has hidden_size 96, but size tiny has 128"):
         check(dataset, vision_checkpoint=str(tmp_path / "clip"))
+
+
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_frames_that_no_clip_has_are_missed(tmp_path: Path, modality: str):
+    """As of films whose every frame a filter took away."""
+    clips = []
+    for number in range(40):
+        clip = make_clip(number, source=f"/films/{number}.mp4", frames=0)
+        clip.audio = encode_audio(np.zeros(16_000, np.int16), "flac")
+        clips.append(clip)
+    version, _ = write_version(tmp_path / "dark", clips)
+    for clip in clips:
+        version.write(f"data/{clip.clip_id[:2]}/{clip.clip_id}/audio.flac", clip.audio)
+    stage = {"name": "eyes", "epochs": 1, "modalities": [modality, "audio"]}
+    with pytest.raises(DatasetError, match=f"stage 'eyes' of the curriculum needs {modality}"):
+        check(tmp_path / "dark", curriculum=[stage])
 
 
 def test_captions_that_no_clip_has_are_asked_for(tmp_path: Path):
@@ -202,3 +221,52 @@ def test_a_checkpoint_brings_its_own_arithmetic(dataset: Path, tmp_path: Path):
     with torch.no_grad():
         expected = llama(tokens).last_hidden_state
         torch.testing.assert_close(model.text(tokens).last_hidden_state, expected)
+
+
+@pytest.fixture
+def apotheon(tmp_path: Path) -> Path:
+    """A small random Apotheon, as training leaves it."""
+    folder = tmp_path / "apotheon"
+    apotheons.model(seed=5).save_pretrained(folder)
+    apotheons.processor().save_pretrained(folder)
+    return folder
+
+
+def test_a_run_goes_on_from_another_model(
+    dataset: Path, apotheon: Path, capsys: pytest.CaptureFixture[str]
+):
+    settings = config(dataset, init_from=str(apotheon), max_frames=3, seed=1)
+    plan, model_config = prepare(settings, load_index(str(dataset)))
+    weights = initial_model(settings, model_config).state_dict()
+    expected = apotheons.model(seed=5).state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert plan.processor.max_frames == 3
+    text = "a red circle moves"
+    assert plan.processor.tokenize(text) == apotheons.processor().tokenize(text)
+    print_plan(plan, model_config)
+    assert f"model        apotheon from {apotheon}, " in capsys.readouterr().err
+
+
+def test_a_model_to_go_on_from_that_lacks_weights_is_refused(dataset: Path, apotheon: Path):
+    """`transformers` would fill them up at random."""
+    tensors = load_file(apotheon / "model.safetensors")
+    del tensors["fusion_norm.weight"]
+    save_file(tensors, apotheon / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"init_from: .* lacks 1 weights .* fusion_norm\.weight"):
+        check(dataset, init_from=str(apotheon))
+
+
+def test_a_model_to_go_on_from_whose_weights_have_other_shapes_is_refused(
+    dataset: Path, apotheon: Path
+):
+    settings = json.loads((apotheon / "config.json").read_text())
+    settings["contrastive_size"] += 1
+    (apotheon / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"init_from: .* is of shape .*; it is damaged"):
+        check(dataset, init_from=str(apotheon))
+
+
+def test_only_an_apotheon_can_go_on(dataset: Path, tiny_checkpoint):
+    with pytest.raises(ModelError, match=r"init_from: .* a model of type 'blip', but 'apotheon'"):
+        check(dataset, init_from=str(tiny_checkpoint("blip")))

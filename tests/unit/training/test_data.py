@@ -10,9 +10,11 @@ import pytest
 
 from spark_ray.core.errors import DatasetError
 from spark_ray.core.schema import Transcript
+from spark_ray.core.storage import Folder
 from spark_ray.datasets.layout import frame_name
-from spark_ray.datasets.samples import SampleIndex, load_index
+from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.media.audio_codec import encode_audio
+from spark_ray.training import data
 from spark_ray.training.augment import AugmentOptions, augment, swap_sides
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.data import BatchMaker
@@ -76,6 +78,29 @@ def test_a_batch_follows_from_its_position_alone(index: SampleIndex):
     for position in (plan.total - 1, 3, 0):
         assert same(BatchMaker(plan, 0, 1).make(position), batches[position])
     assert same(BatchMaker(run_plan(index, data_cache_bytes=0), 0, 1).make(5), batches[5])
+
+
+def test_without_a_cache_only_what_a_stage_shows_is_read(
+    index: SampleIndex, monkeypatch: pytest.MonkeyPatch
+):
+    plan, uncached = run_plan(index), run_plan(index, data_cache_bytes=0)
+    seen: list[tuple[int, bool]] = []
+
+    def watched(version: Folder, row: dict[str, Any], *, frames: list[int], audio: bool):
+        seen.append((len(frames), audio))
+        return read_clip(version, row, frames=frames, audio=audio)
+
+    monkeypatch.setattr(data, "read_clip", watched)
+    for segment in plan.segments:
+        seen.clear()
+        batch = BatchMaker(uncached, 0, 1).make(segment.first)
+        if segment.validation or plan.stages[segment.stage].shows_audio:
+            shown = batch["frame_mask"].sum(axis=1)[batch["rows"] >= 0]
+            assert [frames for frames, _ in seen] == shown.tolist()
+            assert all(audio for _, audio in seen)
+        else:
+            assert seen == [(1, False)] * 4
+        assert same(BatchMaker(plan, 0, 1).make(segment.first), batch)
 
 
 def test_ranks_together_see_what_one_would(index: SampleIndex):
