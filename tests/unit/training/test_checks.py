@@ -1,6 +1,7 @@
 """What is known before any worker starts: each mistake is one sentence that says what to do."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from transformers import LlamaModel
 from spark_ray.apotheon.sizes import tiny
 from spark_ray.core.anatomy import PARTS
 from spark_ray.core.errors import ConfigError, DatasetError, ModelError
+from spark_ray.core.storage import Folder
 from spark_ray.datasets.layout import frame_name
 from spark_ray.datasets.samples import load_index
 from spark_ray.training.cluster import share_resources
 from spark_ray.training.config import TrainConfig
-from spark_ray.training.run import prepare, train
+from spark_ray.training.run import RUN, prepare, run_settings, train
 from spark_ray.training.start import initial_model
 from spark_ray.training.state import TrainState
 from spark_ray.training.worker import NonFiniteError, Worker
@@ -128,6 +130,18 @@ def test_a_folder_with_something_else_is_left_alone(dataset: Path, tmp_path: Pat
     (tmp_path / "holiday.txt").write_text("photos")
     with pytest.raises(ConfigError, match="something else than a training run"):
         train(config(dataset, output_dir=str(tmp_path)))
+
+
+def test_an_edited_manifest_is_another_run(dataset: Path, tmp_path: Path):
+    manifest = tmp_path / "manifest.jsonl"
+    shutil.copy(dataset / "v1" / "manifest.jsonl", manifest)
+    given = {"manifest_path": str(manifest), "output_dir": str(tmp_path / "run")}
+    made = TrainConfig.from_values(**given).located()
+    Folder(made.output_dir).write(RUN, json.dumps({"settings": run_settings(made)}).encode())
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[1:]))
+    with pytest.raises(ConfigError, match="manifest_sha256: .* holds a run with"):
+        train(made)
 
 
 @pytest.mark.parametrize(
