@@ -26,7 +26,8 @@ class TrainState:
     """Where a run is: in its plan, and in its schedule.
 
     `position` is that of `RunPlan`, `step` counts optimizer steps, `world_size` the ranks that
-    wrote the checkpoint, and `metrics` are the last of each kind.
+    wrote the checkpoint, `validation_loss` is that of these very weights, where they were validated,
+    and `metrics` are the last of each kind.
     """
 
     world_size: int
@@ -39,9 +40,9 @@ class TrainState:
 
     @property
     def score(self) -> float:
-        """What checkpoints are ranked by, the least first: the last validation's loss.
+        """What checkpoints are ranked by, the least first: the validation's loss.
 
-        From before the first validation the newest is best, and any that was validated is better.
+        Of those without one the newest is best, and any that was validated is better.
         """
         if self.validation_loss is None:
             return _NOT_VALIDATED - self.step

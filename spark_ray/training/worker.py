@@ -124,12 +124,16 @@ class Worker:
         )
 
     def _checkpoint_if_due(self, engine: Engine) -> None:
-        """At the end of each epoch, or every so many steps, and at the end of the run."""
+        """At the end of each epoch, or every so many steps, and at the end of the run.
+
+        What was validated is always kept: it may be the best, and the next step changes it.
+        """
         state, every = self.state, self.config.checkpoint_every_steps
         if self._validation_is_next():
             return  # it is part of what the checkpoint says
         ends = {segment.first + segment.length for segment in self.plan.segments}
         due = state.step % every == 0 if every else state.position in ends
+        due = due or state.validation_loss is not None
         if (due or self._is_over()) and state.step != self.saved_step:
             self._checkpoint(engine)
             self.saved_step = state.step
@@ -145,6 +149,7 @@ class Worker:
             record = self._step(engine, segment, batches)
             self.state.position += config.gradient_accumulation
             self.state.step += 1
+            self.state.validation_loss = None  # it was that of other weights
             self._tell(segment, record)
             self._checkpoint_if_due(engine)
 
@@ -222,7 +227,7 @@ class Worker:
         return ids
 
     def _validate(self, engine: Engine, segment: Segment, batches: Iterator[Batch]) -> None:
-        """The mean losses of the validation split; the state keeps that which ranks checkpoints."""
+        """The mean losses of the validation split; the state keeps that which ranks the checkpoint."""
         engine.module.eval()
         sums = torch.zeros(len(LOSSES), device=self.device)
         for _ in range(segment.length):

@@ -1,9 +1,11 @@
 """What is known before any worker starts: each mistake is one sentence that says what to do."""
 
+import itertools
 import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apotheons
@@ -195,6 +197,34 @@ def test_a_step_that_is_no_number_names_its_clips(dataset: Path):
         worker._count_skips(False, [5, 3])
     worker._count_skips(True, [])
     assert (worker.state.skipped, worker.state.skipped_in_a_row) == (2, 0)
+
+
+def test_what_was_validated_is_kept_with_its_own_loss_alone(dataset: Path, monkeypatch):
+    plan, _ = prepare(
+        config(dataset, epochs=2, curriculum=[{**FILMS, "epochs": 2}], checkpoint_every_steps=4),
+        load_index(str(dataset)),
+    )
+    worker = object.__new__(Worker)
+    worker.plan, worker.config, worker.state = plan, plan.config, TrainState(world_size=1)
+    worker.rank, worker.world_size, worker.device, worker.saved_step = 1, 1, torch.device("cpu"), 0
+    saved = {}
+    engine = SimpleNamespace(module=torch.nn.Identity(), evaluate=lambda inputs: None)
+    monkeypatch.setattr("spark_ray.training.worker._losses", lambda output: torch.ones(4))
+    monkeypatch.setattr(worker, "_inputs", lambda batch, segment: {})
+    monkeypatch.setattr(worker, "_step", lambda *args: None)
+    monkeypatch.setattr(worker, "_tell", lambda *args: None)
+    monkeypatch.setattr(
+        worker, "_checkpoint", lambda _: saved.update({worker.state.step: worker.state.score})
+    )
+    for segment in plan.segments:
+        if segment.validation:
+            worker._validate(engine, segment, itertools.repeat(None))
+        else:
+            worker._train(engine, segment, 0, itertools.repeat(None))
+
+    validated = {plan.steps // 2, plan.steps}
+    assert set(saved) == {*range(4, plan.steps + 1, 4)} | validated
+    assert {step for step, score in saved.items() if score == 1.0} == validated
 
 
 def test_a_checkpoint_brings_its_own_arithmetic(dataset: Path, tmp_path: Path):
