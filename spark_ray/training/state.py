@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import random
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -42,9 +43,10 @@ class TrainState:
     def score(self) -> float:
         """What checkpoints are ranked by, the least first: the validation's loss.
 
-        Of those without one the newest is best, and any that was validated is better.
+        Of those without one the newest is best, and any that was validated is better. A loss that
+        is no number is none.
         """
-        if self.validation_loss is None:
+        if self.validation_loss is None or not math.isfinite(self.validation_loss):
             return _NOT_VALIDATED - self.step
         return self.validation_loss
 
