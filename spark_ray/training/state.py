@@ -27,7 +27,7 @@ class TrainState:
     """Where a run is: in its plan, and in its schedule.
 
     `position` is that of `RunPlan`, `step` counts optimizer steps, `world_size` the ranks that
-    wrote the checkpoint, `validation_loss` is that of these very weights, where they were validated,
+    wrote the checkpoint, `validation_loss` is that of these very weights, if they were validated,
     and `metrics` are the last of each kind.
     """
 

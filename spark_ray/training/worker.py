@@ -227,7 +227,7 @@ class Worker:
         return ids
 
     def _validate(self, engine: Engine, segment: Segment, batches: Iterator[Batch]) -> None:
-        """The mean losses of the validation split; the state keeps that which ranks the checkpoint."""
+        """The mean losses of the validation split; the state keeps the one that ranks checkpoints."""
         engine.module.eval()
         sums = torch.zeros(len(LOSSES), device=self.device)
         for _ in range(segment.length):

@@ -142,7 +142,7 @@ def test_an_edited_manifest_is_another_run(dataset: Path, tmp_path: Path):
     Folder(made.output_dir).write(RUN, json.dumps({"settings": run_settings(made)}).encode())
     lines = manifest.read_text().splitlines(keepends=True)
     manifest.write_text("".join(lines[1:]))
-    with pytest.raises(ConfigError, match="manifest_sha256: .* holds a run with"):
+    with pytest.raises(ConfigError, match=r"manifest_sha256: .* holds a run with"):
         train(made)
 
 
