@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from transformers import LlamaModel
 
+from spark_ray.apotheon import ApotheonModel
 from spark_ray.apotheon.sizes import tiny
 from spark_ray.core.anatomy import PARTS
 from spark_ray.core.errors import ConfigError, DatasetError, ModelError
@@ -21,6 +23,7 @@ from spark_ray.datasets.layout import frame_name
 from spark_ray.datasets.samples import load_index
 from spark_ray.training.cluster import share_resources
 from spark_ray.training.config import TrainConfig
+from spark_ray.training.engines import TorchEngine
 from spark_ray.training.run import RUN, prepare, run_settings, train
 from spark_ray.training.start import initial_model
 from spark_ray.training.state import TrainState
@@ -225,6 +228,36 @@ def test_what_was_validated_is_kept_with_its_own_loss_alone(dataset: Path, monke
     validated = {plan.steps // 2, plan.steps}
     assert set(saved) == {*range(4, plan.steps + 1, 4)} | validated
     assert {step for step, score in saved.items() if score == 1.0} == validated
+
+
+def test_a_stages_engine_is_gone_before_the_next_one_is_built(dataset: Path, monkeypatch):
+    """Both at once would take twice the memory of a GPU."""
+    stages = [{**FILMS, "name": name} for name in ("first", "second")]
+    settings = config(dataset, epochs=2, curriculum=stages, engine="ddp", mixed_precision="fp32")
+    plan, model_config = prepare(settings, load_index(str(dataset)))
+    engines: list[weakref.ref[TorchEngine]] = []
+
+    class CircularEngine(TorchEngine):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.itself = self  # as DeepSpeed's hooks hold it
+            engines.append(weakref.ref(self))
+
+    def first_model(*args: Any) -> ApotheonModel:
+        assert not any(engine() for engine in engines)
+        return initial_model(*args)
+
+    worker = object.__new__(Worker)
+    worker.job = SimpleNamespace(plan=None, model_config=model_config)
+    worker.plan, worker.config, worker.state = plan, plan.config, TrainState(world_size=1)
+    worker.rank, worker.world_size, worker.device = 0, 1, torch.device("cpu")
+    monkeypatch.setattr("spark_ray.training.worker.TorchEngine", CircularEngine)
+    monkeypatch.setattr("spark_ray.training.worker.initial_model", first_model)
+    monkeypatch.setattr("spark_ray.training.worker.load_batches", lambda *args: iter(()))
+    for name in ("_fetch_checkpoint", "_train", "_validate"):
+        monkeypatch.setattr(worker, name, lambda *args: None)
+    worker.run()
+    assert len(engines) == 2
 
 
 def test_a_checkpoint_brings_its_own_arithmetic(dataset: Path, tmp_path: Path):
