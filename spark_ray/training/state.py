@@ -1,6 +1,5 @@
 """Where a run is, and the checkpoint that lets it go on from there exactly."""
 
-import errno
 import json
 import math
 import random
@@ -14,6 +13,7 @@ import torch
 
 from spark_ray.core.errors import StorageError
 from spark_ray.core.storage import Folder
+from spark_ray.training.failures import is_disk_full
 
 _STATE = "state.json"
 _NOT_VALIDATED = 1e12
@@ -111,9 +111,8 @@ def require_space(folder: Path, needed_bytes: int) -> None:
 def disk_error(folder: Path, error: Exception) -> StorageError | None:
     """The error of a full disk as one sentence; None where it is another one."""
     text = str(error)
-    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
     # torch's own writer hides the reason.
-    full = full or "No space left" in text or "PytorchStreamWriter failed" in text
+    full = is_disk_full(error) or "No space left" in text or "PytorchStreamWriter failed" in text
     if not full:
         return None
     return StorageError(
