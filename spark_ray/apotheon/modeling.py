@@ -240,7 +240,7 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
         last = (mask.long().sum(dim=-1) - 1).clamp(min=0)
         index = last[..., None, None].expand(*last.shape, 1, texts_BTLD.shape[-1])
         pooled = texts_BTLD.gather(2, index).squeeze(2)
-        return F.normalize(self.text_embedding(pooled), dim=-1)
+        return _unit(self.text_embedding(pooled))
 
     def embed_media(self, media: Media) -> Tensor:
         """Unit vectors `[B, E]`; a clip without media is a zero vector."""
@@ -251,7 +251,7 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
             weights = mask.to(tokens.dtype)
             pooled = (tokens * weights[..., None]).sum(dim=1)
             pooled = pooled / weights.sum(dim=1, keepdim=True).clamp(min=1)
-        return F.normalize(self.media_embedding(pooled), dim=-1)
+        return _unit(self.media_embedding(pooled))
 
     def _fuse(
         self,
@@ -354,6 +354,11 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
             past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
             **options,
         )
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Vectors of unit length; zeros stay zeros, which in half precision would divide by 0."""
+    return F.normalize(vectors.float(), dim=-1).to(vectors.dtype)
 
 
 def _at_least_one(mask: Tensor) -> Tensor:

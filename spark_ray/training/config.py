@@ -314,7 +314,8 @@ _LOCAL_OR_ID = (
 )
 
 OPERATIONAL = {
-    *CheckpointOptions.model_fields,
+    # Positions count the micro-batches of validations too, so when these come is no detail.
+    *(set(CheckpointOptions.model_fields) - {"validate_every_epochs"}),
     *TrackingOptions.model_fields,
     "num_workers",
     "cpus_per_worker",

@@ -6,7 +6,7 @@ user's may override the rest of it.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,17 @@ class DeepSpeedEngine:
         for state in self.engine.optimizer.optimizer.state.values():
             if isinstance(state.get("step"), Tensor):
                 state["step"] = state["step"].clone()
+        if self.universal:
+            self._load_frozen(folder / _TAG)
+
+    def _load_frozen(self, folder: Path) -> None:
+        """What does not learn now: the conversion takes along what has an optimizer alone."""
+        from deepspeed import zero
+
+        frozen = {n: p for n, p in self.module.named_parameters() if not p.requires_grad}
+        for name, full in _weights_in(folder, frozen):
+            with torch.no_grad(), zero.GatheredParameters([frozen[name]], modifier_rank=0):
+                frozen[name].copy_(full)
 
     def state_bytes(self) -> int:
         # Weights in their precision, float32 copies and two moments of what learns, shared out.
@@ -148,6 +159,23 @@ class DeepSpeedEngine:
             state[name] = buffer.detach().cpu()
         wanted = self.module.state_dict()
         return {name: tensor for name, tensor in state.items() if name in wanted}
+
+
+def _weights_in(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """Weights that did not learn, from what any number of ranks wrote; one at a time."""
+    from deepspeed.utils.zero_to_fp32 import get_model_state_files
+
+    ranks = [
+        torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+        for file in get_model_state_files(str(folder))
+    ]
+    shapes = ranks[0]["frozen_param_shapes"]
+    for name in names:
+        full = ranks[0]["module"][name]
+        if full.numel() == 0:  # ZeRO-3: each rank has a piece, the last one with a filling
+            pieces = [rank["frozen_param_fragments"][name] for rank in ranks]
+            full = torch.cat(pieces)[: shapes[name].numel()].view(shapes[name])
+        yield name, full
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:

@@ -31,7 +31,8 @@ _NO_DECAY_SUFFIXES = ("bias", "norm.weight", "log_scale")
 class StepOptions:
     """The arithmetic of a step, the same for both engines.
 
-    `part_rates` are factors of the learning rate by part; `accumulation` is micro-batches a step.
+    `part_rates` are factors of the learning rate by part; `accumulation` is micro-batches a step,
+    whose losses count alike, whatever they hold.
     """
 
     precision: Precision

@@ -3,11 +3,12 @@
 Ray Train's controller loads this module too, so it must not need the model's.
 """
 
+import errno
 from typing import Any
 
 from ray.train import UserCallback
 
-from spark_ray.core.errors import SparkRayError
+from spark_ray.core.errors import SparkRayError, StorageError
 
 
 class StoppedEarly(SparkRayError):
@@ -25,10 +26,19 @@ class FailForGood(UserCallback):
 
 
 def known_error(error: BaseException | None) -> SparkRayError | None:
-    """The error of ours among the causes of Ray's."""
+    """The error of ours among the causes of Ray's; a full disk, where Ray stores, is one too."""
     while error is not None:
         if isinstance(error, SparkRayError):
             return error
+        if is_disk_full(error):
+            return StorageError(
+                f"a disk is full ({error}); free some space where output_dir and TMPDIR are, and "
+                "run the same command again to resume from the last checkpoint"
+            )
         hidden = getattr(error, "controller_failure", None) or getattr(error, "cause", None)
         error = hidden or error.__cause__
     return None
+
+
+def is_disk_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC

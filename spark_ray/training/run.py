@@ -22,8 +22,8 @@ from spark_ray.apotheon.sizes import parameter_table
 from spark_ray.core.anatomy import TASKS
 from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError, unknown_choice
 from spark_ray.core.progress import progress_elsewhere
-from spark_ray.core.provenance import code_version, git_commit
-from spark_ray.core.storage import Folder
+from spark_ray.core.provenance import code_version, content_hash, git_commit
+from spark_ray.core.storage import Folder, open_read
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.datasets.session import ray_session
 from spark_ray.monitoring.logs import job_ids
@@ -73,11 +73,7 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
     config = config.located()
     output = Folder(config.output_dir)
     zero_config = _zero_config(config, config.offload)
-    settings = {
-        **config.content_settings(),
-        "global_batch": config.global_batch,
-        "zero_config": _zero_config(config, offload=[]),
-    }
+    settings = run_settings(config)
     earlier = _earlier_run(output, config, settings)
     index = load_index(earlier.get("dataset", config.reference))
     plan, model_config = prepare(config, index)
@@ -118,6 +114,23 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
     finished = {"steps": steps, "metrics": metrics, "registered": registered}
     _write_record(output, {**record, "finished": finished})
     return TrainResult(output, output / MODEL, **finished)
+
+
+def run_settings(config: TrainConfig) -> dict[str, Any]:
+    """All that a run is resumed under, or not at all.
+
+    Raises:
+        SparkRayError: a file that the configuration names can't be read.
+    """
+    settings: dict[str, Any] = {
+        **config.content_settings(),
+        "global_batch": config.global_batch,
+        "zero_config": _zero_config(config, offload=[]),
+    }
+    if config.manifest_path is not None:  # it may be edited, unlike a published version
+        with open_read(config.manifest_path) as file:
+            settings["manifest_sha256"] = content_hash(file)
+    return settings
 
 
 def prepare(config: TrainConfig, index: SampleIndex) -> tuple[RunPlan, ApotheonConfig]:

@@ -1,7 +1,7 @@
 """Where a run is, and the checkpoint that lets it go on from there exactly."""
 
-import errno
 import json
+import math
 import random
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -13,6 +13,7 @@ import torch
 
 from spark_ray.core.errors import StorageError
 from spark_ray.core.storage import Folder
+from spark_ray.training.failures import is_disk_full
 
 _STATE = "state.json"
 _NOT_VALIDATED = 1e12
@@ -26,7 +27,8 @@ class TrainState:
     """Where a run is: in its plan, and in its schedule.
 
     `position` is that of `RunPlan`, `step` counts optimizer steps, `world_size` the ranks that
-    wrote the checkpoint, and `metrics` are the last of each kind.
+    wrote the checkpoint, `validation_loss` is that of these very weights, if they were validated,
+    and `metrics` are the last of each kind.
     """
 
     world_size: int
@@ -39,11 +41,12 @@ class TrainState:
 
     @property
     def score(self) -> float:
-        """What checkpoints are ranked by, the least first: the last validation's loss.
+        """What checkpoints are ranked by, the least first: the validation's loss.
 
-        From before the first validation the newest is best, and any that was validated is better.
+        Of those without one the newest is best, and any that was validated is better. A loss that
+        is no number is none.
         """
-        if self.validation_loss is None:
+        if self.validation_loss is None or not math.isfinite(self.validation_loss):
             return _NOT_VALIDATED - self.step
         return self.validation_loss
 
@@ -108,9 +111,8 @@ def require_space(folder: Path, needed_bytes: int) -> None:
 def disk_error(folder: Path, error: Exception) -> StorageError | None:
     """The error of a full disk as one sentence; None where it is another one."""
     text = str(error)
-    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
     # torch's own writer hides the reason.
-    full = full or "No space left" in text or "PytorchStreamWriter failed" in text
+    full = is_disk_full(error) or "No space left" in text or "PytorchStreamWriter failed" in text
     if not full:
         return None
     return StorageError(

@@ -1,5 +1,6 @@
 """The training loop, as it runs in every Ray Train worker."""
 
+import gc
 import shutil
 import tempfile
 import time
@@ -106,7 +107,9 @@ class Worker:
                 break
             if segment.stage != stage:
                 stage = segment.stage
-                engine = self._next_engine(self.plan.stages[stage], engine, None)
+                weights = None if engine is None else _last_weights(engine)
+                engine = None  # or it would keep its memory while the next one is built
+                engine = self._next_engine(self.plan.stages[stage], weights, None)
             assert engine is not None
             if segment.validation:
                 self._validate(engine, segment, batches)
@@ -124,12 +127,16 @@ class Worker:
         )
 
     def _checkpoint_if_due(self, engine: Engine) -> None:
-        """At the end of each epoch, or every so many steps, and at the end of the run."""
+        """At the end of each epoch, or every so many steps, and at the end of the run.
+
+        What was validated is always kept: it may be the best, and the next step changes it.
+        """
         state, every = self.state, self.config.checkpoint_every_steps
         if self._validation_is_next():
             return  # it is part of what the checkpoint says
         ends = {segment.first + segment.length for segment in self.plan.segments}
         due = state.step % every == 0 if every else state.position in ends
+        due = due or state.validation_loss is not None
         if (due or self._is_over()) and state.step != self.saved_step:
             self._checkpoint(engine)
             self.saved_step = state.step
@@ -145,6 +152,7 @@ class Worker:
             record = self._step(engine, segment, batches)
             self.state.position += config.gradient_accumulation
             self.state.step += 1
+            self.state.validation_loss = None  # it was that of other weights
             self._tell(segment, record)
             self._checkpoint_if_due(engine)
 
@@ -222,7 +230,7 @@ class Worker:
         return ids
 
     def _validate(self, engine: Engine, segment: Segment, batches: Iterator[Batch]) -> None:
-        """The mean losses of the validation split; the state keeps that which ranks checkpoints."""
+        """The mean losses of the validation split; the state keeps the one that ranks checkpoints."""
         engine.module.eval()
         sums = torch.zeros(len(LOSSES), device=self.device)
         for _ in range(segment.length):
@@ -246,19 +254,22 @@ class Worker:
         if self.rank == 0:
             self.job.board.stepped.remote(self.state.step, metrics)
 
-    def _next_engine(self, stage: Stage, last: Engine | None, resumed: Path | None) -> Engine:
-        """An engine for what the stage trains, with the weights of the last one or a checkpoint.
+    def _next_engine(
+        self, stage: Stage, weights: dict[str, Tensor] | None, resumed: Path | None
+    ) -> Engine:
+        """An engine for what the stage trains, with `weights`, which it takes, or a checkpoint.
 
         Every stage starts with a new optimizer: what learns, and how fast, has changed.
         """
         config = self.config
-        weights = None if last is None else last.full_state()
-        if last is not None:
-            last.close()
+        gc.collect()  # the last engine and its hooks refer to each other
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         model = initial_model(config, self.job.model_config)
         add_adapters(model, config)
         if weights is not None:
             model.load_state_dict(weights)
+            weights.clear()  # nobody else holds them now
         choose_trainable(model, stage, config)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -345,6 +356,12 @@ class Worker:
         )
         if self.rank == 0:
             report_checkpoint(self.name, time.perf_counter() - started)
+
+
+def _last_weights(engine: Engine) -> dict[str, Tensor]:
+    weights = engine.full_state()
+    engine.close()
+    return weights
 
 
 def _losses(output: ApotheonOutput) -> Tensor:

@@ -46,6 +46,19 @@ def test_what_the_mask_hides_changes_nothing(model, batch, name):
     torch.testing.assert_close(before.loss, after.loss, **TOLERANCE)
 
 
+def test_a_missing_text_or_clip_is_a_number_in_half_precision(batch):
+    half = apotheons.model().half()
+    inputs = {n: t.half() if t.is_floating_point() else t for n, t in batch.items()}
+    inputs["frame_mask"] = batch["frame_mask"].clone()
+    inputs["frame_mask"][1] = False  # this clip has no sound either
+    loss = half(**inputs).contrastive_loss
+    loss.backward()
+    assert loss.isfinite()
+    gradients = [p.grad for p in half.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 @pytest.mark.parametrize("name", ["pixel_values", "input_features", "frame_times"])
 def test_what_is_shown_and_heard_matters(model, batch, name):
     changed = {**batch, name: batch[name] + 1.0}

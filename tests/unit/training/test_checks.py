@@ -1,8 +1,12 @@
 """What is known before any worker starts: each mistake is one sentence that says what to do."""
 
+import itertools
 import json
+import shutil
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apotheons
@@ -12,15 +16,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaModel
 
+from spark_ray.apotheon import ApotheonModel
 from spark_ray.apotheon.sizes import tiny
 from spark_ray.core.anatomy import PARTS
 from spark_ray.core.errors import ConfigError, DatasetError, ModelError
+from spark_ray.core.storage import Folder
 from spark_ray.datasets.layout import frame_name
 from spark_ray.datasets.samples import load_index
 from spark_ray.media.audio_codec import encode_audio
 from spark_ray.training.cluster import share_resources
 from spark_ray.training.config import TrainConfig
-from spark_ray.training.run import prepare, print_plan, train
+from spark_ray.training.engines import TorchEngine
+from spark_ray.training.run import RUN, prepare, print_plan, run_settings, train
 from spark_ray.training.start import initial_model
 from spark_ray.training.state import TrainState
 from spark_ray.training.worker import NonFiniteError, Worker
@@ -149,6 +156,18 @@ def test_a_folder_with_something_else_is_left_alone(dataset: Path, tmp_path: Pat
         train(config(dataset, output_dir=str(tmp_path)))
 
 
+def test_an_edited_manifest_is_another_run(dataset: Path, tmp_path: Path):
+    manifest = tmp_path / "manifest.jsonl"
+    shutil.copy(dataset / "v1" / "manifest.jsonl", manifest)
+    given = {"manifest_path": str(manifest), "output_dir": str(tmp_path / "run")}
+    made = TrainConfig.from_values(**given).located()
+    Folder(made.output_dir).write(RUN, json.dumps({"settings": run_settings(made)}).encode())
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[1:]))
+    with pytest.raises(ConfigError, match=r"manifest_sha256: .* holds a run with"):
+        train(made)
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -200,6 +219,64 @@ def test_a_step_that_is_no_number_names_its_clips(dataset: Path):
         worker._count_skips(False, [5, 3])
     worker._count_skips(True, [])
     assert (worker.state.skipped, worker.state.skipped_in_a_row) == (2, 0)
+
+
+def test_what_was_validated_is_kept_with_its_own_loss_alone(dataset: Path, monkeypatch):
+    plan, _ = prepare(
+        config(dataset, epochs=2, curriculum=[{**FILMS, "epochs": 2}], checkpoint_every_steps=4),
+        load_index(str(dataset)),
+    )
+    worker = object.__new__(Worker)
+    worker.plan, worker.config, worker.state = plan, plan.config, TrainState(world_size=1)
+    worker.rank, worker.world_size, worker.device, worker.saved_step = 1, 1, torch.device("cpu"), 0
+    saved = {}
+    engine = SimpleNamespace(module=torch.nn.Identity(), evaluate=lambda inputs: None)
+    monkeypatch.setattr("spark_ray.training.worker._losses", lambda output: torch.ones(4))
+    monkeypatch.setattr(worker, "_inputs", lambda batch, segment: {})
+    monkeypatch.setattr(worker, "_step", lambda *args: None)
+    monkeypatch.setattr(worker, "_tell", lambda *args: None)
+    monkeypatch.setattr(
+        worker, "_checkpoint", lambda _: saved.update({worker.state.step: worker.state.score})
+    )
+    for segment in plan.segments:
+        if segment.validation:
+            worker._validate(engine, segment, itertools.repeat(None))
+        else:
+            worker._train(engine, segment, 0, itertools.repeat(None))
+
+    validated = {plan.steps // 2, plan.steps}
+    assert set(saved) == {*range(4, plan.steps + 1, 4)} | validated
+    assert {step for step, score in saved.items() if score == 1.0} == validated
+
+
+def test_a_stages_engine_is_gone_before_the_next_one_is_built(dataset: Path, monkeypatch):
+    """Both at once would take twice the memory of a GPU."""
+    stages = [{**FILMS, "name": name} for name in ("first", "second")]
+    settings = config(dataset, epochs=2, curriculum=stages, engine="ddp", mixed_precision="fp32")
+    plan, model_config = prepare(settings, load_index(str(dataset)))
+    engines: list[weakref.ref[TorchEngine]] = []
+
+    class CircularEngine(TorchEngine):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.itself = self  # as DeepSpeed's hooks hold it
+            engines.append(weakref.ref(self))
+
+    def first_model(*args: Any) -> ApotheonModel:
+        assert not any(engine() for engine in engines)
+        return initial_model(*args)
+
+    worker = object.__new__(Worker)
+    worker.job = SimpleNamespace(plan=None, model_config=model_config)
+    worker.plan, worker.config, worker.state = plan, plan.config, TrainState(world_size=1)
+    worker.rank, worker.world_size, worker.device = 0, 1, torch.device("cpu")
+    monkeypatch.setattr("spark_ray.training.worker.TorchEngine", CircularEngine)
+    monkeypatch.setattr("spark_ray.training.worker.initial_model", first_model)
+    monkeypatch.setattr("spark_ray.training.worker.load_batches", lambda *args: iter(()))
+    for name in ("_fetch_checkpoint", "_train", "_validate"):
+        monkeypatch.setattr(worker, name, lambda *args: None)
+    worker.run()
+    assert len(engines) == 2
 
 
 def test_a_checkpoint_brings_its_own_arithmetic(dataset: Path, tmp_path: Path):

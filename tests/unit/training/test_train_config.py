@@ -78,6 +78,8 @@ def test_a_run_is_resumed_under_its_own_settings_alone():
         check_resumable("runs/x", settings(learning_rate=2e-4), recorded)
     with pytest.raises(ConfigError, match="global_batch"):
         check_resumable("runs/x", settings(learning_rate=1e-4, num_workers=[2]), recorded)
+    with pytest.raises(ConfigError, match="validate_every_epochs"):
+        check_resumable("runs/x", settings(learning_rate=1e-4, validate_every_epochs=2), recorded)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
