@@ -4,9 +4,9 @@ Every rank returns its share of the loss of the *global* batch, times the number
 of the gradients over the ranks, which is what DDP and DeepSpeed take, is then the gradient of one
 loss over all clips, however they are dealt out.
 
-That holds for the ranks of one micro-batch. Of the micro-batches of a step the engines take the mean:
-a token weighs more in one with few texts. To weigh all alike, the labels of the whole step would have
-to be there before its first forward pass, and more batches prepared ahead than the loop waits for now.
+That holds for the ranks of one micro-batch. Of the micro-batches of a step the engines take the
+mean: a token weighs more in one with few texts. To weigh all alike, the labels of the whole step
+would have to be there before its first forward pass, and more batches be prepared ahead.
 """
 
 import torch

@@ -13,7 +13,7 @@ from spark_ray.training.failures import FailForGood, known_error
 
 def test_a_full_disk_ends_the_run_wherever_ray_met_it():
     full = pickle.loads(pickle.dumps(OSError(errno.ENOSPC, "No space left on device")))
-    with pytest.raises(StorageError, match="a disk is full .*run the same command again"):
+    with pytest.raises(StorageError, match=r"a disk is full .*run the same command again"):
         FailForGood().after_exception(None, {0: ValueError("lost"), 1: full})
     known = known_error(ControllerError(full))
     assert isinstance(known, StorageError)
