@@ -72,6 +72,10 @@ class DeepSpeedEngine:
             "bf16": {"enabled": options.precision == "bf16"},
             "fp16": {"enabled": options.precision == "fp16"},
         }
+        if options.precision == "bf16" and config["zero_optimization"]["stage"] > 1:
+            # Small gradients would vanish in a sum of 8 bits. With ZeRO-1 DeepSpeed would take
+            # another optimizer for this, with a gate and checkpoints of its own.
+            settings["data_types"] = {"grad_accum_dtype": "fp32", **config.get("data_types", {})}
         if universal:
             settings["checkpoint"] = {"load_universal": True}
         self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)

@@ -230,7 +230,7 @@ class Worker:
         return ids
 
     def _validate(self, engine: Engine, segment: Segment, batches: Iterator[Batch]) -> None:
-        """The mean losses of the validation split; the state keeps the one that ranks checkpoints."""
+        """The mean losses of the validation split; the state keeps that which ranks it."""
         engine.module.eval()
         sums = torch.zeros(len(LOSSES), device=self.device)
         for _ in range(segment.length):

@@ -3,9 +3,12 @@
 Each case runs in processes of its own, since a process joins `torch.distributed` once.
 """
 
+import gc
 import math
 import multiprocessing
 import os
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,11 @@ OPTIONS = StepOptions("fp32", 1, 0.01, (0.9, 0.98), 1.0, {"vision": 0.5})
 
 
 def make_engine(
-    name: str, world_size: int, converted: bool = False, frozen: float | None = None
+    name: str,
+    world_size: int,
+    converted: bool = False,
+    frozen: float | None = None,
+    options: StepOptions = OPTIONS,
 ) -> Engine:
     """An engine; what does not learn begins with the value `frozen`, where one is given."""
     model = apotheons.model()
@@ -36,11 +43,11 @@ def make_engine(
             if not parameter.requires_grad:
                 parameter.data.fill_(frozen)
     if name == "ddp":
-        return TorchEngine(model, OPTIONS, CPU)
+        return TorchEngine(model, options, CPU)
     from spark_ray.training.deepspeed_engine import DeepSpeedEngine, deepspeed_config
 
     config = deepspeed_config(int(name[4]), None, name.split("+")[1:])
-    return DeepSpeedEngine(model, OPTIONS, CPU, config, 4 // world_size, universal=converted)
+    return DeepSpeedEngine(model, options, CPU, config, 4 // world_size, universal=converted)
 
 
 def share(rank: int, world_size: int) -> dict[str, torch.Tensor]:
@@ -60,22 +67,29 @@ def train(engine: Engine, inputs: dict[str, torch.Tensor], steps: int) -> list[f
     return losses
 
 
-def _rank(rank: int, name: str, folder: Path) -> None:
-    """Half of the steps, a checkpoint, the other half; then again from the checkpoint; then a gate.
-
-    One process for all of it: starting it and importing torch is most of the time.
-    """
+def _join(rank: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), 2)
     dist.init_process_group("gloo", rank=rank, world_size=2, store=store)
 
+
+def _rank(rank: int, name: str, folder: Path) -> None:
+    """Half of the steps, a checkpoint, the other half; then again from the checkpoint; then a gate.
+
+    One process for all of it: starting it and importing torch is most of the time.
+    """
+    _join(rank, folder)
     engine, inputs = make_engine(name, 2, frozen=FROZEN), share(rank, 2)
     losses = train(engine, inputs, STEPS // 2)
     engine.save(folder)
     losses += train(engine, inputs, STEPS // 2)
     weights = engine.full_state()
     engine.close()
+    module = weakref.ref(engine.module)
+    del engine
+    gc.collect()
+    freed = module() is None
 
     engine = make_engine(name, 2)
     engine.load(folder)
@@ -83,7 +97,7 @@ def _rank(rank: int, name: str, folder: Path) -> None:
     resumed = engine.full_state()
     kept = engine.full_state(keep=rank == 0)
     result = {"losses": losses, "weights": weights, "again": again, "resumed": resumed}
-    result["kept"] = kept
+    result |= {"kept": kept, "freed": freed}
     torch.save({**result, **_spoil(engine, inputs, rank)}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -116,6 +130,32 @@ def _alone(rank: int, name: str, folder: Path) -> None:
     engine.load(folder)
     losses = train(engine, share(0, 1), STEPS // 2)
     torch.save({"losses": losses, "weights": engine.full_state()}, folder / "alone.pt")
+    dist.destroy_process_group()
+
+
+def _rank_in_bf16(rank: int, name: str, folder: Path) -> None:
+    """A step of eight equal micro-batches, a checkpoint, and another; then one of a single one."""
+    _join(rank, folder)
+    inputs, options = share(rank, 2), replace(OPTIONS, precision="bf16", accumulation=8)
+
+    def step(engine: Engine, micro_batches: int) -> float:
+        for micro in range(1, micro_batches + 1):
+            engine.accumulate(inputs, last=micro == micro_batches)
+        return engine.step(1e-3).grad_norm
+
+    engine = make_engine(name, 2, options=options)
+    norms = [step(engine, 8)]
+    engine.save(folder)
+    step(engine, 8)
+    weights = engine.full_state()
+    engine.close()
+    engine = make_engine(name, 2, options=options)
+    engine.load(folder)
+    step(engine, 8)
+    resumed = engine.full_state()
+    engine.close()
+    norms.append(step(make_engine(name, 2, options=replace(options, accumulation=1)), 1))
+    torch.save({"norms": norms, "weights": weights, "resumed": resumed}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -159,6 +199,8 @@ def test_two_ranks_a_restart_and_one_rank_take_the_same_steps(name, alone, tmp_p
     assert all(torch.equal(first["kept"][key], first["weights"][key]) for key in alone[1])
 
     for rank in (first, second):
+        if not name.startswith("zero3"):  # DeepSpeed's own hooks keep that
+            assert rank["freed"], "the next stage's engine needs the memory"
         assert not rank["applied"], "a gradient that is no number must not be applied"
         assert all(torch.equal(rank["before"][key], rank["after"][key]) for key in alone[1])
         assert not all(torch.equal(rank["after"][key], rank["later"][key]) for key in alone[1])
@@ -169,3 +211,14 @@ def test_two_ranks_a_restart_and_one_rank_take_the_same_steps(name, alone, tmp_p
     assert fewer["losses"] == pytest.approx(first["losses"][STEPS // 2 :], rel=1e-4)
     for key, value in alone[1].items():
         torch.testing.assert_close(fewer["weights"][key], value, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero2", "zero3"])
+def test_in_bf16_gradients_add_up_in_full_and_a_restart_changes_nothing(name, tmp_path: Path):
+    run(_rank_in_bf16, name, tmp_path, ranks=2)
+    found = load(tmp_path / "0.pt")
+    assert all(
+        torch.equal(found["resumed"][key], found["weights"][key]) for key in found["weights"]
+    )
+    many, one = found["norms"]
+    assert many == pytest.approx(one, rel=1e-5), "eight eighths of a gradient are that gradient"
