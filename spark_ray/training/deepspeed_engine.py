@@ -170,7 +170,7 @@ def _weights_in(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Tenso
     from deepspeed.utils.zero_to_fp32 import get_model_state_files
 
     ranks = [
-        torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+        torch.load(file, map_location="cpu", mmap=True, weights_only=True)
         for file in get_model_state_files(str(folder))
     ]
     shapes = ranks[0]["frozen_param_shapes"]
