@@ -80,10 +80,7 @@ _Dumper.add_representer(str, _block)
 
 
 def _file(lines: list[str], *documents: dict[str, Any]) -> str:
-    heading = [
-        _RENDERED,
-        *lines,
-    ]
+    heading = [_RENDERED, *lines]
     text = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return "".join(f"# {line}".rstrip() + "\n" for line in heading) + text
 

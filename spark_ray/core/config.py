@@ -195,9 +195,9 @@ def _read_environment(cls: type[JobConfig]) -> dict[str, Any]:
 def _warn_of_misspelt_names(cls: type[JobConfig]) -> None:
     """Other jobs have other settings, so a name that is none of this one's may be right."""
     known = [ENV_PREFIX + name.upper() for name in cls.model_fields]
-    for name in sorted(os.environ.keys() - {*known, ENV_PREFIX + "LOG_LEVEL"}):
-        close = difflib.get_close_matches(name, known, 1, cutoff=0.9)
-        if name.startswith(ENV_PREFIX) and close:
+    ours = {name for name in os.environ if name.startswith(ENV_PREFIX)}
+    for name in sorted(ours - {*known, ENV_PREFIX + "LOG_LEVEL"}):
+        if close := difflib.get_close_matches(name, known, 1, cutoff=0.9):
             log.warning("%s in the environment is no setting; did you mean %s?", name, close[0])
 
 

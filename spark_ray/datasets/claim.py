@@ -59,21 +59,18 @@ def _lock(version: Folder) -> int | None:
     """The version's folder, locked; None where the file system has no locks."""
     folder = os.open(local_path(version.location), os.O_RDONLY)
     end = time.monotonic() + _ENDING_S
-    try:
-        while True:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return folder
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise _taken(version, "") from None
-                time.sleep(_LOOK_EVERY_S)
-    except OSError:
-        os.close(folder)
-        return None
-    except DatasetError:
-        os.close(folder)
-        raise
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return folder
+        except BlockingIOError:
+            if time.monotonic() > end:
+                os.close(folder)
+                raise _taken(version, "") from None
+            time.sleep(_LOOK_EVERY_S)
+        except OSError:
+            os.close(folder)
+            return None
 
 
 def _taken(version: Folder, where: str) -> DatasetError:

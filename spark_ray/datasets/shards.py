@@ -17,7 +17,7 @@ from spark_ray.datasets.layout import SHARDS
 
 _LEAST_RUNNING = 4
 # One clip can't be read without its whole row group. Of clips of 200 kB, 1.1 ms for each against
-# 9.5 ms with groups of 64; the file grows by 1 %, and takes twice as long to be read as a whole.
+# 9.5 ms with groups of 64; the file grows by 1 %, and takes three times as long to be read whole.
 _ROW_GROUP_BYTES = 1 << 20
 
 SHARD_SCHEMA = pa.schema(
