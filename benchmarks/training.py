@@ -40,6 +40,7 @@ from benchmarks.harness import CACHE, ROOT, WORKERS, Result, ratio_result
 from spark_ray.apotheon import ApotheonConfig, ApotheonModel
 from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.apotheon.sizes import processor_for, tiny
+from spark_ray.core.background import beside
 from spark_ray.datasets.build import build_dataset
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.samples import load_index
@@ -270,9 +271,8 @@ def job(size: Size, engine: str) -> dict[str, Any]:
 def _cpu_of(title: str) -> Iterator[list[tuple[float, float]]]:
     """Times, and the CPU seconds of all processes with this title up to then."""
     samples: list[tuple[float, float]] = []
-    over = threading.Event()
 
-    def watch() -> None:
+    def watch(over: threading.Event) -> None:
         while not over.wait(_SAMPLE_S):
             taken = 0.0
             for process in psutil.process_iter():
@@ -281,13 +281,8 @@ def _cpu_of(title: str) -> Iterator[list[tuple[float, float]]]:
                         taken += sum(process.cpu_times()[:2])
             samples.append((time.time(), taken))
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
+    with beside(watch, "cpu"):
         yield samples
-    finally:
-        over.set()
-        watcher.join()
 
 
 def _cpu_between(samples: Sequence[tuple[float, float]], start: float, end: float) -> float:

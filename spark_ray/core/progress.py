@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from spark_ray.core.background import beside
+
 _LINE_EVERY_S = 10.0
 
 
@@ -115,9 +117,8 @@ def progress_elsewhere(
             called in a thread.
         every_s: seconds between two looks.
     """
-    over = threading.Event()
 
-    def follow() -> None:
+    def follow(over: threading.Event) -> None:
         shown = 0
         with ProgressReport(title, total, unit) as progress:
             while not over.wait(every_s):
@@ -126,10 +127,5 @@ def progress_elsewhere(
                     progress.advance(done - shown, note)
                     shown = done
 
-    thread = threading.Thread(target=follow, name="progress", daemon=True)
-    thread.start()
-    try:
+    with beside(follow, "progress"):
         yield
-    finally:
-        over.set()
-        thread.join()

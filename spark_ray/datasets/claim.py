@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from spark_ray.core.background import beside
 from spark_ray.core.errors import DatasetError, StorageError, StorageUnavailable
 from spark_ray.core.schema import Record
 from spark_ray.core.storage import Folder, is_remote, local_path
@@ -88,9 +89,8 @@ def _claimed(version: Folder) -> Iterator[None]:
         host=socket.gethostname(), processes=_processes(), pid=os.getpid(), build=uuid4().hex
     )
     place.write(claim)
-    ended = threading.Event()
 
-    def renew() -> None:
+    def renew(ended: threading.Event) -> None:
         while not ended.wait(_RENEWED_EVERY_S):
             claim.renewals += 1
             with suppress(StorageError):  # the build itself will say so if it lasts
@@ -98,13 +98,10 @@ def _claimed(version: Folder) -> Iterator[None]:
                     return  # this build was taken for dead
                 place.write(claim)
 
-    renewing = threading.Thread(target=renew, name="claim", daemon=True)
-    renewing.start()
     try:
-        yield
+        with beside(renew, "claim"):
+            yield
     finally:
-        ended.set()
-        renewing.join()
         with suppress(StorageError):  # it would hide why the build ended
             if not place.is_of_another(claim.build):
                 place.clear()
