@@ -36,6 +36,8 @@ def say_result(done: "Evaluation", *, with_pdf: bool) -> None:
     if with_pdf:
         print(f"  PDF          {where}/{PDF}")
     print(f"  report       {where}/{REPORT}")
+    if done.card_updated:
+        print(f"  model card   {done.results.settings['model']} says so too")
     counts = results.clips
     notes = [
         f"{counts.failed} could not be read" if counts.failed else "",

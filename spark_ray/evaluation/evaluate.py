@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spark_ray.core.errors import DatasetError, MissingDependency
+from spark_ray.core.errors import DatasetError, MissingDependency, SparkRayError
 from spark_ray.core.provenance import code_version, fingerprint, git_commit, now_iso
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.layout import MANIFEST, is_published
@@ -17,6 +17,7 @@ from spark_ray.datasets.reading import load_metadata
 from spark_ray.datasets.samples import SampleIndex, load_index
 from spark_ray.datasets.session import ray_session
 from spark_ray.evaluation.config import EvaluateConfig
+from spark_ray.evaluation.metrics import by_skill
 from spark_ray.evaluation.predict import predict
 from spark_ray.evaluation.results import (
     PDF,
@@ -31,8 +32,10 @@ from spark_ray.evaluation.results import (
 )
 from spark_ray.evaluation.slices import sources_of
 from spark_ray.evaluation.text import has_words
+from spark_ray.models.held_out import record_held_out
 from spark_ray.models.registered import SCHEME as REGISTERED
 from spark_ray.models.registered import find_registered
+from spark_ray.models.training_record import HeldOut
 from spark_ray.models.weights import check_reference
 
 _PACKAGES = {
@@ -47,10 +50,14 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A finished evaluation, and the folder that it was written to."""
+    """A finished evaluation, and the folder that it was written to.
+
+    `card_updated`: its metrics stand in the model's card.
+    """
 
     results: Results
     output: Folder
+    card_updated: bool
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         failures=failures,
     )
     _write(config, output, chosen.clips, results, predictions, earlier)
-    return Evaluation(results, output)
+    return Evaluation(results, output, _tell_model(config, results))
 
 
 def _require_packages() -> None:
@@ -210,6 +217,21 @@ def _clips_hash(predictions: Sequence[Prediction]) -> str:
         for p in predictions
     )
     return fingerprint({"clips": questions})
+
+
+def _tell_model(config: EvaluateConfig, results: Results) -> bool:
+    """Put metrics of clips that the model has not learned from into its card."""
+    if config.split not in ("validation", "test") or config.limit is not None:
+        return False
+    held_out = HeldOut(
+        split=config.split, clips=results.clips.evaluated, metrics=by_skill(results.overall)
+    )
+    try:
+        return record_held_out(config.model, held_out, results.dataset.manifest_sha256)
+    except (OSError, SparkRayError) as error:
+        # The numbers are written already, and are what was asked for.
+        print(f"  careful      the model's card stays as it was: {error}", file=sys.stderr)
+        return False
 
 
 def _write(

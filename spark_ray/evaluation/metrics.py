@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spark_ray.evaluation.results import Scores
+from spark_ray.models.training_record import Skill
 
 Group = Literal["captions", "transcripts", "text_to_clip", "clip_to_text"]
 
@@ -14,6 +15,8 @@ GROUP_TITLES: dict[Group, str] = {
     "text_to_clip": "Text → clip",
     "clip_to_text": "Clip → text",
 }
+
+_SKILLS: dict[Group, Skill] = {"captions": "caption", "transcripts": "transcript"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,17 @@ METRICS: tuple[Metric, ...] = (
 
 def metrics_of(group: Group) -> list[Metric]:
     return [metric for metric in METRICS if metric.group == group]
+
+
+def by_skill(scores: Scores) -> dict[Skill, dict[str, float | None]]:
+    """Every metric by what the model can do, as its record holds them; directions in the names."""
+    found: dict[Skill, dict[str, float | None]] = {}
+    for metric in METRICS:
+        skill = _SKILLS.get(metric.group, "retrieval")
+        name = metric.field if metric.group in _SKILLS else f"{metric.group}_{metric.field}"
+        if (value := metric.of(scores)) is not None:
+            found.setdefault(skill, {})[name] = value
+    return found
 
 
 def headline(scores: Sequence[Scores]) -> list[Metric]:

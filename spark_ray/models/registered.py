@@ -7,7 +7,7 @@ The registry is the one that MLflow itself would use: `MLFLOW_REGISTRY_URI`, els
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 SCHEME = "models:/"
 SQLITE = "sqlite:///"
+
+CHECKPOINT = "checkpoint"
+"""Where in an MLflow model its own folder lies, as `save_pretrained` wrote it."""
 
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 _PASSWORD = re.compile(r"//[^/@\s]*@")
@@ -73,6 +76,23 @@ def pinned_reference(reference: str, setting: str) -> str:
     """
     with _registry(reference, setting) as (_, name, version):
         return f"{SCHEME}{name}/{version}"
+
+
+def replace_files(reference: str, setting: str, files: Iterable[Path]) -> None:
+    """Put small files into a registered model's folder, in the place of those of the same name.
+
+    Raises:
+        MissingDependency, ModelError: as `find_registered`.
+        StorageError: the model's files can't be written to.
+    """
+    with _registry(reference, setting) as (client, name, version):
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        source = client.get_model_version_download_uri(name, version)
+        with storage_errors(shown_uri(source), "write to"):
+            repository = get_artifact_repository(source)
+            for file in files:
+                repository.log_artifact(str(file), CHECKPOINT)
 
 
 @contextmanager

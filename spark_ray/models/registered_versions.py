@@ -13,12 +13,10 @@ from pydantic import ValidationError
 
 from spark_ray.core.errors import ModelError
 from spark_ray.core.storage import storage_errors
-from spark_ray.models.registered import SCHEME, first_line, import_mlflow, shown_uri
+from spark_ray.models.model_card import MODEL_CARD
+from spark_ray.models.registered import CHECKPOINT, SCHEME, first_line, import_mlflow, shown_uri
 from spark_ray.models.training_record import TRAINING_RECORD, TrainingRecord
 
-MODEL_CARD = "README.md"
-
-_FOLDER = "checkpoint"  # where registering puts the model's own folder
 _MOST_CARD_CHARS = 200_000
 
 
@@ -107,7 +105,7 @@ def _small_file(client: Any, name: str, version: str, file: str) -> bytes | None
     source = client.get_model_version_download_uri(name, version)
     with storage_errors(shown_uri(source), "read"), tempfile.TemporaryDirectory() as scratch:
         repository = get_artifact_repository(source)
-        entries = repository.list_artifacts(_FOLDER)
+        entries = repository.list_artifacts(CHECKPOINT)
         if not any(PurePosixPath(entry.path).name == file for entry in entries):
             return None
-        return Path(repository.download_artifacts(f"{_FOLDER}/{file}", scratch)).read_bytes()
+        return Path(repository.download_artifacts(f"{CHECKPOINT}/{file}", scratch)).read_bytes()

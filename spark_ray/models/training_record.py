@@ -57,11 +57,13 @@ class HeldOut(Record):
 class TrainingRecord(Record):
     """One finished training run.
 
-    `curriculum` has one object a stage, and `config` every setting, both as they were written into
-    the run. `training_metrics` are the last ones that the loop logged. `date` is ISO 8601, UTC;
-    `license` an id of the Hugging Face hub's list, for which the data decides as much as the code.
+    `name` is what the model is called, in the registry and on its card. `curriculum` has one object
+    a stage, and `config` every setting, both as they were written into the run. `training_metrics`
+    are the last ones that the loop logged. `date` is ISO 8601, UTC; `license` an id of the Hugging
+    Face hub's list, for which the data decides as much as the code.
     """
 
+    name: str = "apotheon"
     date: str
     dataset: DatasetUse
     config: dict[str, JsonValue]

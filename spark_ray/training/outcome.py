@@ -15,8 +15,8 @@ from spark_ray.datasets.layout import METADATA
 from spark_ray.datasets.samples import SPLITS, SampleIndex
 from spark_ray.media.geometry import PictureOptions
 from spark_ray.media.sampling import SamplingOptions
+from spark_ray.models.model_card import write_model_card
 from spark_ray.models.training_record import DatasetUse, TrainingRecord
-from spark_ray.training.model_card import write_model_card
 from spark_ray.training.plan import RunPlan
 from spark_ray.training.registry import register_model
 from spark_ray.training.state import MODEL, TrainState
@@ -49,7 +49,7 @@ def leave_behind(
         shutil.copytree(Path(local) / MODEL, folder, dirs_exist_ok=True)
         metrics = TrainState.load(Path(local)).metrics
     _training_record(plan, index, result, metrics, run_id).write(folder)
-    write_model_card(folder, config.register_as or config.model_name)
+    write_model_card(folder)
     target = output.sub(MODEL)
     for file in sorted(folder.iterdir()):
         target.write(file.name, file.read_bytes())
@@ -83,6 +83,7 @@ def _training_record(
     config = plan.config
     splits = Counter(index.table["split"].to_pylist())
     return TrainingRecord(
+        name=config.register_as or config.model_name,
         date=now_iso(),
         dataset=DatasetUse(
             reference=config.reference,

@@ -19,7 +19,9 @@ from packaging.version import Version
 from spark_ray import __version__
 from spark_ray.core.errors import ConfigError, ModelError
 from spark_ray.core.storage import storage_errors
+from spark_ray.models.model_card import MODEL_CARD
 from spark_ray.models.registered import (
+    CHECKPOINT,
     first_line,
     import_mlflow,
     known_models,
@@ -28,13 +30,11 @@ from spark_ray.models.registered import (
 )
 from spark_ray.models.training_record import TrainingRecord
 from spark_ray.models.weights import hash_weights
-from spark_ray.training.model_card import MODEL_CARD
 from spark_ray.training.tracking import experiment_id
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-_CHECKPOINT = "checkpoint"
 _CODE = Path(__file__).with_name("mlflow_model.py")
 _PINNED = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -171,8 +171,8 @@ def _create_version(
         logged.artifact_location,
         run_id,
         tags,
-        description=f"{record.steps} steps on {record.dataset.reference}; see {_CHECKPOINT}/"
-        f"{MODEL_CARD} for what it can do, and {_CHECKPOINT}/training.json for where it comes from",
+        description=f"{record.steps} steps on {record.dataset.reference}; see {CHECKPOINT}/"
+        f"{MODEL_CARD} for what it can do, and {CHECKPOINT}/training.json for where it comes from",
         # Without a run, MLflow would look for the model wherever its global settings point.
         model_id=logged.model_id if run_id else None,
     )
@@ -212,13 +212,13 @@ def _stage(target: Path, folder: Path, record: TrainingRecord, logged: Any) -> N
             metadata=_provenance(record),
         )
     for file in (path for path in folder.rglob("*") if path.is_file()):
-        link = target / _CHECKPOINT / file.relative_to(folder)
+        link = target / CHECKPOINT / file.relative_to(folder)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file.resolve())
     # What `save_model(artifacts=...)` would write, after copying everything twice.
     saved = mlflow.models.Model.load(str(target))
     saved.flavors["python_function"]["artifacts"] = {
-        _CHECKPOINT: {"path": _CHECKPOINT, "uri": _CHECKPOINT}
+        CHECKPOINT: {"path": CHECKPOINT, "uri": CHECKPOINT}
     }
     saved.save(str(target / "MLmodel"))
 

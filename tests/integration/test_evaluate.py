@@ -1,22 +1,26 @@
 """An evaluation for real: a tiny random model, actors on the cluster, results on disk."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from trained import record
 
 from spark_ray.cli import run
 from spark_ray.core.schema import Clip, Transcript
 from spark_ray.datasets.layout import audio_name, frame_name
 from spark_ray.datasets.samples import load_index, read_clip
 from spark_ray.evaluation.config import EvaluateConfig
-from spark_ray.evaluation.evaluate import evaluate
+from spark_ray.evaluation.evaluate import Evaluation, evaluate
 from spark_ray.evaluation.results import Results
 from spark_ray.evaluation.retrieval import retrieve
 from spark_ray.media.audio_codec import encode_audio
+from spark_ray.models.model_card import write_model_card
+from spark_ray.models.training_record import TrainingRecord
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "datasets"))
 from fake_version import jpeg, make_clip, write_version
@@ -96,6 +100,41 @@ def first(cluster: str, dataset: Path, checkpoint: Path) -> tuple[Path, Results]
         max_new_tokens=TOKENS,
     )
     return output, evaluate(config).results
+
+
+def test_the_models_card_gets_the_metrics_of_clips_that_it_has_not_learned_from(
+    cluster: str, dataset: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    learned_from = record().dataset.model_copy(
+        update={"manifest_sha256": load_index(str(dataset)).manifest_sha256()}
+    )
+    record().model_copy(update={"dataset": learned_from}).write(model)
+    write_model_card(model)
+
+    def run(**settings: object) -> Evaluation:
+        return evaluate(
+            EvaluateConfig.from_values(
+                model=str(model),
+                dataset=f"{dataset}@v1",
+                output_dir=str(tmp_path / "evaluation"),
+                max_new_tokens=TOKENS,
+                **settings,
+            )
+        )
+
+    assert not run(split="all", limit=2).card_updated
+    assert TrainingRecord.read(model).held_out is None
+    done = run(split="test")
+    assert done.card_updated
+    held_out = TrainingRecord.read(model).held_out
+    assert held_out is not None
+    assert (held_out.split, held_out.clips) == ("test", done.results.clips.evaluated)
+    captions = done.results.overall.captions
+    assert captions is not None
+    assert held_out.metrics["caption"] == captions.model_dump(exclude={"clips"})
+    assert "On the test split" in (model / "README.md").read_text()
 
 
 def predictions(output: Path) -> dict[str, dict[str, Any]]:

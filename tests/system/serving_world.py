@@ -22,10 +22,10 @@ from spark_ray.core.schema import Caption
 from spark_ray.media.closed_world import ClipSpec, sample_spec
 from spark_ray.media.geometry import encode_jpeg
 from spark_ray.media.synthetic import draw_clip, write_clip
+from spark_ray.models.model_card import write_model_card
 from spark_ray.serving.database import Database
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.settings import ServeSettings
-from spark_ray.training.model_card import write_model_card
 from spark_ray.training.registry import promote, register_model
 
 sys.path += [str(ROOT / "tests" / name) for name in ("", "unit/datasets", "unit/training")]

@@ -8,9 +8,11 @@ from trained import record, save_tiny
 
 from spark_ray.core.errors import ConfigError, ModelError, StorageError
 from spark_ray.models.apotheon import Apotheon
-from spark_ray.models.training_record import TrainingRecord
+from spark_ray.models.held_out import record_held_out
+from spark_ray.models.model_card import write_model_card
+from spark_ray.models.registered_versions import model_card, model_versions
+from spark_ray.models.training_record import HeldOut, TrainingRecord
 from spark_ray.models.weights import SAFETENSORS, resolve_weights
-from spark_ray.training.model_card import write_model_card
 from spark_ray.training.registry import RegisteredModel, promote, register_model
 from spark_ray.training.tracking import Tracker
 
@@ -184,3 +186,19 @@ def test_a_registration_that_fails_leaves_no_version(
         str(m.status) for m in client.search_logged_models([experiment]) if m.name == "unlucky"
     }
     assert states == {"FAILED"}
+
+
+def test_a_registered_models_card_takes_what_an_evaluation_measured(
+    uri: str, trained: Path
+) -> None:
+    measured = HeldOut(split="test", clips=7, metrics={"transcript": {"wer": 0.125}})
+    version = register_model(trained, tracking_uri=uri, name="measured", alias="candidate")
+    manifest = record().dataset.manifest_sha256
+    assert record_held_out("models:/measured@candidate", measured, manifest)
+    (known,) = model_versions("models:/measured", 1)
+    assert known.record == TrainingRecord.read(trained).model_copy(update={"held_out": measured})
+    card = model_card("models:/measured", version.version)
+    assert card is not None
+    assert "| transcript | wer | 0.125 |" in card
+    # The files that were registered stay what they were: so does the version that they stand for.
+    assert register_model(trained, tracking_uri=uri, name="measured") == version

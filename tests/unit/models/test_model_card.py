@@ -11,8 +11,9 @@ from trained import record, save_tiny
 
 from spark_ray.apotheon import ApotheonModel
 from spark_ray.core.errors import ModelError
+from spark_ray.models.held_out import record_held_out
+from spark_ray.models.model_card import render_model_card, write_model_card
 from spark_ray.models.training_record import HeldOut, TrainingRecord
-from spark_ray.training.model_card import render_model_card, write_model_card
 
 HELD_OUT = HeldOut(
     split="test",
@@ -54,7 +55,7 @@ def test_the_hub_understands_the_front_matter(saved: Path) -> None:
 
 def test_the_sections_hold_what_the_record_says(saved: Path) -> None:
     record("0123", HELD_OUT).write(saved)
-    found = sections(render_model_card(saved, "apotheon"))
+    found = sections(render_model_card(saved, TrainingRecord.read(saved)))
     assert list(found) == [
         "Parameters",
         "Data",
@@ -97,9 +98,29 @@ def test_the_sections_hold_what_the_record_says(saved: Path) -> None:
     assert ["git commit", "–"] in rows(found["Provenance"])
 
 
+def test_what_an_evaluation_measured_goes_into_record_and_card(saved: Path) -> None:
+    record().write(saved)
+    write_model_card(saved)
+    before = (saved / "README.md").read_bytes()
+    assert not record_held_out(str(saved), HELD_OUT, "of another dataset")
+    assert (saved / "README.md").read_bytes() == before
+    assert record_held_out(str(saved), HELD_OUT, record().dataset.manifest_sha256)
+    assert TrainingRecord.read(saved) == record(held_out=HELD_OUT)
+    metrics = sections((saved / "README.md").read_text())["Metrics"]
+    assert "On the test split" in metrics
+    assert ["caption", "exact_match", "0.95"] in rows(metrics)
+
+
+def test_a_model_without_a_record_is_left_as_it_is(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    names = sorted(tmp_path.iterdir())
+    assert not record_held_out(str(tmp_path), HELD_OUT, record().dataset.manifest_sha256)
+    assert sorted(tmp_path.iterdir()) == names
+
+
 def test_nothing_is_claimed_where_nothing_was_measured(saved: Path) -> None:
     record().write(saved)
-    card = render_model_card(saved, "apotheon")
+    card = render_model_card(saved, TrainingRecord.read(saved))
     assert "model-index" not in yaml.safe_load(card.split("---")[1])
     metrics = sections(card)["Metrics"]
     assert "Nothing was measured" in metrics
@@ -110,7 +131,9 @@ def test_the_snippet_runs_as_it_stands(
     saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record().write(saved)
-    snippet = sections(render_model_card(saved, "apotheon"))["How to load it"].split("```")[1]
+    snippet = sections(render_model_card(saved, TrainingRecord.read(saved)))[
+        "How to load it"
+    ].split("```")[1]
     monkeypatch.chdir(saved)
     picture = np.full((48, 64, 3), 200, np.uint8)
     cv2.circle(picture, (20, 20), 10, (255, 0, 0), -1)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from spark_ray.apotheon import ApotheonModel
 from spark_ray.apotheon.sizes import processor_for, tiny
 from spark_ray.apotheon.tokenization import train_tokenizer
@@ -12,6 +14,7 @@ TEXTS = ["a red circle moves to the left", "a blue square stands still"]
 
 def save_tiny(folder: Path) -> None:
     """Random weights with their processor; a vocabulary of 300 tokens."""
+    torch.manual_seed(0)  # some random models write nothing
     tokenizer = train_tokenizer(TEXTS, 300)
     config = tiny(tokenizer)
     ApotheonModel(config).save_pretrained(folder)

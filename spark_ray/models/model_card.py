@@ -27,30 +27,28 @@ _HUB_TASKS = {
 }
 
 
-def write_model_card(folder: Path, name: str = "apotheon") -> Path:
+def write_model_card(folder: Path) -> Path:
     """Write `README.md` into a folder with a saved model, its processor and `training.json`.
 
     Raises:
         ModelError: one of these is missing or damaged.
     """
     file = folder / MODEL_CARD
-    file.write_text(render_model_card(folder, name), encoding="utf-8")
+    file.write_text(render_model_card(folder, TrainingRecord.read(folder)), encoding="utf-8")
     return file
 
 
-def render_model_card(folder: Path, name: str) -> str:
+def render_model_card(folder: Path, record: TrainingRecord) -> str:
     """The card's text: YAML for the hub, then Markdown for people.
 
     Raises:
-        ModelError: as `write_model_card`.
+        ModelError: the folder holds no model with its processor.
     """
-    record = TrainingRecord.read(folder)
     return (
         _environment()
         .get_template("model_card.md.j2")
         .render(
-            name=name,
-            front_matter=_front_matter(name, record),
+            front_matter=_front_matter(record),
             record=record,
             parts=_count_parameters(folder),
             metrics=_metric_rows(record.held_out),
@@ -63,7 +61,7 @@ def render_model_card(folder: Path, name: str) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("spark_ray.training"),
+        loader=PackageLoader("spark_ray.models"),
         # Markdown: names are escaped where they stand in a table, by the filter `cell`.
         autoescape=False,  # noqa: S701
         undefined=StrictUndefined,
@@ -88,7 +86,7 @@ def _cell(value: Any) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
-def _front_matter(name: str, record: TrainingRecord) -> str:
+def _front_matter(record: TrainingRecord) -> str:
     measured = record.held_out.metrics if record.held_out else {}
     data: dict[str, Any] = {
         "license": record.license,
@@ -104,7 +102,7 @@ def _front_matter(name: str, record: TrainingRecord) -> str:
         if any(value is not None for value in measured.get(skill, {}).values())
     ]
     if results:
-        data["model-index"] = [{"name": name, "results": results}]
+        data["model-index"] = [{"name": record.name, "results": results}]
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip()
 
 
