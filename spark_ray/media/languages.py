@@ -1,5 +1,10 @@
 """Names of languages: users write `de`, containers `deu` or `ger`, and all three mean one."""
 
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
 # ISO 639-1, then ISO 639-2/T, then 639-2/B where that differs; all that have two letters. After the
 # list of the Library of Congress, as Debian's iso-codes 4.15 holds it.
 _CODES = """
@@ -25,6 +30,17 @@ _TWO_LETTERS = {
     for short, *longs in (entry.split("/") for entry in _CODES.split())
     for long in longs
 }
+_CODE = re.compile(r"[A-Za-z]{2,3}(?:[-_]\w+)*")
+
+
+def _check_code(value: str) -> str:
+    if not _CODE.fullmatch(value):
+        raise ValueError(f"{value!r} is no ISO 639 code of a language, such as 'en', 'eng' or 'de'")
+    return value
+
+
+LanguageCode = Annotated[str, AfterValidator(_check_code)]
+"""A language as users write it, perhaps with a region: `en`, `eng`, `de-AT`."""
 
 
 def language_code(name: str | None) -> str | None:

@@ -23,7 +23,7 @@ from spark_ray.core.errors import (
     UnsupportedCodec,
 )
 from spark_ray.core.schema import VideoInfo
-from spark_ray.media.languages import language_code
+from spark_ray.media.languages import LanguageCode, language_code
 
 VIDEO_EXTENSIONS = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg")
@@ -57,7 +57,7 @@ class MediaLimits(BaseModel):
     decode_timeout_s: float = Field(
         900.0, gt=0, description="seconds that one clip may take to read and decode"
     )
-    audio_language: str | None = Field(
+    audio_language: LanguageCode | None = Field(
         None, description="ISO 639 code of the audio track to prefer, e.g. 'en' or 'eng'"
     )
 

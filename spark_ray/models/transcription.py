@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.schema import Segment, Transcript, Word
+from spark_ray.media.languages import LanguageCode
 from spark_ray.models.protocols import Transcriber
 from spark_ray.models.registry import BackendModule, Registry
 
@@ -34,7 +35,7 @@ class TranscriptionOptions(BaseModel):
         "for English only), or a path: a .pt file for whisper, a CTranslate2 folder or hub id for "
         "faster_whisper, and the folder or registered model for apotheon.",
     )
-    transcription_language: str | None = Field(
+    transcription_language: LanguageCode | None = Field(
         None,
         description="ISO 639-1 code of what is spoken, and of the subtitles to read. Unset, "
         "Whisper guesses it from the first 30 s of each clip, and on a short clip often wrong.",

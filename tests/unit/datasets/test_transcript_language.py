@@ -7,8 +7,10 @@ import pytest
 from media_factory import pictures, tone
 from planned import config
 
+from spark_ray.core.errors import ConfigError
 from spark_ray.core.schema import Clip, Segment
 from spark_ray.core.storage import Folder
+from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.stages import DecodeStage
 from spark_ray.media.encode import AudioTrack, SubtitleTrack, VideoTrack, write_tracks
 from spark_ray.models.transcription import build_transcriber
@@ -32,3 +34,9 @@ def test_a_transcript_comes_from_the_subtitles_in_its_language(
     (clip,) = DecodeStage(chosen, Folder(str(tmp_path / "v1")), "run", {}).process([unit])
     transcripts = build_transcriber(chosen).transcribe([clip])
     assert [transcript.text for transcript in transcripts.values()] == [text]
+
+
+@pytest.mark.parametrize("field", ["transcription_language", "audio_language"])
+def test_a_word_that_is_no_code_is_refused(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{field}: 'english' is no ISO 639 code"):
+        BuildConfig.from_values(input=["clips"], output="datasets/set", **{field: "english"})

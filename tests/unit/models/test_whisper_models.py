@@ -125,8 +125,8 @@ def test_unreadable_sound_is_corrupt_media(backend: str, tiny_checkpoint: Checkp
 def test_an_unknown_language_lists_the_known_ones(
     backend: str, tiny_checkpoint: Checkpoints
 ) -> None:
-    with pytest.raises(ConfigError, match=r"transcription_language: 'klingon' .*\ben\b"):
-        load(backend, tiny_checkpoint(BACKENDS[backend]), transcription_language="klingon")
+    with pytest.raises(ConfigError, match=r"transcription_language: 'tlh' .*\ben\b"):
+        load(backend, tiny_checkpoint(BACKENDS[backend]), transcription_language="tlh")
 
 
 def test_silence_is_left_out_by_the_detector_of_speech(tiny_checkpoint: Checkpoints) -> None:
