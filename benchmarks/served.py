@@ -2,19 +2,23 @@
 
 import contextlib
 import logging
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import serve
 
-from benchmarks.harness import ROOT
+from spark_ray.apotheon import ApotheonConfig, ApotheonModel
+from spark_ray.apotheon.sizes import processor_for, tiny
+from spark_ray.apotheon.tokenization import train_tokenizer
 from spark_ray.serving.app import build
 from spark_ray.serving.database import Database
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.settings import ServeSettings
+
+_TEXTS = ("a red circle moves left", "a blue square grows", "the train to london leaves at six")
 
 
 @contextlib.contextmanager
@@ -44,11 +48,11 @@ def served(
         ray.shutdown()
 
 
-def untrained_apotheon(folder: Path) -> Path:
-    """An untrained `apotheon-tiny`: what it says means nothing and costs as much."""
-    sys.path.append(str(ROOT / "tests"))
-    import apotheons
-
-    apotheons.model().save_pretrained(folder)
-    apotheons.processor().save_pretrained(folder)
+def untrained_apotheon(folder: Path, size: Callable[[Any], ApotheonConfig] = tiny) -> Path:
+    """An untrained Apotheon: what it says means nothing and costs as much."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(_TEXTS, 400)
+    config = size(tokenizer)
+    ApotheonModel(config).save_pretrained(folder)
+    processor_for(config, tokenizer, max_frames=6).save_pretrained(folder)
     return folder
