@@ -38,7 +38,7 @@ from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile
 from spark_ray.datasets.layout import SOURCES
 from spark_ray.media.deadline import iterate_with_deadline
-from spark_ray.media.source import VIDEO_EXTENSIONS, open_source
+from spark_ray.media.source import VIDEO_EXTENSIONS, probe
 
 _FILES_PER_TASK = 16
 
@@ -49,6 +49,7 @@ SPAN_TOLERANCE_S = 0.5
 class SourceRecord(Record):
     """What a look at one input file found.
 
+    `info` is as its headers tell; the manifest has it as it was decoded.
     `units` are the ids of the spans that this build decodes; None, as in every first build, all.
     """
 
@@ -221,8 +222,7 @@ def _probe_and_hash(location: str, config: BuildConfig) -> Iterator[tuple[VideoI
     if size_bytes == 0:
         raise NotAVideo("it is empty")
     with open_read(location) as file:
-        with open_source(file, config) as source:
-            info = source.info
+        info = probe(file, config)
         file.seek(0)
         for digest in running_hash(file):
             yield info, digest

@@ -122,6 +122,19 @@ class MediaSource:
         return False
 
 
+def probe(file: BinaryIO, limits: MediaLimits) -> VideoInfo:
+    """What the headers of a file tell. The shape of its pixels and its colours may be missing.
+
+    FFmpeg decodes a keyframe to learn those, which is most of what a look at a short clip costs,
+    and is done again when the clip is decoded.
+
+    Raises:
+        As `open_source`.
+    """
+    with _opened(file, limits, None, {"skip_frame": "all"}) as source:
+        return source.info
+
+
 @contextmanager
 def open_source(
     file: BinaryIO, limits: MediaLimits, subtitle_language: str | None = None
@@ -136,11 +149,20 @@ def open_source(
         NotAVideo, UnsupportedCodec, CorruptMedia: the file can't be used.
         MediaLimitExceeded: it asks for more than `limits` allow.
     """
+    with _opened(file, limits, subtitle_language, {}) as source:
+        yield source
+
+
+@contextmanager
+def _opened(
+    file: BinaryIO, limits: MediaLimits, subtitle_language: str | None, options: dict[str, str]
+) -> Iterator[MediaSource]:
+    """`open_source` with options for FFmpeg's first look at the streams."""
     try:
         container = av.open(
             file,
             "r",
-            options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
+            options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file", **options},
             metadata_errors="replace",
             buffer_size=_READ_BYTES,
         )

@@ -15,7 +15,7 @@ from spark_ray.core.schema import Segment
 from spark_ray.media.audio_codec import decode_audio
 from spark_ray.media.decode import DecodeOptions, Span, decode_clips
 from spark_ray.media.encode import AudioTrack, SubtitleTrack, VideoTrack, write_tracks
-from spark_ray.media.source import MediaLimits, open_source
+from spark_ray.media.source import MediaLimits, open_source, probe
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +157,27 @@ def test_the_source_says_what_it_is(many_streams: Path) -> None:
     assert info.fps == 25
     assert info.duration == pytest.approx(1.0, abs=0.05)
     assert (info.rotation, info.hdr, info.decode_errors) == (0, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        *((s, c) for s in ("mp4", "mov", "mkv", "ts") for c in ("libx264", "libx265")),
+        ("mp4", "libsvtav1"), ("mkv", "libsvtav1"), ("webm", "libvpx-vp9"), ("webm", "libvpx"),
+        ("mp4", "mpeg4"), ("avi", "mpeg4"), ("avi", "mjpeg"), ("avi", "libx264"), ("mkv", "ffv1"),
+        ("mov", "mjpeg"), ("mov", "prores_ks"), ("mkv", "mpeg2video"), ("ts", "mpeg2video"),
+    ],
+)  # fmt: skip
+def test_the_headers_tell_what_a_plan_needs(tmp_path: Path, suffix: str, codec: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    samples = {"mjpeg": "yuvj420p", "prores_ks": "yuv422p10le"}.get(codec, "yuv420p")
+    video = VideoTrack(
+        frames=pictures(12, (96, 64)), rate=Fraction(25), codec=codec, pixel_format=samples
+    )
+    write_tracks(path, [video, AudioTrack(pcm=tone(0.5), sample_rate=48_000, language="eng")])
+    with path.open("rb") as file, open_source(file, MediaLimits()) as source:
+        known = source.info
+    with path.open("rb") as file:
+        told = probe(file, MediaLimits())
+    assert (known.width, known.height) == (96, 64)
+    assert told == known.model_copy(update={"pixel_format": told.pixel_format})
