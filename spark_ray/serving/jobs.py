@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from spark_ray.core.errors import SparkRayError
 from spark_ray.core.logging import configure_logging, get_logger
@@ -29,7 +30,7 @@ from spark_ray.datasets.publish import publication_of
 from spark_ray.monitoring.logs import serve_ids
 from spark_ray.monitoring.metrics import JOBS
 from spark_ray.serving.assets import AssetStore
-from spark_ray.serving.database import Database, Job
+from spark_ray.serving.database import Database, Job, audit_entry
 from spark_ray.serving.errors import ApiError, not_found
 from spark_ray.serving.schemas import JobInfo, JobRequest
 from spark_ray.serving.settings import ServeSettings
@@ -53,8 +54,11 @@ class JobBook:
     def __init__(self, settings: ServeSettings, database: Database) -> None:
         self._settings, self._database = settings, database
 
-    def create(self, owner: str, request: JobRequest, locations: list[str]) -> Job:
-        """
+    def create(
+        self, session: Session, owner: str, request: JobRequest, locations: list[str]
+    ) -> Job:
+        """A job that waits, once the session is committed.
+
         Raises:
             ApiError, ConfigError: there is no input, or the settings are wrong.
         """
@@ -79,9 +83,8 @@ class JobBook:
             error=None,
         )
         self.build_config(job)  # wrong settings show now, and not in a log
-        with self._database.session() as session:
-            session.add(job)
-        self._database.audit("job.create", key=owner, subject=job.id, dataset=request.name)
+        remembered = audit_entry("job.create", key=owner, subject=job.id, dataset=request.name)
+        session.add_all([job, remembered])
         return job
 
     def build_config(self, job: Job) -> BuildConfig:
