@@ -78,10 +78,10 @@ class AssetStore:
             failure: BaseException | None = None
             try:
                 yield writer
-            except ApiError:
-                raise  # the bytes are not wanted at all
-            except BaseException as error:  # noqa: BLE001 - raised again once the part is kept
-                failure = error
+            except BaseException as error:
+                if writer.refused:
+                    raise  # the bytes are not wanted at all
+                failure = error  # raised again once the part is kept
         self._received(asset, offset, writer.size_bytes, name)
         if failure is not None:
             raise failure
@@ -203,9 +203,11 @@ class PartWriter:
     def __init__(self, file: BinaryIO, most_bytes: int) -> None:
         self._file, self._most_bytes = file, most_bytes
         self.size_bytes = 0
+        self.refused = False
 
     def write(self, data: bytes) -> None:
         if self.size_bytes + len(data) > self._most_bytes:
+            self.refused = True
             raise too_large("the file", self._most_bytes)
         self._file.write(data)
         self.size_bytes += len(data)

@@ -37,6 +37,8 @@ JOBS = {"fps": 1, "caption_backend": "sidecar"}
 DECODING = {"fps": 4.0, "smart_sampling": False}
 """How the clips were sampled that the model learned from."""
 
+UPLOAD_TIMEOUT_S = 10.0
+
 
 PROVIDER = {"issuer": "https://login.example", "audience": "sparkray"}
 PROVIDER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -113,7 +115,11 @@ def settings(folder: Path) -> dict[str, Any]:
         "state": str(folder / "state"),
         "datasets": [str(folder / "sets" / name) for name in ("films", "shapes")],
         "job_settings": JOBS,
-        "limits": {"max_upload_bytes": 1 << 20, "max_json_depth": 16},
+        "limits": {
+            "max_upload_bytes": 1 << 20,
+            "max_json_depth": 16,
+            "upload_timeout_s": UPLOAD_TIMEOUT_S,
+        },
     }
     arguments["models"]["apotheon"]["reference"] = str(folder / "model")
     arguments["models"]["versioned"] = {"reference": "models:/versioned", "num_cpus": 0.1}

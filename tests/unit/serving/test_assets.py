@@ -46,16 +46,22 @@ def test_parts_become_one_file(tmp_path: Path, database: Database) -> None:
     assert files(tmp_path) == ["file"]
 
 
-def test_what_came_before_the_connection_broke_is_kept(tmp_path: Path, database: Database) -> None:
+@pytest.mark.parametrize(
+    "why",
+    [ConnectionError("the client has gone"), ApiError(408, "upload_timeout", "it takes too long")],
+)
+def test_what_came_before_it_was_broken_off_is_kept(
+    tmp_path: Path, database: Database, why: Exception
+) -> None:
     store = make_store(tmp_path, database)
     asset = store.begin("me", len(FLAC))
 
     def break_off() -> None:
         with store.part(asset, 0) as part:
             part.write(FLAC[:100])
-            raise ConnectionError("the client has gone")
+            raise why
 
-    with pytest.raises(ConnectionError):
+    with pytest.raises(type(why)):
         break_off()
     asset = store.get(asset.id, "me")
     assert asset.received_bytes == 100
