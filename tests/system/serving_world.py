@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for number, clip in enumerate(clips):
         clip.frames = [jpeg(8 * number + at, size=64) for at in range(len(clip.samples))]
+    clips[4].caption, clips[4].label = None, "boats"
+    clips[5].transcript = None
     write_version(folder / "sets" / "films", clips)
     write_shapes(folder / "sets" / "shapes")
     spec = next(spec for spec in map(partial(sample_spec, 3), range(50)) if wanted(spec))
@@ -188,6 +191,17 @@ def client_of(server: str, key: str) -> httpx.Client:
 def upload(client: httpx.Client, path: Path) -> dict[str, Any]:
     answer = client.post("/v1/assets", files={"file": path.read_bytes()})
     assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def ask_until_ready(client: httpx.Client, query: dict[str, Any]) -> dict[str, Any]:
+    for _ in range(20):
+        answer = client.post("/v1/search", json=query)
+        if answer.status_code != 503:
+            break
+        assert answer.headers["retry-after"] == "6"
+        time.sleep(1)
+    assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
 

@@ -12,7 +12,15 @@ import numpy as np
 import openai
 import pytest
 from fake_version import jpeg
-from serving_world import DECODING, client_of, refused, secret, set_champion, upload
+from serving_world import (
+    DECODING,
+    ask_until_ready,
+    client_of,
+    refused,
+    secret,
+    set_champion,
+    upload,
+)
 
 from spark_ray.media.audio_codec import encode_audio
 from spark_ray.models.apotheon import Apotheon
@@ -145,17 +153,6 @@ def test_search_finds_the_clip_that_was_asked_for(
     refused(client.post("/v1/search", json={"text": "x", "asset": "y"}), 422, "invalid_request")
     other = client.post("/v1/search", json={"text": "x", "dataset": "/etc"})
     refused(other, 404, "dataset_not_found", "films")
-
-
-def ask_until_ready(client: httpx.Client, query: dict[str, Any]) -> dict[str, Any]:
-    for _ in range(20):
-        answer = client.post("/v1/search", json=query)
-        if answer.status_code != 503:
-            break
-        assert answer.headers["retry-after"] == "6"
-        time.sleep(1)
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
 
 
 def test_a_job_builds_a_dataset(client: httpx.Client, folder: Path) -> None:
