@@ -1,13 +1,18 @@
 """Our application, brought up for a benchmark in this process's own Ray."""
 
 import contextlib
+import importlib.util
 import logging
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import ray
 from ray import serve
 
@@ -17,6 +22,9 @@ from spark_ray.serving.database import Database
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.proxy import PROXY_ENVIRONMENT
 from spark_ray.serving.settings import ServeSettings
+
+_START_S = 60.0
+_STOP_S = 10.0
 
 
 @contextlib.contextmanager
@@ -58,3 +66,45 @@ def untrained_apotheon(folder: Path) -> Path:
     apotheons.model().save_pretrained(folder)
     apotheons.processor().save_pretrained(folder)
     return folder
+
+
+@contextlib.contextmanager
+def litserve_served(port: int) -> Iterator[str | None]:
+    """LitServe's no-op at that port: its address; where it is not installed a sentence, and None."""
+    if importlib.util.find_spec("litserve") is None:
+        print(
+            "serving: LitServe is not installed, so nothing is compared with it; "
+            "pip install --constraint requirements/constraints.txt -e '.[bench]'",
+            file=sys.stderr,
+        )
+        yield None
+        return
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.litserve_nothing", str(port)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_until_ready(process, f"http://127.0.0.1:{port}/health")
+        yield f"http://127.0.0.1:{port}/v1/embeddings"
+    finally:
+        # The whole group: LitServe leaves its workers behind when only its first process goes.
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S)
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
+    end = time.monotonic() + _START_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"LitServe exited {process.returncode}")
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url).status_code == 200:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"LitServe was not ready within {_START_S:g} s")

@@ -14,8 +14,8 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from benchmarks import litserve_nothing
 from benchmarks.harness import Result, ratio_result
+from benchmarks.served import litserve_served
 from spark_ray.serving.database import Database
 from spark_ray.serving.gateway import Gateway
 from spark_ray.serving.keys import KeyStore
@@ -47,7 +47,7 @@ class Bare:
 def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Result]:
     """Interleaved: one after the other for latency, sixteen at a time for throughput."""
     rounds, requests = (2, 50) if quick else (7, 600)
-    with tempfile.TemporaryDirectory() as folder, litserve_nothing.served(_LITSERVE_PORT) as peer:
+    with tempfile.TemporaryDirectory() as folder, litserve_served(_LITSERVE_PORT) as peer:
         secret = _serve(Path(folder))
         try:
             urls = {
