@@ -70,7 +70,7 @@ def untrained_apotheon(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def litserve_served(port: int) -> Iterator[str | None]:
-    """LitServe's no-op at that port: its address; where it is not installed a sentence, and None."""
+    """LitServe's no-op at that port: its address; None, once it said so, if it is missing."""
     if importlib.util.find_spec("litserve") is None:
         print(
             "serving: LitServe is not installed, so nothing is compared with it; "
