@@ -10,6 +10,7 @@ from spark_ray.core.errors import (
     MediaLimitExceeded,
     MediaTimeout,
     ModelError,
+    RegistryUnavailable,
     SparkRayError,
     StorageError,
 )
@@ -74,6 +75,7 @@ _STATUS: tuple[tuple[type[SparkRayError], int, str], ...] = (
     (MediaLimitExceeded, 413, "media_too_large"),
     (MediaTimeout, 422, "media_timeout"),
     (MediaError, 422, "unusable_media"),
+    (RegistryUnavailable, 503, "registry_unavailable"),
     (ModelError, 404, "model_not_found"),
     (DatasetError, 404, "dataset_not_found"),
     (ConfigError, 400, "invalid_request"),
