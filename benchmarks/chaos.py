@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import numpy as np
@@ -130,6 +131,7 @@ class Storm:
         self._seconds, self._job_count = seconds, jobs
         self._killed: Counter[str] = Counter()
         self._job_ids: list[str] = []
+        self._undriven: set[str] = set()
         self._ended: list[dict[str, object]] = []
         self._leaked: Counter[str] = Counter()
         self._calm_after_s = float("nan")
@@ -183,13 +185,13 @@ class Storm:
 
     def _kill_drivers(self) -> None:
         """Of each job once: after five lost drivers a job is given up, as is documented."""
-        for job in self._job_ids[self._killed["driver"] :]:
-            for process in _processes():
-                words = process.cmdline()
-                if "spark_ray.cli" in words and any(job in word for word in words):
-                    process.kill()
-                    self._killed["driver"] += 1
-                    return
+        for job in set(self._job_ids) - self._undriven:
+            for process, words in _processes():
+                if "spark_ray.cli" in words and job in words:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+                        self._killed["driver"] += 1
+                        self._undriven.add(job)
 
     async def _roll_out(self) -> None:
         await asyncio.sleep(self._seconds / 2)
@@ -207,13 +209,13 @@ class Storm:
                 self._clients.note("job", WrongAnswer("begun twice for one Idempotency-Key"))
             await asyncio.sleep(self._seconds / self._job_count / 2)
 
-    async def _begin(self, request: dict[str, object], key: str) -> str:
+    async def _begin(self, request: dict[str, Any], key: str) -> str:
         headers = {"Idempotency-Key": key}
         while True:
             try:
                 answer = await self._client.post("/jobs", json=request, headers=headers)
                 return str(accepted(answer, 201).json()["id"])
-            except AskAgain:
+            except (AskAgain, httpx.TransportError):
                 await asyncio.sleep(0.5)
 
     async def _calm_down(self) -> None:
@@ -275,18 +277,19 @@ def _is_whole(job: dict[str, object]) -> bool:
     return isinstance(result, dict) and result["clips"] == _VIDEOS
 
 
-def _processes() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+def _processes() -> Iterator[tuple[psutil.Process, str]]:
+    """What this process has started, directly or not, each with its command line."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            yield process, " ".join(process.cmdline())
 
 
 def _replicas() -> dict[str, list[psutil.Process]]:
     """Processes of the application's replicas, by their deployments."""
     found: dict[str, list[psutil.Process]] = defaultdict(list)
-    for process in _processes():
-        with contextlib.suppress(psutil.Error):
-            title = " ".join(process.cmdline())
-            if _TITLE in title:
-                found[title.partition(_TITLE)[2].split()[0].partition(".")[0]].append(process)
+    for process, words in _processes():
+        if _TITLE in words:
+            found[words.partition(_TITLE)[2].split()[0].partition(".")[0]].append(process)
     return found
 
 
