@@ -132,7 +132,7 @@ class Storm:
         self._killed: Counter[str] = Counter()
         self._job_ids: list[str] = []
         self._undriven: set[str] = set()
-        self._ended: list[dict[str, object]] = []
+        self._ended: list[dict[str, Any]] = []
         self._leaked: Counter[str] = Counter()
         self._calm_after_s = float("nan")
 
@@ -159,12 +159,10 @@ class Storm:
         while (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, 30))
             clients = self._clients
-            print(
+            _tell(
                 f"{max(0, end - time.monotonic()):.0f} s left: {clients.right.total()} right, "
                 f"{clients.again.total()} to ask again, {clients.wrong.total()} wrong, "
-                f"{clients.gone} gone, {self._killed.total()} killed",
-                file=sys.stderr,
-                flush=True,
+                f"{clients.gone} gone, {self._killed.total()} killed"
             )
 
     async def _kill_until(self, end: float) -> None:
@@ -182,15 +180,15 @@ class Storm:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     chance.choice(found[name]).kill()
                     self._killed[name] += 1
+        self._killed["driver of a job"] = len(self._undriven)
 
     def _kill_drivers(self) -> None:
         """Of each job once: after five lost drivers a job is given up, as is documented."""
         for job in set(self._job_ids) - self._undriven:
             for process, words in _processes():
-                if "spark_ray.cli" in words and job in words:
+                if "spark_ray.cli" in words and job in words:  # its shell, too
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
-                        self._killed["driver"] += 1
                         self._undriven.add(job)
 
     async def _roll_out(self) -> None:
@@ -243,7 +241,8 @@ class Storm:
                 self._ended = accepted(await self._client.get("/jobs")).json()
                 if all(job["finished"] for job in self._ended):
                     break
-            await asyncio.sleep(1)
+                _tell(f"jobs: {', '.join(job['state'] for job in self._ended)}")
+            await asyncio.sleep(10)
 
     def results(self) -> Iterator[Result]:
         clients = self._clients
@@ -262,7 +261,8 @@ class Storm:
         baseline = "requests under chaos: answers that were neither right nor said when to retry"
         yield Result("chaos", baseline, share, 0.0, (share, share), details)
         good = [job for job in self._ended if job["state"] == "succeeded" and _is_whole(job)]
-        lost = (self._job_count - len(good) + len(self._ended) - len(good)) / self._job_count
+        doubled = max(0, len(self._ended) - self._job_count)
+        lost = (self._job_count - len(good) + doubled) / self._job_count
         jobs = [{name: job[name] for name in ("state", "attempts", "error")} for job in self._ended]
         baseline = "jobs under chaos: lost, doubled or built wrongly"
         yield Result("chaos-jobs", baseline, lost, 0.0, (lost, lost), {"jobs": jobs})
@@ -272,7 +272,11 @@ class Storm:
         yield Result("chaos-slots", baseline, leaked, 0.0, (leaked, leaked), details)
 
 
-def _is_whole(job: dict[str, object]) -> bool:
+def _tell(text: str) -> None:
+    print(f"chaos: {text}", file=sys.stderr, flush=True)
+
+
+def _is_whole(job: dict[str, Any]) -> bool:
     result = job["result"]
     return isinstance(result, dict) and result["clips"] == _VIDEOS
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,8 @@ def served(
 ) -> Iterator[str]:
     """The application with these settings at that port; the secret of a key that may do much.
 
-    Jobs need Ray's dashboard.
+    Jobs need Ray's dashboard. Ray has a folder of its own: in a common one, drivers of jobs go to
+    whichever cluster was started last.
     """
     settings = {"state": str(folder / "state"), **settings}
     database = Database(ServeSettings.from_values(**settings).located().database)
@@ -42,20 +44,21 @@ def served(
         "benchmark", ["infer", "jobs"], max_concurrent=max_concurrent, **limits
     )
     os.environ.update(PROXY_ENVIRONMENT)
-    # More CPUs than there are: each part of the server takes its share of them by itself.
-    ray.init(
-        "local", num_cpus=4, log_to_driver=False, logging_level=logging.ERROR,
-        include_dashboard=dashboard,
-    )  # fmt: skip
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # Serve would log every request of ours
-    try:
-        quiet = {"enable_access_log": False, "log_level": "ERROR"}
-        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
-        serve.run(build(settings), name="spark-ray", route_prefix="/")
-        yield secret
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as ray_folder:
+        # More CPUs than there are: each part of the server takes its share of them by itself.
+        ray.init(
+            "local", num_cpus=4, log_to_driver=False, logging_level=logging.ERROR,
+            include_dashboard=dashboard, _temp_dir=ray_folder,
+        )  # fmt: skip
+        try:
+            quiet = {"enable_access_log": False, "log_level": "ERROR"}
+            serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
+            serve.run(build(settings), name="spark-ray", route_prefix="/")
+            yield secret
+        finally:
+            serve.shutdown()
+            ray.shutdown()
 
 
 def untrained_apotheon(folder: Path) -> Path:

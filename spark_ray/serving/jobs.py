@@ -46,6 +46,7 @@ _POLL_S = 1.0
 _CLEAN_UP_EVERY_S = 3600.0
 _LOG_TAIL_BYTES = 1 << 20
 _FAILED_FOR_GOOD = (1, 2)  # exit statuses of `data build`: nothing to publish, wrong settings
+_LAST_WORDS = ("error: ", "nothing published: ")
 
 
 class JobBook:
@@ -286,11 +287,11 @@ class JobKeeper:
         """Again, if its driver was lost; not, if the build itself said that it can't be done."""
         assert job.submission is not None
         code = self._ray_jobs().get_job_info(job.submission).driver_exit_code
-        if code in _FAILED_FOR_GOOD:
-            said = read_log(self._ray_jobs(), job.submission).strip().splitlines()
-            errors = [line for line in said if line.startswith("error: ")]
-            reason = (errors or said or ["it left no word"])[-1].removeprefix("error: ")
-            self._end(job, "failed", error=reason)
+        said = read_log(self._ray_jobs(), job.submission).splitlines()
+        last_words = [line for line in said if line.startswith(_LAST_WORDS)]
+        # Python, too, exits with 1, when something broke that the build says nothing of.
+        if code in _FAILED_FOR_GOOD and last_words:
+            self._end(job, "failed", error=last_words[-1].removeprefix("error: "))
         else:
             self._again(job, f"its driver was lost (exit status {code})")
 
