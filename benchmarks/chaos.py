@@ -7,6 +7,7 @@ the other version of the model is promoted.
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import sys
@@ -169,14 +170,16 @@ class Storm:
         """The gateway only in the first half: with it would go the slots that clients left."""
         chance = random.Random(0)
         half = end - self._seconds / 2
-        while time.monotonic() + _KILL_EVERY_S < end:
+        for turn in itertools.count():
+            if time.monotonic() + _KILL_EVERY_S >= end:
+                return
             await asyncio.sleep(_KILL_EVERY_S)
             await asyncio.to_thread(self._kill_drivers)
             found = await asyncio.to_thread(_replicas)
             if time.monotonic() > half:
                 found.pop(_GATEWAY, None)
             if found:
-                name = chance.choice(sorted(found))
+                name = sorted(found)[turn % len(found)]
                 with contextlib.suppress(psutil.NoSuchProcess):
                     chance.choice(found[name]).kill()
                     self._killed[name] += 1
