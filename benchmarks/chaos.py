@@ -1,8 +1,9 @@
 """Replicas are killed, a version is rolled out, clients go away: what goes wrong is counted.
 
 Every few seconds one replica of the server is killed without warning: of the gateway, the decoder,
-the model, the search or the keeper of jobs; and once the driver of each job. In the middle of it,
-the other version of the model is promoted.
+the model, the search or the keeper of jobs, whichever is whole at the time, or nothing would ever
+be up again on a few cores; and once the driver of each job. In the middle of it, the other version
+of the model is promoted.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ import httpx2 as httpx
 import numpy as np
 import psutil
 import ray
+from ray import serve
 
 from benchmarks.chaos_clients import (
     TOKENS,
@@ -175,7 +177,7 @@ class Storm:
                 return
             await asyncio.sleep(_KILL_EVERY_S)
             await asyncio.to_thread(self._kill_drivers)
-            found = await asyncio.to_thread(_replicas)
+            found = await asyncio.to_thread(_whole)
             if time.monotonic() > half:
                 found.pop(_GATEWAY, None)
             if found:
@@ -266,7 +268,13 @@ class Storm:
         good = [job for job in self._ended if job["state"] == "succeeded" and _is_whole(job)]
         doubled = max(0, len(self._ended) - self._job_count)
         lost = (self._job_count - len(good) + doubled) / self._job_count
-        jobs = [{name: job[name] for name in ("state", "attempts", "error")} for job in self._ended]
+        jobs = [
+            {
+                "seconds": round((job["finished"] or time.time()) - job["created"], 1),
+                **{name: job[name] for name in ("state", "attempts", "error")},
+            }
+            for job in self._ended
+        ]
         baseline = "jobs under chaos: lost, doubled or built wrongly"
         yield Result("chaos-jobs", baseline, lost, 0.0, (lost, lost), {"jobs": jobs})
         leaked = self._leaked.total() / (clients.asked + clients.gone)
@@ -291,13 +299,18 @@ def _processes() -> Iterator[tuple[psutil.Process, str]]:
             yield process, " ".join(process.cmdline())
 
 
-def _replicas() -> dict[str, list[psutil.Process]]:
-    """Processes of the application's replicas, by their deployments."""
+def _whole() -> dict[str, list[psutil.Process]]:
+    """Processes of replicas by their deployments, where all of these are running."""
     found: dict[str, list[psutil.Process]] = defaultdict(list)
     for process, words in _processes():
         if _TITLE in words:
             found[words.partition(_TITLE)[2].split()[0].partition(".")[0]].append(process)
-    return found
+    states = serve.status().applications["spark-ray"].deployments
+    return {
+        name: replicas
+        for name, replicas in found.items()
+        if name in states and states[name].replica_states == {"RUNNING": len(replicas)}
+    }
 
 
 def _requests_left() -> Counter[str]:
