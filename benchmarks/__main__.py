@@ -19,6 +19,7 @@ MODULES = {
     "demo": "benchmarks.demo",
     "captions": "benchmarks.captions",
     "load": "benchmarks.load",
+    "chaos": "benchmarks.chaos",
     "vllm": "benchmarks.vllm",
 }
 

@@ -34,21 +34,23 @@ class Result:
     name: str
     baseline: str
     ratio: float
-    goal: float
+    goal: float | None
+    """The largest ratio that is good enough; None where it is only reported."""
     spread: tuple[float, float]
     """Smallest and largest ratio among the repetitions; the ratio itself where there was one."""
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
-        return self.ratio <= self.goal
+        return self.goal is None or self.ratio <= self.goal
 
     def __str__(self) -> str:
         low, high = self.spread
-        verdict = "meets" if self.met else "MISSES"
+        verdict = "no goal"
+        if self.goal is not None:
+            verdict = f"{'meets' if self.met else 'MISSES'} the goal of {self.goal:.2f}"
         return (
-            f"{self.name}: {self.ratio:.3f} × {self.baseline} "
-            f"[{low:.3f} … {high:.3f}], {verdict} the goal of {self.goal:.2f}"
+            f"{self.name}: {self.ratio:.3f} × {self.baseline} [{low:.3f} … {high:.3f}], {verdict}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,7 +66,7 @@ class Result:
 def ratio_result(
     name: str,
     baseline: str,
-    goal: float,
+    goal: float | None,
     ours: Sequence[float],
     theirs: Sequence[float],
     **details: Any,

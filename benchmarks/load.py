@@ -3,6 +3,7 @@
 import asyncio
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from spark_ray.media.encode import write_video
 _PORT = 18_443
 _AT_ONCE = 6
 _TOKENS = 16
+_NO_ANSWER = 599  # a connection that broke off; counted among the failures
 _JOBS: dict[str, object] = {"fps": 2, "smart_sampling": False, "caption_backend": "none"}
 
 Ask = Callable[[httpx.AsyncClient, bytes, str], Awaitable[httpx.Response]]
@@ -68,12 +70,19 @@ async def _load(key: str, video: bytes, seconds: float) -> tuple[Counter[int], l
     async def ask_on(client: httpx.AsyncClient, asset: str, seed: int) -> None:
         choose = random.Random(seed)
         while time.monotonic() < end:
-            answer = await choose.choice(_KINDS)(client, video, asset)
-            statuses[answer.status_code] += 1
+            try:
+                answer = await choose.choice(_KINDS)(client, video, asset)
+                statuses[answer.status_code] += 1
+            except httpx.TransportError:
+                statuses[_NO_ANSWER] += 1
 
     async def watch() -> None:
-        while time.monotonic() < end:
+        while (left := end - time.monotonic()) > 0:
             memory_mib.append(await asyncio.to_thread(_replicas_mib))
+            if len(memory_mib) % 5 == 0:
+                counts = ", ".join(f"{n} of {status}" for status, n in sorted(statuses.items()))
+                told = f"load: {left:.0f} s left, {memory_mib[-1]:.0f} MiB; answers: {counts}"
+                print(told, file=sys.stderr, flush=True)
             await asyncio.sleep(seconds / 100)
 
     headers = {"Authorization": f"Bearer {key}"}
@@ -102,8 +111,10 @@ async def _upload(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.
 
 
 async def _upload_and_delete(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.Response:
-    made = (await _upload(client, video, asset)).json()["id"]
-    return await client.delete(f"/assets/{made}")
+    answer = await _upload(client, video, asset)
+    if not answer.is_success:
+        return answer
+    return await client.delete(f"/assets/{answer.json()['id']}")
 
 
 async def _caption(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.Response:

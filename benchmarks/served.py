@@ -1,51 +1,69 @@
 """Our application, brought up for a benchmark in this process's own Ray."""
 
 import contextlib
+import importlib.util
 import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import ray
 import torch
 from ray import serve
 
+from benchmarks.harness import ROOT
 from spark_ray.apotheon import ApotheonConfig, ApotheonModel
 from spark_ray.apotheon.sizes import processor_for, tiny
 from spark_ray.apotheon.tokenization import train_tokenizer
 from spark_ray.serving.app import build
 from spark_ray.serving.database import Database
 from spark_ray.serving.keys import KeyStore
+from spark_ray.serving.proxy import PROXY_ENVIRONMENT
 from spark_ray.serving.settings import ServeSettings
 
 _TEXTS = ("a red circle moves left", "a blue square grows", "the train to london leaves at six")
+_START_S = 60.0
+_STOP_S = 10.0
 
 
 @contextlib.contextmanager
 def served(
-    folder: Path, port: int, *, max_concurrent: int = 1000, **settings: Any
+    folder: Path, port: int, *, max_concurrent: int = 1000, dashboard: bool = False, **settings: Any
 ) -> Iterator[str]:
-    """The application with these settings at that port; the secret of a key that may do much."""
+    """The application with these settings at that port; the secret of a key that may do much.
+
+    Jobs need Ray's dashboard. Ray has a folder of its own: in a common one, drivers of jobs go to
+    whichever cluster was started last.
+    """
     settings = {"state": str(folder / "state"), **settings}
     database = Database(ServeSettings.from_values(**settings).located().database)
     limits: dict[str, Any] = {"requests_per_minute": 10_000_000, "lifetime_s": None}
     _, secret = KeyStore(database).create(
         "benchmark", ["infer", "jobs"], max_concurrent=max_concurrent, **limits
     )
-    # More CPUs than there are: each part of the server takes its share of them by itself.
-    ray.init(
-        "local", num_cpus=4, log_to_driver=False, logging_level=logging.ERROR,
-        include_dashboard=False,
-    )  # fmt: skip
+    os.environ.update(PROXY_ENVIRONMENT)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # Serve would log every request of ours
-    try:
-        quiet = {"enable_access_log": False, "log_level": "ERROR"}
-        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
-        serve.run(build(settings), name="spark-ray", route_prefix="/")
-        yield secret
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as ray_folder:
+        # More CPUs than there are: each part of the server takes its share of them by itself.
+        ray.init(
+            "local", num_cpus=4, log_to_driver=False, logging_level=logging.ERROR,
+            include_dashboard=dashboard, _temp_dir=ray_folder,
+        )  # fmt: skip
+        try:
+            quiet = {"enable_access_log": False, "log_level": "ERROR"}
+            serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
+            serve.run(build(settings), name="spark-ray", route_prefix="/")
+            yield secret
+        finally:
+            serve.shutdown()
+            ray.shutdown()
 
 
 def untrained_apotheon(folder: Path, size: Callable[[Any], ApotheonConfig] = tiny) -> Path:
@@ -56,3 +74,45 @@ def untrained_apotheon(folder: Path, size: Callable[[Any], ApotheonConfig] = tin
     ApotheonModel(config).save_pretrained(folder)
     processor_for(config, tokenizer, max_frames=6).save_pretrained(folder)
     return folder
+
+
+@contextlib.contextmanager
+def litserve_served(port: int) -> Iterator[str | None]:
+    """LitServe's no-op at that port: its address; None, once it said so, if it is missing."""
+    if importlib.util.find_spec("litserve") is None:
+        print(
+            "serving: LitServe is not installed, so nothing is compared with it; "
+            "pip install --constraint requirements/constraints.txt -e '.[bench]'",
+            file=sys.stderr,
+        )
+        yield None
+        return
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.litserve_nothing", str(port)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_until_ready(process, f"http://127.0.0.1:{port}/health")
+        yield f"http://127.0.0.1:{port}/v1/embeddings"
+    finally:
+        # The whole group: LitServe leaves its workers behind when only its first process goes.
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S)
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
+    end = time.monotonic() + _START_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"LitServe exited {process.returncode}")
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url).status_code == 200:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"LitServe was not ready within {_START_S:g} s")

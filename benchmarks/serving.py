@@ -1,4 +1,4 @@
-"""What the gateway adds to a model that does nothing: latency, and throughput."""
+"""What the gateway adds to a model that does nothing, and what LitServe takes for the same."""
 
 import asyncio
 import logging
@@ -15,6 +15,7 @@ from ray import serve
 from starlette.requests import Request
 
 from benchmarks.harness import Result, ratio_result
+from benchmarks.served import litserve_served
 from spark_ray.serving.database import Database
 from spark_ray.serving.gateway import Gateway
 from spark_ray.serving.keys import KeyStore
@@ -22,6 +23,7 @@ from spark_ray.serving.messages import Embedded, ServedModel
 from spark_ray.serving.settings import ServeSettings
 
 _PORT = 18_437
+_LITSERVE_PORT = 18_447
 _GOAL_ADDED_S = 0.0015
 _AT_ONCE = 16
 _VECTOR = [[1.0]]
@@ -45,13 +47,15 @@ class Bare:
 def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Result]:
     """Interleaved: one after the other for latency, sixteen at a time for throughput."""
     rounds, requests = (2, 50) if quick else (7, 600)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, litserve_served(_LITSERVE_PORT) as peer:
         secret = _serve(Path(folder))
         try:
             urls = {
                 "gateway": f"http://127.0.0.1:{_PORT}/v1/embeddings",
                 "bare": f"http://127.0.0.1:{_PORT}/bare",
             }
+            if peer is not None:
+                urls["litserve"] = peer
             latency: dict[str, list[float]] = {name: [] for name in urls}
             seconds: dict[str, list[float]] = {name: [] for name in urls}
             for turn in range(rounds + 1):
@@ -64,21 +68,33 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
         finally:
             serve.shutdown()
             ray.shutdown()
+    yield from _results(latency, seconds)
+
+
+def _results(latency: dict[str, list[float]], seconds: dict[str, list[float]]) -> Iterator[Result]:
     added = [g - b for g, b in zip(latency["gateway"], latency["bare"], strict=True)]
+    latency_ms = {name: [round(1000 * s, 3) for s in found] for name, found in latency.items()}
+    rates = {name: [round(1 / s, 1) for s in found] for name, found in seconds.items()}
     yield ratio_result(
         "serving-latency", "a bare Serve deployment, and 1.5 ms", 1.0,
         latency["gateway"], [b + _GOAL_ADDED_S for b in latency["bare"]],
-        latency_ms={name: [round(1000 * s, 3) for s in found] for name, found in latency.items()},
-        added_ms=round(1000 * statistics.median(added), 3),
+        latency_ms=latency_ms, added_ms=round(1000 * statistics.median(added), 3),
     )  # fmt: skip
     yield ratio_result(
         "serving-throughput", "a bare Serve deployment (seconds a request)", 1.25,
         seconds["gateway"], seconds["bare"],
-        at_once=_AT_ONCE,
-        requests_a_second={
-            name: [round(1 / s, 1) for s in found] for name, found in seconds.items()
-        },
+        at_once=_AT_ONCE, requests_a_second=rates,
     )  # fmt: skip
+    if "litserve" in latency:
+        yield ratio_result(
+            "serving-litserve-latency", "LitServe, which asks for no key", None,
+            latency["gateway"], latency["litserve"], latency_ms=latency_ms,
+        )  # fmt: skip
+        yield ratio_result(
+            "serving-litserve-throughput", "LitServe, which asks for no key (seconds a request)",
+            None, seconds["gateway"], seconds["litserve"],
+            at_once=_AT_ONCE, requests_a_second=rates,
+        )  # fmt: skip
 
 
 def _serve(folder: Path) -> str:

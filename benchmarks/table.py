@@ -30,10 +30,13 @@ def render(results: list[dict[str, Any]]) -> str:
     for result in results:
         low, high = result["spread"]
         spread = f"{low:.2f} – {high:.2f}" if low != high else "one run"
-        verdict = "met" if result["ratio"] <= result["goal"] else "**missed**"
+        goal, verdict = "none", ""
+        if result["goal"] is not None:
+            goal = f"≤ {result['goal']:.2f}"
+            verdict = "met" if result["ratio"] <= result["goal"] else "**missed**"
         lines.append(
             f"| {result['name']} | {result['ratio']:.2f} | {result['baseline']} | {spread} "
-            f"| ≤ {result['goal']:.2f} | {verdict} |"
+            f"| {goal} | {verdict} |"
         )
     machines = sorted({_machine(result["machine"]) for result in results})
     return "\n".join([*lines, "", *(f"Measured on {machine}." for machine in machines)])

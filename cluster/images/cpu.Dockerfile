@@ -24,4 +24,5 @@ RUN PIP_NO_CACHE_DIR=1 PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu 
 
 ENV PATH=/opt/spark-ray/.venv/bin:$PATH \
     HF_HOME=/models/huggingface \
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=spark_ray.serving.proxy:middlewares \
     RAY_USAGE_STATS_ENABLED=0

@@ -25,6 +25,7 @@ RUN PIP_NO_CACHE_DIR=1 \
 
 ENV PATH=/opt/spark-ray/.venv/bin:$PATH \
     HF_HOME=/models/huggingface \
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=spark_ray.serving.proxy:middlewares \
     RAY_USAGE_STATS_ENABLED=0 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,video

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spark_ray.core.errors import MissingDependency, ModelError
+from spark_ray.core.errors import MissingDependency, ModelError, RegistryUnavailable
 from spark_ray.core.storage import storage_errors
 from spark_ray.models.cache import cached_folder
 
@@ -59,6 +59,7 @@ def find_registered(reference: str, setting: str) -> tuple[Path, str]:
     Raises:
         MissingDependency: MLflow is not installed.
         ModelError: the reference, the registry or the model's files can't be found.
+        RegistryUnavailable: the registry does not answer.
         StorageError: the model's files can't be read from their bucket or server.
     """
     with _registry(reference, setting) as (client, name, version):
@@ -72,7 +73,7 @@ def pinned_reference(reference: str, setting: str) -> str:
     """The reference with the version that it stands for now: models:/apotheon/3.
 
     Raises:
-        MissingDependency, ModelError: as `find_registered`.
+        MissingDependency, ModelError, RegistryUnavailable: as `find_registered`.
     """
     with _registry(reference, setting) as (_, name, version):
         return f"{SCHEME}{name}/{version}"
@@ -118,7 +119,7 @@ def _registry(reference: str, setting: str) -> Iterator[tuple[Any, str, str]]:
             )
         yield client, match["name"], version
     except mlflow.MlflowException as error:
-        raise ModelError(
+        raise RegistryUnavailable(
             f"{setting}: {reference} can't be fetched from {shown_uri(uri)} ({first_line(error)}); "
             "check MLFLOW_TRACKING_URI and whether its server runs"
         ) from error

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from spark_ray.core.storage import Folder, open_read
 from spark_ray.media.sniff import SNIFFED_BYTES, media_type
-from spark_ray.serving.database import Asset, Database
+from spark_ray.serving.database import Asset, AssetPart, Database
 from spark_ray.serving.errors import ApiError, not_found, too_large
 from spark_ray.serving.settings import RequestLimits
 
@@ -55,8 +55,9 @@ class AssetStore:
             held = session.scalar(select(func.count()).where(Asset.owner == owner)) or 0
             if held >= self._limits.max_assets_per_key:
                 raise ApiError(
-                    429, "too_many_assets", f"this key has {held} assets; delete some of them"
-                )
+                    429, "too_many_assets", f"this key has {held} assets; delete some of them",
+                    retry_after_s=60.0,
+                )  # fmt: skip
             session.add(asset)
         return asset
 
@@ -77,10 +78,10 @@ class AssetStore:
             failure: BaseException | None = None
             try:
                 yield writer
-            except ApiError:
-                raise  # the bytes are not wanted at all
-            except BaseException as error:  # noqa: BLE001 - raised again once the part is kept
-                failure = error
+            except BaseException as error:
+                if writer.refused:
+                    raise  # the bytes are not wanted at all
+                failure = error  # raised again once the part is kept
         self._received(asset, offset, writer.size_bytes, name)
         if failure is not None:
             raise failure
@@ -93,6 +94,8 @@ class AssetStore:
                 .values(received_bytes=offset + size_bytes)
             )
             won = changed.rowcount == 1  # type: ignore[attr-defined]
+            if won and size_bytes:
+                session.add(AssetPart(asset_id=asset.id, offset=offset, name=name))
         if not won:
             self._folder.remove(name)
             raise _wrong_offset(asset.id, offset + size_bytes)
@@ -101,19 +104,27 @@ class AssetStore:
             self._folder.remove(name)
 
     def complete(self, asset: Asset) -> Asset:
-        """Look at what came, and make it one file.
+        """Look at what came, and make it one file. Broken off anywhere, it can be done again.
 
         Raises:
-            ApiError: it is no media that we read; nothing of it is kept.
+            ApiError: it is no media that we read, and nothing of it is kept; or somebody else is
+                just completing it.
         """
-        digest, head = hashlib.sha256(), b""
-        with self._folder.writer(f"{_place(asset.id)}/file") as target:
+        digest, head, size_bytes = hashlib.sha256(), b"", 0
+        file = f"{_place(asset.id)}/file"
+        with self._folder.writer(file) as target:
             for name in self._parts(asset.id):
                 with open_read(self._folder / name) as part:
                     while chunk := part.read(_CHUNK_BYTES):
                         head = head or chunk[:SNIFFED_BYTES]
                         digest.update(chunk)
                         target.write(chunk)
+                        size_bytes += len(chunk)
+            if size_bytes != asset.received_bytes:
+                raise ApiError(
+                    503, "upload_unfinished", f"asset {asset.id} is just being completed",
+                    retry_after_s=1.0,
+                )  # fmt: skip
         found = media_type(head)
         if found is None:
             self._remove(asset.id)
@@ -123,8 +134,6 @@ class AssetStore:
                 "this is no video, sound or picture that can be read; send MP4, MOV, MKV, WebM, "
                 "AVI, MPEG-TS, WAV, FLAC, MP3, Ogg, JPEG, PNG or WebP",
             )
-        for name in self._parts(asset.id):
-            self._folder.remove(name)
         with self._database.session() as session:
             stored = session.get(Asset, asset.id)
             if stored is None:
@@ -132,6 +141,10 @@ class AssetStore:
             stored.kind, stored.media_type = found
             stored.size_bytes = stored.received_bytes
             stored.sha256, stored.complete = digest.hexdigest(), True
+            session.execute(delete(AssetPart).where(AssetPart.asset_id == asset.id))
+        for name in self._folder.names(_place(asset.id)):
+            if name != file:
+                self._folder.remove(name)
         return stored
 
     def get(self, asset_id: str, owner: str) -> Asset:
@@ -175,10 +188,13 @@ class AssetStore:
             asset = session.get(Asset, asset_id)
             if asset is not None:
                 session.delete(asset)
+            session.execute(delete(AssetPart).where(AssetPart.asset_id == asset_id))
         self._folder.remove(_place(asset_id))
 
     def _parts(self, asset_id: str) -> list[str]:
-        return [name for name in self._folder.names(_place(asset_id)) if not name.endswith("/file")]
+        mine = select(AssetPart.name).where(AssetPart.asset_id == asset_id)
+        with self._database.session() as session:
+            return list(session.scalars(mine.order_by(AssetPart.offset)))
 
 
 class PartWriter:
@@ -187,9 +203,11 @@ class PartWriter:
     def __init__(self, file: BinaryIO, most_bytes: int) -> None:
         self._file, self._most_bytes = file, most_bytes
         self.size_bytes = 0
+        self.refused = False
 
     def write(self, data: bytes) -> None:
         if self.size_bytes + len(data) > self._most_bytes:
+            self.refused = True
             raise too_large("the file", self._most_bytes)
         self._file.write(data)
         self.size_bytes += len(data)

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spark_ray.core.errors import RegistryUnavailable
+from spark_ray.core.logging import get_logger
 from spark_ray.models.registered import SCHEME, pinned_reference
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.settings import MODEL_NAME, Ability, ModelSettings
+
+log = get_logger(__name__)
 
 DEFAULT_ALIAS = "champion"
 
@@ -112,11 +116,18 @@ class Catalog:
     async def _pin(self, reference: str) -> str:
         """The version behind an alias, asked for again after a while: that is how a new one comes.
 
-        Requests that are on their way keep the version that they began with.
+        Requests that are on their way keep the version that they began with. While the registry
+        can't be asked, the version that it named last goes on answering.
         """
         known = self._pinned.get(reference)
         if known is not None and known[0] > time.monotonic():
             return known[1]
-        pinned = await asyncio.to_thread(pinned_reference, reference, "model")
+        try:
+            pinned = await asyncio.to_thread(pinned_reference, reference, "model")
+        except RegistryUnavailable as error:
+            if known is None:
+                raise
+            log.warning("registry unavailable", reference=reference, error=str(error))
+            pinned = known[1]
         self._pinned[reference] = (time.monotonic() + self._alias_lifetime_s, pinned)
         return pinned

@@ -56,6 +56,15 @@ class Asset(Table):
     complete: Mapped[bool]
 
 
+class AssetPart(Table):
+    """A piece of an upload that is not complete. A file that no line names was not received."""
+
+    __tablename__ = "asset_parts"
+    asset_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    offset: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str]
+
+
 class Job(Table):
     """A build of a dataset that somebody asked for."""
 
@@ -121,11 +130,15 @@ class Database:
         self, action: str, *, key: str | None, subject: str | None = None, **detail: Any
     ) -> None:
         with self.session() as session:
-            session.add(
-                AuditEntry(
-                    time=time.time(), key=key, action=action, subject=subject, detail=detail or None
-                )
-            )
+            session.add(audit_entry(action, key=key, subject=subject, **detail))
+
+
+def audit_entry(
+    action: str, *, key: str | None, subject: str | None = None, **detail: Any
+) -> AuditEntry:
+    return AuditEntry(
+        time=time.time(), key=key, action=action, subject=subject, detail=detail or None
+    )
 
 
 @contextmanager

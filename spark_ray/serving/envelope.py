@@ -4,18 +4,16 @@ Plain ASGI, since Starlette's own base class for middleware costs a task and a q
 """
 
 import asyncio
-import json
 import re
 import secrets
 import time
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from spark_ray.core.logging import get_logger
 from spark_ray.monitoring.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS
-from spark_ray.serving.errors import ApiError, body, too_large
+from spark_ray.serving.errors import ApiError, messages, too_large
 from spark_ray.serving.settings import RequestLimits
 
 log = get_logger(__name__)
@@ -114,25 +112,5 @@ class _Bounded:
 
 
 async def _answer(send: Send, error: ApiError, request_id: str) -> None:
-    await send(
-        {
-            "type": "http.response.start",
-            "status": error.status,
-            "headers": [
-                (name.lower().encode(), value.encode()) for name, value in headers_of(error).items()
-            ]
-            + [(b"content-type", b"application/json")],
-        }
-    )
-    data = json.dumps(body(error, request_id)).encode()
-    await send({"type": "http.response.body", "body": data})
-
-
-def headers_of(error: ApiError) -> dict[str, str]:
-    """Headers that go with an error."""
-    headers: dict[str, Any] = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s + 0.5)))
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return headers
+    for message in messages(error, request_id):
+        await send(message)

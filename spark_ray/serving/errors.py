@@ -1,5 +1,6 @@
 """Errors of the HTTP interface: a status, a code for programs, a sentence for people."""
 
+import json
 from typing import Any
 
 from spark_ray.core.errors import (
@@ -9,6 +10,7 @@ from spark_ray.core.errors import (
     MediaLimitExceeded,
     MediaTimeout,
     ModelError,
+    RegistryUnavailable,
     SparkRayError,
     StorageError,
 )
@@ -73,6 +75,7 @@ _STATUS: tuple[tuple[type[SparkRayError], int, str], ...] = (
     (MediaLimitExceeded, 413, "media_too_large"),
     (MediaTimeout, 422, "media_timeout"),
     (MediaError, 422, "unusable_media"),
+    (RegistryUnavailable, 503, "registry_unavailable"),
     (ModelError, 404, "model_not_found"),
     (DatasetError, 404, "dataset_not_found"),
     (ConfigError, 400, "invalid_request"),
@@ -86,7 +89,8 @@ def as_api_error(error: SparkRayError) -> ApiError:
         return error
     for kind, status, code in _STATUS:
         if isinstance(error, kind):
-            return ApiError(status, code, str(error))
+            again_s = 1.0 if status == 503 else None
+            return ApiError(status, code, str(error), retry_after_s=again_s)
     return ApiError(400, "invalid_request", str(error))
 
 
@@ -102,3 +106,25 @@ def body(error: ApiError, request_id: str) -> dict[str, Any]:
             "request_id": request_id,
         }
     }
+
+
+def headers_of(error: ApiError) -> dict[str, str]:
+    """Headers that go with an error."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s + 0.5)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def messages(error: ApiError, request_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The whole answer as ASGI sends it: its start, and its body."""
+    headers = {**headers_of(error), "Content-Type": "application/json"}
+    start = {
+        "type": "http.response.start",
+        "status": error.status,
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+    }
+    data = json.dumps(body(error, request_id)).encode()
+    return start, {"type": "http.response.body", "body": data}

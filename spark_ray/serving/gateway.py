@@ -15,8 +15,8 @@ from spark_ray import __version__
 from spark_ray.core.errors import SparkRayError
 from spark_ray.core.logging import configure_logging
 from spark_ray.monitoring.logs import serve_ids
-from spark_ray.serving.envelope import Envelope, headers_of
-from spark_ray.serving.errors import ApiError, as_api_error, body
+from spark_ray.serving.envelope import Envelope
+from spark_ray.serving.errors import ApiError, as_api_error, body, headers_of
 from spark_ray.serving.routes import (
     analysis,
     assets,

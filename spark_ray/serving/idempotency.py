@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from spark_ray.serving.database import Answered, Database
 from spark_ray.serving.errors import ApiError
@@ -17,52 +18,39 @@ def once(
     owner: str,
     key: str | None,
     request_sha256: str,
-    create: Callable[[], str],
+    create: Callable[[Session], str],
 ) -> str:
     """The id that `create` makes, or made when this owner first sent this key.
 
+    What it writes in the session and the key are stored together or not at all: a process that dies
+    in between leaves no key for which nothing was made. A second request waits for the first.
+
     Raises:
-        ApiError: the key came with another request, or the first one is still being carried out.
+        ApiError: the key came with another request.
         Whatever `create` raises; the key is free again then.
     """
-    if key is None:
-        return create()
-    now = time.time()
-    try:
-        with database.session() as session:
-            session.execute(delete(Answered).where(Answered.created < now - _LIFETIME_S))
-            session.add(
-                Answered(
-                    owner=owner, key=key, request_sha256=request_sha256, answer=None, created=now
-                )
-            )
-    except IntegrityError:
-        return _earlier(database, owner, key, request_sha256)
-    try:
-        created = create()
-    except BaseException:
-        with database.session() as session:
-            session.execute(delete(Answered).where(Answered.owner == owner, Answered.key == key))
-        raise
     with database.session() as session:
-        stored = session.get(Answered, (owner, key))
-        assert stored is not None
-        stored.answer = {"id": created}
-    return created
+        if key is None:
+            return create(session)
+        now = time.time()
+        session.execute(delete(Answered).where(Answered.created < now - _LIFETIME_S))
+        answered = Answered(
+            owner=owner, key=key, request_sha256=request_sha256, answer=None, created=now
+        )
+        try:
+            with session.begin_nested():
+                session.add(answered)
+        except IntegrityError:
+            return _earlier(session.get_one(Answered, (owner, key)), request_sha256)
+        created = create(session)
+        answered.answer = {"id": created}
+        return created
 
 
-def _earlier(database: Database, owner: str, key: str, request_sha256: str) -> str:
-    with database.session() as session:
-        stored = session.get(Answered, (owner, key))
-    if stored is not None and stored.request_sha256 != request_sha256:
+def _earlier(stored: Answered, request_sha256: str) -> str:
+    if stored.request_sha256 != request_sha256:
         raise ApiError(
             422, "idempotency_key_reused", "this Idempotency-Key came with another request before"
         )
-    if stored is None or stored.answer is None:
-        raise ApiError(
-            409,
-            "request_in_progress",
-            "the first request with this Idempotency-Key is not done yet",
-            retry_after_s=1.0,
-        )
+    assert stored.answer is not None, "it is stored together with the key"
     return str(stored.answer["id"])

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from spark_ray.core.errors import SparkRayError
 from spark_ray.core.logging import configure_logging, get_logger
@@ -29,7 +30,7 @@ from spark_ray.datasets.publish import publication_of
 from spark_ray.monitoring.logs import serve_ids
 from spark_ray.monitoring.metrics import JOBS
 from spark_ray.serving.assets import AssetStore
-from spark_ray.serving.database import Database, Job
+from spark_ray.serving.database import Database, Job, audit_entry
 from spark_ray.serving.errors import ApiError, not_found
 from spark_ray.serving.schemas import JobInfo, JobRequest
 from spark_ray.serving.settings import ServeSettings
@@ -45,6 +46,7 @@ _POLL_S = 1.0
 _CLEAN_UP_EVERY_S = 3600.0
 _LOG_TAIL_BYTES = 1 << 20
 _FAILED_FOR_GOOD = (1, 2)  # exit statuses of `data build`: nothing to publish, wrong settings
+_LAST_WORDS = ("error: ", "nothing published: ")
 
 
 class JobBook:
@@ -53,8 +55,11 @@ class JobBook:
     def __init__(self, settings: ServeSettings, database: Database) -> None:
         self._settings, self._database = settings, database
 
-    def create(self, owner: str, request: JobRequest, locations: list[str]) -> Job:
-        """
+    def create(
+        self, session: Session, owner: str, request: JobRequest, locations: list[str]
+    ) -> Job:
+        """A job that waits, once the session is committed.
+
         Raises:
             ApiError, ConfigError: there is no input, or the settings are wrong.
         """
@@ -79,9 +84,8 @@ class JobBook:
             error=None,
         )
         self.build_config(job)  # wrong settings show now, and not in a log
-        with self._database.session() as session:
-            session.add(job)
-        self._database.audit("job.create", key=owner, subject=job.id, dataset=request.name)
+        remembered = audit_entry("job.create", key=owner, subject=job.id, dataset=request.name)
+        session.add_all([job, remembered])
         return job
 
     def build_config(self, job: Job) -> BuildConfig:
@@ -283,11 +287,11 @@ class JobKeeper:
         """Again, if its driver was lost; not, if the build itself said that it can't be done."""
         assert job.submission is not None
         code = self._ray_jobs().get_job_info(job.submission).driver_exit_code
-        if code in _FAILED_FOR_GOOD:
-            said = read_log(self._ray_jobs(), job.submission).strip().splitlines()
-            errors = [line for line in said if line.startswith("error: ")]
-            reason = (errors or said or ["it left no word"])[-1].removeprefix("error: ")
-            self._end(job, "failed", error=reason)
+        said = read_log(self._ray_jobs(), job.submission).splitlines()
+        last_words = [line for line in said if line.startswith(_LAST_WORDS)]
+        # Python, too, exits with 1, when something broke that the build says nothing of.
+        if code in _FAILED_FOR_GOOD and last_words:
+            self._end(job, "failed", error=last_words[-1].removeprefix("error: "))
         else:
             self._again(job, f"its driver was lost (exit status {code})")
 

@@ -7,7 +7,9 @@ import base64
 import contextlib
 import io
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from tiny_qwen2_vl import Reference, write
 from spark_ray.models.vllm import DEFAULT_PROMPT
 
 TOKENS = 8
+LONG = 900
+PLACES = 4
 NUMBERS = (3, 200, 17, 96)
 """What the film shows, a second each. It has no more steps in time than cells in width: the words
 after a longer one have other positions in `transformers` 5.23 than in vLLM, and in the paper."""
@@ -114,7 +118,7 @@ def server(
         "num_gpus": 0,
         "context_tokens": 1024,
         "cache_bytes": 64 << 20,
-        "max_batch_size": 4,
+        "max_batch_size": PLACES,
     }
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump(config))
@@ -237,6 +241,40 @@ def test_a_video_is_watched_as_in_the_dataset_job(
         temperature=0,
     )
     assert answer.choices[0].message.content.strip() == line["meta"]["caption"]
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_clients_that_go_away_free_their_places(server: tuple[str, str], stream: bool) -> None:
+    """The engine has four. Were they not free, the next chat would wait for the long ones' ends."""
+    url, key = server
+    long = {
+        "model": "qwen", "messages": [user("hello")], "max_tokens": LONG, "temperature": 0
+    }  # fmt: skip
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=f"{url}/v1", headers=headers, timeout=120) as http:
+
+        def ask(request: dict[str, Any]) -> float:
+            started = time.monotonic()
+            answer = http.post("/chat/completions", json=request)
+            assert answer.json()["usage"]["completion_tokens"] == request["max_tokens"]
+            return time.monotonic() - started
+
+        def ask_and_go(seconds: float) -> None:
+            """Go away in the middle of the answer."""
+            request = {**long, "stream": stream}
+            with (
+                contextlib.suppress(httpx.ReadTimeout),
+                http.stream(
+                    "POST", "/chat/completions", json=request, timeout=None if stream else seconds
+                ) as answer,
+            ):
+                next(answer.iter_lines())
+                time.sleep(seconds)
+
+        with ThreadPoolExecutor(PLACES) as threads:
+            whole_s = min(threads.map(ask, [long] * PLACES))
+            list(threads.map(ask_and_go, [whole_s / 5] * PLACES))
+        assert ask({**long, "max_tokens": 1}) < whole_s / 2
 
 
 def test_what_an_engine_refuses_is_the_callers_to_mend(

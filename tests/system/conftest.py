@@ -16,6 +16,8 @@ import builds  # noqa: E402
 from clusters import RAY, START_S, Node, StartNode, free_port, run_ray  # noqa: E402
 from serving_world import client, folder, keys, server, settings  # noqa: E402, F401 - fixtures
 
+from spark_ray.serving.proxy import PROXY_ENVIRONMENT  # noqa: E402
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow_clone: installs a bare clone; takes minutes")
@@ -36,6 +38,7 @@ def environment(token: str) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
+        **PROXY_ENVIRONMENT,
     }
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,8 @@ JOBS = {"fps": 1, "caption_backend": "sidecar"}
 DECODING = {"fps": 4.0, "smart_sampling": False}
 """How the clips were sampled that the model learned from."""
 
+UPLOAD_TIMEOUT_S = 10.0
+
 
 PROVIDER = {"issuer": "https://login.example", "audience": "sparkray"}
 PROVIDER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -65,6 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for number, clip in enumerate(clips):
         clip.frames = [jpeg(8 * number + at, size=64) for at in range(len(clip.samples))]
+    clips[4].caption, clips[4].label = None, "boats"
+    clips[5].transcript = None
     write_version(folder / "sets" / "films", clips)
     write_shapes(folder / "sets" / "shapes")
     spec = next(spec for spec in map(partial(sample_spec, 3), range(50)) if wanted(spec))
@@ -113,7 +118,11 @@ def settings(folder: Path) -> dict[str, Any]:
         "state": str(folder / "state"),
         "datasets": [str(folder / "sets" / name) for name in ("films", "shapes")],
         "job_settings": JOBS,
-        "limits": {"max_upload_bytes": 1 << 20, "max_json_depth": 16},
+        "limits": {
+            "max_upload_bytes": 1 << 20,
+            "max_json_depth": 16,
+            "upload_timeout_s": UPLOAD_TIMEOUT_S,
+        },
     }
     arguments["models"]["apotheon"]["reference"] = str(folder / "model")
     arguments["models"]["versioned"] = {"reference": "models:/versioned", "num_cpus": 0.1}
@@ -182,6 +191,17 @@ def client_of(server: str, key: str) -> httpx.Client:
 def upload(client: httpx.Client, path: Path) -> dict[str, Any]:
     answer = client.post("/v1/assets", files={"file": path.read_bytes()})
     assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def ask_until_ready(client: httpx.Client, query: dict[str, Any]) -> dict[str, Any]:
+    for _ in range(20):
+        answer = client.post("/v1/search", json=query)
+        if answer.status_code != 503:
+            break
+        assert answer.headers["retry-after"] == "6"
+        time.sleep(1)
+    assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
 

@@ -5,6 +5,7 @@ Screenshots of every tab, in light and dark, are left in `tests/artefacts/`.
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import httpx2 as httpx
 import pytest
 from clusters import ROOT
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from serving_world import secret
+from serving_world import ask_until_ready, secret
 
 from spark_ray.serving.keys import KeyStore
 
@@ -131,6 +132,31 @@ def test_a_job_is_begun_and_watched_to_its_end(page: Page, folder: Path) -> None
 
 
 @needs_chromium
+def test_a_job_is_cancelled_by_its_button(page: Page, folder: Path) -> None:
+    page.reload()
+    choose(page, "Jobs")
+    page.get_by_label("Name of the dataset").fill("unwanted")
+    page.locator("#job-files input[type=file]").set_input_files(folder / "videos" / "clip_003.mp4")
+    expect(page.locator("#job-files")).to_contain_text("clip_003")
+    page.get_by_role("button", name="Start").click()
+    running = page.locator("#job [data-state=running], #job [data-state=queued]")
+    expect(running).to_contain_text("unwanted")
+    cancel = page.get_by_role("button", name="Cancel this job")
+    cancel.click()
+    expect(page.locator("#job [data-state=cancelled]")).to_contain_text("unwanted")
+    expect(cancel).to_be_hidden()
+    row = page.locator("#jobs tr", has_text="unwanted")
+    expect(row.locator(".sr-cancelled")).to_be_visible()
+    photograph(page, "jobs-cancelled")
+
+    page.reload()
+    choose(page, "Jobs")
+    row.click()
+    expect(page.locator("#job [data-state=cancelled]")).to_contain_text("unwanted")
+    expect(cancel).to_be_hidden()
+
+
+@needs_chromium
 def test_datasets_are_looked_through(page: Page) -> None:
     choose(page, "Datasets")
     expect(page.locator("#dataset-overview")).to_contain_text("films@v1")
@@ -152,6 +178,56 @@ def test_datasets_are_looked_through(page: Page) -> None:
     expect(page.locator("#comparison")).to_contain_text("2 came")
     expect(page.locator("#comparison")).to_contain_text("nobody knows")
     photograph(page, "datasets-compare")
+
+
+@needs_chromium
+def test_clips_are_filtered_and_found(page: Page, client: httpx.Client) -> None:
+    known = client.get("/v1/datasets/films/v1/clips", params={"limit": 50}).json()["clips"]
+    choose(page, "Datasets")
+    pick(page, "#dataset-name", "films")
+    choose(page, "Clips")
+    found = page.locator("#clips .sr-clip")
+    write(page, "#clip-text", "")
+    expect(found).to_have_count(len(known))
+
+    for split, count in Counter(clip["split"] for clip in known).items():
+        pick(page, "#clip-split", split)
+        expect(found).to_have_count(count)
+        expect(found.filter(has_text=split)).to_have_count(count)
+    pick(page, "#clip-split", "any")
+    pick(page, "#clip-has", "without caption")
+    expect(page.locator("#clips-found")).to_contain_text("1 clip")
+    found.first.click()
+    expect(page.locator("#clip-details")).to_contain_text("/films/4.mp4")
+    pick(page, "#clip-has", "without transcript")
+    expect(found).to_contain_text(["number 5"])
+    write(page, "#clip-label", "boats")
+    expect(page.locator("#clips")).to_contain_text("No clip fits")
+    pick(page, "#clip-has", "any")
+    expect(found).to_contain_text(["no caption"])
+    write(page, "#clip-label", "")
+    write(page, "#clip-text", "NUMBER 3")
+    expect(found).to_contain_text(["number 3"])
+    write(page, "#clip-text", "zebra")
+    expect(page.locator("#clips")).to_contain_text("No clip fits")
+    photograph(page, "datasets-filtered")
+
+
+@needs_chromium
+def test_clips_are_found_by_their_meaning(page: Page, client: httpx.Client) -> None:
+    nearest = ask_until_ready(client, {"text": "a boat", "dataset": "films", "limit": 6})["hits"]
+    choose(page, "Datasets")
+    pick(page, "#dataset-name", "films")
+    choose(page, "Clips")
+    write(page, "#clip-text", "a boat")
+    page.locator("#clip-meaning input").check()
+    found = page.locator("#clips .sr-clip")
+    expect(found).to_have_count(6)
+    assert [card.get_attribute("data-choice") for card in found.all()] == [
+        hit["clip_id"] for hit in nearest
+    ]
+    page.locator("#clip-meaning input").uncheck()
+    expect(page.locator("#clips")).to_contain_text("No clip fits")
 
 
 @needs_chromium
@@ -185,6 +261,11 @@ def test_logging_out_ends_it(page: Page, server: str) -> None:
     expect(page.get_by_label("API key")).to_be_visible()
     page.goto(f"{server}/ui/")
     expect(page.get_by_label("API key")).to_be_visible()
+
+
+def write(page: Page, box: str, text: str) -> None:
+    page.locator(f"{box} textarea, {box} input").fill(text)
+    page.keyboard.press("Enter")
 
 
 def pick(page: Page, dropdown: str, choice: str) -> None:

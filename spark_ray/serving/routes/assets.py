@@ -91,6 +91,9 @@ async def capabilities(services: UseServices) -> Response:
 async def offset(asset_id: str, caller: Infers, services: UseServices) -> Response:
     """Where an upload goes on."""
     asset = await asyncio.to_thread(services.assets.get, asset_id, caller.id)
+    if not asset.complete and asset.received_bytes == asset.size_bytes:
+        # All had come when the replica that took the last of it was lost.
+        asset = await asyncio.to_thread(services.assets.complete, asset)
     return Response(headers={**_tus_headers(services, asset), "Cache-Control": "no-store"})
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
+from sqlalchemy.orm import Session
 
 from spark_ray.core.provenance import fingerprint
 from spark_ray.serving.access import RunsJobs, UseServices
@@ -38,14 +39,14 @@ async def create(
 ) -> JobInfo:
     """Begin a build of a dataset."""
 
-    def begin() -> str:
+    def begin(session: Session) -> str:
         locations = [
             services.assets.location(services.assets.get(asset, caller.id))
             for asset in wanted.assets
         ]
         for url in wanted.urls:
             services.fetcher.check_bucket(url)
-        return services.jobs.create(caller.id, wanted, locations + wanted.urls).id
+        return services.jobs.create(session, caller.id, wanted, locations + wanted.urls).id
 
     job_id = await asyncio.to_thread(
         once,

@@ -92,10 +92,12 @@ def _add_clips(visitors: Visitors, name: gr.Dropdown, version: gr.Dropdown) -> l
         text = gr.Textbox(
             "", label="Words in caption, transcript, label or file", scale=3, elem_id="clip-text"
         )
-        by_meaning = gr.Checkbox(label="by meaning", scale=0, min_width=160)
-        split = gr.Dropdown([_ANY, "train", "validation", "test"], value="", label="Split")
-        has = gr.Dropdown(list(_TEXT_FILTERS), value="any", label="Text")
-        label = gr.Textbox("", label="Label")
+        by_meaning = gr.Checkbox(label="by meaning", scale=0, min_width=160, elem_id="clip-meaning")
+        split = gr.Dropdown(
+            [_ANY, "train", "validation", "test"], value="", label="Split", elem_id="clip-split"
+        )
+        has = gr.Dropdown(list(_TEXT_FILTERS), value="any", label="Text", elem_id="clip-has")
+        label = gr.Textbox("", label="Label", elem_id="clip-label")
     with gr.Row(elem_classes="sr-pager"):
         back = gr.Button("◀ Back", scale=0, min_width=110, size="sm")
         page = gr.Number(

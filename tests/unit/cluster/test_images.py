@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from spark_ray.serving.proxy import PROXY_ENVIRONMENT
+
 ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "cluster" / "images"
 KINDS = ("cpu", "gpu")
@@ -51,6 +53,13 @@ def test_what_make_needs_is_copied(kind: str) -> None:
     }
     assert {"Makefile", "pyproject.toml", "README.md", "requirements", "spark_ray"} <= copied
     assert all((ROOT / name).exists() for name in copied)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_proxies_answer_for_a_lost_gateway(kind: str) -> None:
+    (environment,) = [rest for word, rest in instructions(kind) if word == "ENV"]
+    variables = dict(pair.split("=", 1) for pair in environment.split())
+    assert variables.items() >= PROXY_ENVIRONMENT.items()
 
 
 def test_only_the_build_of_torch_and_the_gpu_settings_differ() -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from spark_ray.core.errors import ConfigError, MissingDependency, ModelError
+from spark_ray.core.errors import ConfigError, MissingDependency, ModelError, RegistryUnavailable
 from spark_ray.models.weights import (
     SAFETENSORS,
     Weights,
@@ -278,7 +278,7 @@ def test_a_registry_out_of_reach_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(ModelError, match="can't be fetched from http://127") as caught:
+    with pytest.raises(RegistryUnavailable, match="can't be fetched from http://127") as caught:
         resolve("models:/apotheon@champion")
     assert "secret" not in str(caught.value)
 

@@ -46,16 +46,22 @@ def test_parts_become_one_file(tmp_path: Path, database: Database) -> None:
     assert files(tmp_path) == ["file"]
 
 
-def test_what_came_before_the_connection_broke_is_kept(tmp_path: Path, database: Database) -> None:
+@pytest.mark.parametrize(
+    "why",
+    [ConnectionError("the client has gone"), ApiError(408, "upload_timeout", "it takes too long")],
+)
+def test_what_came_before_it_was_broken_off_is_kept(
+    tmp_path: Path, database: Database, why: Exception
+) -> None:
     store = make_store(tmp_path, database)
     asset = store.begin("me", len(FLAC))
 
     def break_off() -> None:
         with store.part(asset, 0) as part:
             part.write(FLAC[:100])
-            raise ConnectionError("the client has gone")
+            raise why
 
-    with pytest.raises(ConnectionError):
+    with pytest.raises(type(why)):
         break_off()
     asset = store.get(asset.id, "me")
     assert asset.received_bytes == 100
@@ -63,6 +69,49 @@ def test_what_came_before_the_connection_broke_is_kept(tmp_path: Path, database:
         part.write(FLAC[100:])
     store.complete(asset)
     assert Path(store.location(store.get(asset.id, "me"))).read_bytes() == FLAC
+
+
+def test_a_replica_that_is_lost_at_any_point_leaves_an_upload_that_goes_on(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path, database)
+    asset = store.begin("me", len(FLAC))
+
+    def lost(*_: object) -> None:
+        raise SystemExit
+
+    def written_and_not_remembered() -> None:
+        with store.part(store.get(asset.id, "me"), 0) as part:
+            part.write(FLAC[:700])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_received", lost)
+        with pytest.raises(SystemExit):
+            written_and_not_remembered()
+    for start in (0, 500):
+        with store.part(store.get(asset.id, "me"), start) as part:
+            part.write(FLAC[start : 500 if start == 0 else None])
+    with monkeypatch.context() as patched:
+        patched.setattr("spark_ray.serving.assets.media_type", lost)
+        with pytest.raises(SystemExit):
+            store.complete(store.get(asset.id, "me"))
+    done = store.complete(store.get(asset.id, "me"))
+    assert Path(store.location(done)).read_bytes() == FLAC
+    assert files(tmp_path) == ["file"]
+
+
+def test_who_completes_what_is_complete_does_no_harm(tmp_path: Path, database: Database) -> None:
+    store = make_store(tmp_path, database)
+    asset = store.begin("me", len(FLAC))
+    with store.part(asset, 0) as part:
+        part.write(FLAC)
+    early = store.get(asset.id, "me")
+    done = store.complete(asset)
+    with pytest.raises(ApiError, match="just being completed") as raised:
+        store.complete(early)
+    assert (raised.value.status, raised.value.retry_after_s) == (503, 1.0)
+    assert Path(store.location(store.get(asset.id, "me"))).read_bytes() == FLAC
+    assert store.get(asset.id, "me").sha256 == done.sha256
 
 
 def test_two_writers_at_one_place_do_not_mix(tmp_path: Path, database: Database) -> None:

@@ -198,6 +198,22 @@ def test_an_upload_takes_no_more_than_was_announced(client: TestClient) -> None:
     assert client.head(place, headers=TUS).headers["upload-offset"] == "0"
 
 
+def test_an_upload_whose_replica_was_lost_at_its_end_is_completed(
+    services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = b"fLaC" + bytes(range(256))
+    place = client.post("/v1/assets", **upload(**{"Upload-Length": str(len(sound))}))
+    place = place.headers["location"]
+    patch = {**TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
+    with monkeypatch.context() as patched:
+        patched.setattr(services.assets, "complete", None)  # a call of it fails
+        assert client.patch(place, headers=patch, content=sound).status_code == 500
+    assert not client.get(place).json()["complete"]
+    known = client.head(place, headers=TUS)
+    assert known.headers["upload-offset"] == str(len(sound))
+    assert client.get(place).json()["complete"]
+
+
 def test_a_key_that_is_out_of_date_is_no_key(services: Services, client: TestClient) -> None:
     headers = {"Authorization": f"Bearer {secret(services, lifetime_s=-1)}"}
     refused(client.get("/v1/models", headers=headers), 401, "invalid_api_key")

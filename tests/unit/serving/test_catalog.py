@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from spark_ray.core.errors import ConfigError
+from spark_ray.core.errors import ConfigError, RegistryUnavailable
 from spark_ray.serving import catalog as catalog_module
 from spark_ray.serving.catalog import Catalog, Target
-from spark_ray.serving.errors import ApiError
+from spark_ray.serving.errors import ApiError, as_api_error
 from spark_ray.serving.settings import ServeSettings
 
 MODELS: dict[str, Any] = {
@@ -53,6 +53,22 @@ def test_a_promoted_version_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     catalog, _ = make(monkeypatch, lifetime_s=0.0)
     assert find(catalog, "apotheon").reference == "models:/apotheon/1"
     assert find(catalog, "apotheon").reference == "models:/apotheon/2"
+
+
+def test_a_version_answers_on_while_the_registry_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog, _ = make(monkeypatch, lifetime_s=0.0)
+    assert find(catalog, "apotheon").reference == "models:/apotheon/1"
+
+    def gone(reference: str, setting: str) -> str:
+        raise RegistryUnavailable("its server does not answer")
+
+    monkeypatch.setattr(catalog_module, "pinned_reference", gone)
+    assert find(catalog, "apotheon").reference == "models:/apotheon/1"
+    with pytest.raises(RegistryUnavailable) as raised:
+        find(catalog, "apotheon@candidate")
+    refusal = as_api_error(raised.value)
+    assert (refusal.status, refusal.code) == (503, "registry_unavailable")
+    assert refusal.retry_after_s is not None
 
 
 def test_folders_and_backends_have_no_versions(monkeypatch: pytest.MonkeyPatch) -> None:

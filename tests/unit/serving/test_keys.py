@@ -1,8 +1,14 @@
 """Keys, what they may ask for, and requests that come twice."""
 
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
 from spark_ray.core.errors import ConfigError, StorageError
 from spark_ray.serving import keys as keys_module
@@ -122,7 +128,7 @@ def test_requests_a_minute_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_request_that_comes_twice_is_carried_out_once(database: Database) -> None:
     made: list[str] = []
 
-    def create() -> str:
+    def create(session: Session) -> str:
         made.append(f"job-{len(made)}")
         return made[-1]
 
@@ -135,22 +141,47 @@ def test_a_request_that_comes_twice_is_carried_out_once(database: Database) -> N
 
 
 def test_a_request_that_failed_may_come_again(database: Database) -> None:
-    def fail() -> str:
+    def fail(session: Session) -> str:
         raise ApiError(404, "asset_not_found", "no")
 
     with pytest.raises(ApiError, match="no"):
         once(database, "me", "k", "request", fail)
-    assert once(database, "me", "k", "request", lambda: "job-1") == "job-1"
+    assert once(database, "me", "k", "request", lambda session: "job-1") == "job-1"
 
 
-def test_a_request_that_is_being_carried_out_is_not_begun_again(database: Database) -> None:
-    def create() -> str:
-        with pytest.raises(ApiError) as raised:
-            once(database, "me", "k", "request", lambda: "job-2")
-        assert raised.value.code == "request_in_progress"
+def test_a_second_request_waits_for_the_first(database: Database) -> None:
+    begun, made = threading.Event(), []
+
+    def create(session: Session) -> str:
+        made.append("job-1")
+        begun.set()
+        time.sleep(0.5)
         return "job-1"
 
-    assert once(database, "me", "k", "request", create) == "job-1"
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(once, database, "me", "k", "request", create)
+        assert begun.wait(10)
+        second = threads.submit(once, database, "me", "k", "request", create)
+        assert (first.result(), second.result()) == ("job-1", "job-1")
+    assert made == ["job-1"]
+
+
+DYING = """
+import os, sys
+from spark_ray.serving.database import Database
+from spark_ray.serving.idempotency import once
+
+once(Database(sys.argv[1]), "me", "k", "request", lambda session: os._exit(9))
+"""
+
+
+def test_a_gateway_that_dies_at_a_request_leaves_its_key_free(
+    database: Database, tmp_path: Path
+) -> None:
+    address = f"sqlite:///{tmp_path}/serving.db"
+    died = subprocess.run([sys.executable, "-c", DYING, address], timeout=120)
+    assert died.returncode == 9
+    assert once(database, "me", "k", "request", lambda session: "job-1") == "job-1"
 
 
 def test_a_database_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:

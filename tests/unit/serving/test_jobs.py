@@ -1,0 +1,93 @@
+"""The keeper of jobs: which of them it submits again, and which have failed for good."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.job_submission import JobStatus
+
+from spark_ray.serving.database import Job
+from spark_ray.serving.jobs import RUNNING, JobKeeper
+from spark_ray.serving.schemas import JobRequest
+from spark_ray.serving.settings import ServeSettings
+
+TRACEBACK = """Traceback (most recent call last):
+ConnectionError: Failed to connect to Ray cluster at 10.0.0.1:6379
+"""
+
+
+class RayJobs:
+    """Ray's Jobs API, with drivers that have ended before one looks."""
+
+    def __init__(self, exit_code: int, log: str) -> None:
+        self.submitted: list[str] = []
+        self._exit_code, self._log = exit_code, log
+
+    def list_jobs(self) -> list[Any]:
+        return [SimpleNamespace(submission_id=name) for name in self.submitted]
+
+    def submit_job(self, *, entrypoint: str, submission_id: str) -> None:
+        self.submitted.append(submission_id)
+
+    def get_job_status(self, submission: str) -> JobStatus:
+        return JobStatus.FAILED
+
+    def get_job_info(self, submission: str) -> Any:
+        return SimpleNamespace(driver_exit_code=self._exit_code)
+
+    def get_job_logs(self, submission: str) -> str:
+        return self._log
+
+
+def kept(tmp_path: Path, jobs: RayJobs, rounds: int) -> Job:
+    """A job after so many rounds of the keeper."""
+
+    async def keep() -> Job:
+        keeper = JobKeeper(ServeSettings.from_values(state=str(tmp_path)).located())
+        keeper._task.cancel()
+        keeper._client = jobs  # type: ignore[assignment]
+        request = JobRequest(name="set", assets=["a"])
+        with keeper._database.session() as session:
+            job = keeper._book.create(session, "me", request, ["/films/a.mp4"])
+        for _ in range(rounds):
+            keeper.reconcile()
+        return keeper._book.get(job.id, "me")
+
+    return asyncio.run(keep())
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "log"),
+    [(-9, ""), (137, "begun"), (1, TRACEBACK), (1, ""), (143, "interrupted; run the same")],
+)
+def test_a_job_whose_driver_was_lost_or_broke_is_submitted_again(
+    tmp_path: Path, exit_code: int, log: str
+) -> None:
+    jobs = RayJobs(exit_code, log)
+    job = kept(tmp_path, jobs, rounds=2)
+    assert (job.state, job.attempts) == (RUNNING, 2)
+    assert jobs.submitted == [f"{job.id}-1", f"{job.id}-2"]
+
+
+def test_a_job_whose_driver_is_lost_every_time_is_given_up(tmp_path: Path) -> None:
+    job = kept(tmp_path, RayJobs(1, TRACEBACK), rounds=9)
+    assert (job.state, job.attempts) == ("failed", 5)
+    assert "exit status 1" in str(job.error)
+    assert "5 times" in str(job.error)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "log", "reason"),
+    [
+        (2, "error: fps: must be above 0\n", "fps: must be above 0"),
+        (1, "begun\nnothing published: every video was rejected", "nothing published: every"),
+    ],
+)
+def test_a_build_that_says_why_it_can_not_be_done_is_not_tried_again(
+    tmp_path: Path, exit_code: int, log: str, reason: str
+) -> None:
+    job = kept(tmp_path, RayJobs(exit_code, log), rounds=3)
+    assert (job.state, job.attempts) == ("failed", 1)
+    assert str(job.error).startswith(reason)
