@@ -44,6 +44,18 @@ class Bare:
         return {"data": [{"embedding": [1.0]}], "model": body["model"]}
 
 
+class Chain:
+    """What Serve itself takes where one deployment asks another, as a gateway asks a model."""
+
+    def __init__(self, model: Any) -> None:
+        self._embed = model.embed_texts
+
+    async def __call__(self, request: Request) -> dict[str, Any]:
+        body = await request.json()
+        embedded = await self._embed.remote([body["input"]])
+        return {"data": [{"embedding": embedded.vectors[0]}], "model": body["model"]}
+
+
 def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Result]:
     """Interleaved: one after the other for latency, sixteen at a time for throughput."""
     rounds, requests = (2, 50) if quick else (7, 600)
@@ -53,6 +65,7 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
             urls = {
                 "gateway": f"http://127.0.0.1:{_PORT}/v1/embeddings",
                 "bare": f"http://127.0.0.1:{_PORT}/bare",
+                "chain": f"http://127.0.0.1:{_PORT}/chain",
             }
             if peer is not None:
                 urls["litserve"] = peer
@@ -85,20 +98,23 @@ def _results(latency: dict[str, list[float]], seconds: dict[str, list[float]]) -
         seconds["gateway"], seconds["bare"],
         at_once=_AT_ONCE, requests_a_second=rates,
     )  # fmt: skip
+    peers = {"chain": "two bare Serve deployments, one asking the other"}
     if "litserve" in latency:
+        peers["litserve"] = "LitServe, which asks for no key"
+    for name, peer in peers.items():
         yield ratio_result(
-            "serving-litserve-latency", "LitServe, which asks for no key", None,
-            latency["gateway"], latency["litserve"], latency_ms=latency_ms,
+            f"serving-{name}-latency", peer, None, latency["gateway"], latency[name],
+            latency_ms=latency_ms,
         )  # fmt: skip
         yield ratio_result(
-            "serving-litserve-throughput", "LitServe, which asks for no key (seconds a request)",
-            None, seconds["gateway"], seconds["litserve"],
+            f"serving-{name}-throughput", f"{peer} (seconds a request)", None,
+            seconds["gateway"], seconds[name],
             at_once=_AT_ONCE, requests_a_second=rates,
         )  # fmt: skip
 
 
 def _serve(folder: Path) -> str:
-    """Bring both up; the secret of a key of the gateway."""
+    """Bring all up; the secret of a key of the gateway."""
     ray.init(
         "local", num_cpus=2, log_to_driver=False, logging_level=logging.ERROR,
         include_dashboard=False,
@@ -112,16 +128,18 @@ def _serve(folder: Path) -> str:
     _, secret = KeyStore(Database(settings.database)).create(
         "benchmark", ["infer"], requests_per_minute=10_000_000, max_concurrent=1000, lifetime_s=None
     )
-    little = {"num_cpus": 0.1}
-    deployment: Any = serve.deployment
-    model = deployment(Nothing).options(ray_actor_options=little, max_ongoing_requests=256).bind()
-    gateway = deployment(Gateway).options(ray_actor_options=little, max_ongoing_requests=256)
+    small: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 256
+    }  # fmt: skip
+    nothing, gateway, bare, chain = (
+        serve.deployment(kind).options(**small) for kind in (Nothing, Gateway, Bare, Chain)
+    )
+    models = {"nothing": nothing.bind()}
     serve.run(
-        gateway.bind(settings, None, {"nothing": model}, None, None), name="gateway",
-        route_prefix="/",
+        gateway.bind(settings, None, models, None, None), name="gateway", route_prefix="/"
     )  # fmt: skip
-    bare = deployment(Bare).options(ray_actor_options=little, max_ongoing_requests=256)
     serve.run(bare.bind(), name="bare", route_prefix="/bare")
+    serve.run(chain.bind(nothing.bind()), name="chain", route_prefix="/chain")
     return secret
 
 
