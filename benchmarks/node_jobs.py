@@ -29,9 +29,10 @@ class Outcome:
     numbers: np.ndarray
 
     def is_of(self, other: "Outcome") -> bool:
-        return self.exact == other.exact and np.allclose(
-            self.numbers, other.numbers, rtol=_TOLERANCE, atol=_TOLERANCE
-        )
+        """Whether the two are the same."""
+        if self.exact != other.exact or self.numbers.shape != other.numbers.shape:
+            return False
+        return np.allclose(self.numbers, other.numbers, rtol=_TOLERANCE, atol=_TOLERANCE)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Cluster:
         self._ray_folder = Path(tempfile.mkdtemp(prefix="srn", dir="/tmp"))
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+            "PYTHONPATH": str(ROOT),
             "PATH": os.pathsep.join([str(RAY.parent), os.environ["PATH"]]),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
