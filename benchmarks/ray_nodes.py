@@ -33,6 +33,7 @@ class Cluster:
         self.head, self.desk = network.add_host(), network.add_host()
         # Ray's sockets lie below its folder, and their paths may have 107 characters at most.
         self._ray_folder = Path(tempfile.mkdtemp(prefix="srn", dir="/tmp"))
+        self._ray_folders = 0
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             "PYTHONPATH": str(ROOT),
@@ -100,10 +101,13 @@ class Cluster:
         """Start nodes, side by side."""
         started = []
         for host, arguments in nodes.items():
+            # A folder of its own each time, since a restarted head would take the others, whose
+            # processes it sees on this one machine, for the cluster that it is to start.
+            self._ray_folders += 1
             command = [
                 str(RAY), "start", "--block", "--disable-usage-stats",
                 f"--node-ip-address={self.network.address(host)}",
-                f"--temp-dir={self._ray_folder}",
+                f"--temp-dir={self._ray_folder}/{self._ray_folders}",
                 f"--object-store-memory={_OBJECT_STORE_BYTES}", *arguments,
             ]  # fmt: skip
             started.append((host, *self.run(host, command, f"node-{host}")))
