@@ -32,7 +32,7 @@ from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.settings import ServeSettings
 
 _CUT_S = 30.0
-_GOAL_S = 60.0
+_GOAL_S = 120.0
 _HANGS_AFTER_S = 240.0
 _MOST_STARTS = 4
 _LOOK_EVERY_S = 0.25
@@ -118,7 +118,7 @@ def _served_result(accidents: dict[str, Accident], quick: bool) -> Result:
 
 
 def node_killed(nodes: Cluster, workers: list[int]) -> None:
-    nodes.network.kill_all(workers[-1])
+    nodes.network.kill(workers[-1])
 
 
 def node_added(nodes: Cluster, workers: list[int]) -> None:
@@ -132,7 +132,8 @@ def link_cut(nodes: Cluster, workers: list[int], seconds: float) -> None:
 
 
 def head_restarted(nodes: Cluster, workers: list[int]) -> None:
-    nodes.network.kill_all(nodes.head)
+    nodes.network.kill(nodes.head)
+    nodes.network.boot(nodes.head)
     nodes.start_head()
 
 

@@ -33,7 +33,6 @@ class Cluster:
         self.head, self.desk = network.add_host(), network.add_host()
         # Ray's sockets lie below its folder, and their paths may have 107 characters at most.
         self._ray_folder = Path(tempfile.mkdtemp(prefix="srn", dir="/tmp"))
-        self._ray_folders = 0
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             "PYTHONPATH": str(ROOT),
@@ -85,12 +84,11 @@ class Cluster:
         log = self.folder / f"{name}-{time.monotonic_ns()}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                self.network.on(host, command),
+                self.network.on(host, command, ROOT),
                 env={**self._environment, "RAY_ADDRESS": self.address},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                cwd=ROOT,
             )
         return process, log
 
@@ -101,13 +99,10 @@ class Cluster:
         """Start nodes, side by side."""
         started = []
         for host, arguments in nodes.items():
-            # A folder of its own each time, since a restarted head would take the others, whose
-            # processes it sees on this one machine, for the cluster that it is to start.
-            self._ray_folders += 1
             command = [
                 str(RAY), "start", "--block", "--disable-usage-stats",
                 f"--node-ip-address={self.network.address(host)}",
-                f"--temp-dir={self._ray_folder}/{self._ray_folders}",
+                f"--temp-dir={self._ray_folder}/{host}",
                 f"--object-store-memory={_OBJECT_STORE_BYTES}", *arguments,
             ]  # fmt: skip
             started.append((host, *self.run(host, command, f"node-{host}")))
