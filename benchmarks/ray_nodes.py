@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import ROOT
@@ -63,18 +62,18 @@ class Cluster:
         self._head_options = [f"--redis-password={password}"]
 
     def start_head(self) -> None:
-        self._start({self.head: [
-            "--head", f"--port={_PORT}", "--num-cpus=0", "--include-dashboard=false",
+        self._start(
+            self.head, "--head", f"--port={_PORT}", "--num-cpus=0", "--include-dashboard=false",
             *self._head_options,
-        ]})  # fmt: skip
+        )  # fmt: skip
 
     def start_desk(self) -> None:
-        self._start({self.desk: [f"--address={self.address}", "--num-cpus=0"]})
+        self._start(self.desk, f"--address={self.address}", "--num-cpus=0")
 
     def add_workers(self, count: int, cpus: int = 1) -> list[int]:
         hosts = [self.network.add_host() for _ in range(count)]
-        arguments = [f"--address={self.address}", f"--num-cpus={cpus}"]
-        self._start(dict.fromkeys(hosts, arguments))
+        for host in hosts:
+            self._start(host, f"--address={self.address}", f"--num-cpus={cpus}")
         return hosts
 
     def run(
@@ -95,23 +94,17 @@ class Cluster:
     def close(self) -> None:
         shutil.rmtree(self._ray_folder, ignore_errors=True)
 
-    def _start(self, nodes: dict[int, list[str]]) -> None:
-        """Start nodes, side by side."""
-        started = []
-        for host, arguments in nodes.items():
-            command = [
-                str(RAY), "start", "--block", "--disable-usage-stats",
-                f"--node-ip-address={self.network.address(host)}",
-                f"--temp-dir={self._ray_folder}/{host}",
-                f"--object-store-memory={_OBJECT_STORE_BYTES}", *arguments,
-            ]  # fmt: skip
-            started.append((host, *self.run(host, command, f"node-{host}")))
-        for host, process, log in started:
-            wait_until(partial(_is_up, log), f"node {host}", process, log)
-
-
-def _is_up(log: Path) -> bool:
-    return b"Ray runtime started" in log.read_bytes()
+    def _start(self, host: int, *arguments: str) -> None:
+        """One at a time: Ray gives a node thirty seconds to start, whatever else does so."""
+        command = [
+            str(RAY), "start", "--block", "--disable-usage-stats",
+            f"--node-ip-address={self.network.address(host)}",
+            f"--temp-dir={self._ray_folder}/{host}",
+            f"--object-store-memory={_OBJECT_STORE_BYTES}", *arguments,
+        ]  # fmt: skip
+        process, log = self.run(host, command, f"node-{host}")
+        up = b"Ray runtime started"
+        wait_until(lambda: up in log.read_bytes(), f"node {host}", process, log)
 
 
 @contextmanager
