@@ -17,6 +17,8 @@ from benchmarks.netns import Network
 RAY = Path(sys.executable).with_name("ray")
 _PORT, _REDIS_PORT = 6379, 6380
 _START_S = 120.0
+_STARTS = 5
+_LOOK_EVERY_S = 0.1
 _OBJECT_STORE_BYTES = 400 << 20
 
 
@@ -95,16 +97,20 @@ class Cluster:
         shutil.rmtree(self._ray_folder, ignore_errors=True)
 
     def _start(self, host: int, *arguments: str) -> None:
-        """One at a time: Ray gives a node thirty seconds to start, whatever else does so."""
+        """Ray gives a node thirty seconds to start, which may be too few on a busy machine."""
         command = [
             str(RAY), "start", "--block", "--disable-usage-stats",
             f"--node-ip-address={self.network.address(host)}",
             f"--temp-dir={self._ray_folder}/{host}",
             f"--object-store-memory={_OBJECT_STORE_BYTES}", *arguments,
         ]  # fmt: skip
-        process, log = self.run(host, command, f"node-{host}")
-        up = b"Ray runtime started"
-        wait_until(lambda: up in log.read_bytes(), f"node {host}", process, log)
+        for _ in range(_STARTS):
+            process, log = self.run(host, command, f"node-{host}")
+            while process.poll() is None:
+                if b"Ray runtime started" in log.read_bytes():
+                    return
+                time.sleep(_LOOK_EVERY_S)
+        raise RuntimeError(f"node {host} did not start\n{log.read_text()}")
 
 
 @contextmanager
@@ -144,4 +150,4 @@ def wait_until(
             why = "no longer waited for" if ended is None else f"ended with status {ended}"
             said = log.read_text(errors="replace").strip().splitlines()[-8:]
             raise RuntimeError(f"{what}: {why}\n  " + "\n  ".join(said))
-        time.sleep(0.05)
+        time.sleep(_LOOK_EVERY_S)
