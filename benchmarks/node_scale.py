@@ -29,8 +29,8 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
     videos = clip_folder("node-scale", count, TINY)
     rates: dict[int, float] = {}
     with cluster() as nodes:
-        for before, size in zip((0, *sizes), sizes, strict=False):
-            nodes.add_workers(size - before)
+        for size in sizes:
+            nodes.have_workers(size)
             rates[size] = _rate(nodes, size, videos, wait_s)
     over_linear = [rates[1] * size / rates[size] for size in sizes[1:]]
     yield Result(

@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import netns
 from benchmarks.harness import Result
 from benchmarks.material import TINY, clip_folder
-from benchmarks.node_jobs import Job, build_job, sweep_job, training_job
+from benchmarks.node_jobs import Job, Outcome, build_job, sweep_job, training_job
 from benchmarks.node_server import answers
 from benchmarks.ray_nodes import Cluster, cluster, wait_until
 from benchmarks.served import untrained_apotheon
@@ -36,6 +37,7 @@ _GOAL_S = 120.0
 _HANGS_AFTER_S = 240.0
 _MOST_STARTS = 4
 _LOOK_EVERY_S = 0.25
+_ASKED_BEFORE = 30
 
 Accident = Callable[[Cluster, list[int]], None]
 """Happens to a cluster with these workers."""
@@ -60,51 +62,64 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
         print("nodes: skipped, it needs root and `ip`, for network namespaces", file=sys.stderr)
         return
     accidents: dict[str, Accident] = {
-        "node_killed": node_killed,
         "node_added": node_added,
-        "link_cut": lambda nodes, workers: link_cut(nodes, workers, 2.0 if quick else _CUT_S),
+        "link_cut": partial(link_cut, seconds=2.0 if quick else _CUT_S),
         "head_restarted": head_restarted,
+        "node_killed": node_killed,
     }
-    if shutil.which("redis-server") is None:
+    redis = shutil.which("redis-server") is not None
+    if not redis:
         print("nodes: no redis-server on the PATH, so the head is not restarted", file=sys.stderr)
         accidents.pop("head_restarted")
-    yield _job_result(build_job, accidents, quick)
-    yield _served_result(accidents, quick)
-    yield _job_result(training_job, accidents, quick)
-    yield _job_result(sweep_job, accidents, quick)
+    kinds: tuple[Callable[..., Result], ...] = (
+        partial(_job_result, build_job),
+        _served_result,
+        partial(_job_result, training_job),
+        partial(_job_result, sweep_job),
+    )
+    for measure in kinds:
+        with cluster(redis=redis) as nodes:
+            yield measure(nodes, accidents, quick)
 
 
-def _job_result(make: Callable[..., Job], accidents: dict[str, Accident], quick: bool) -> Result:
-    with cluster() as nodes:
-        job = make(nodes.folder, quick=quick)
-        nodes.add_workers(2)
-        undisturbed = follow(nodes, job)
-        expected = job.outcome()
+def _job_result(
+    make: Callable[..., Job], nodes: Cluster, accidents: dict[str, Accident], quick: bool
+) -> Result:
+    """The same job again and again, each time with another accident, and once with none."""
     courses: dict[str, Course] = {}
-    for name, accident in accidents.items():
-        with cluster(redis=name == "head_restarted") as nodes:
-            job = make(nodes.folder, quick=quick)
-            workers = nodes.add_workers(1 if name == "node_added" else 2)
-            courses[name] = follow(nodes, job, lambda: accident(nodes, workers))  # noqa: B023
-            if not job.outcome().is_of(expected):
-                raise RuntimeError(f"{job.name}, {name}: something else came out than undisturbed")
+    outcomes: dict[str, Outcome] = {}
+    for name in (
+        "node_added",
+        "undisturbed",
+        *(name for name in accidents if name != "node_added"),
+    ):
+        folder = nodes.folder / name
+        folder.mkdir()
+        job = make(folder, quick=quick)
+        workers = nodes.have_workers(1 if name == "node_added" else 2)
+        happens = partial(accidents[name], nodes, workers) if name in accidents else None
+        courses[name] = follow(nodes, job, happens)
+        outcomes[name] = job.outcome()
         print(f"  {job.name}, {name}: {courses[name]}", file=sys.stderr, flush=True)
-    stalls = [course.stalled_s / _GOAL_S for course in courses.values()]
+    undisturbed = outcomes.pop("undisturbed")
+    for name, outcome in outcomes.items():
+        if not outcome.is_of(undisturbed):
+            raise RuntimeError(f"{job.name}, {name}: something else came out than undisturbed")
+    stalls = [courses[name].stalled_s / _GOAL_S for name in accidents]
     return Result(
         f"nodes-{job.name}", f"{_GOAL_S:g} s without progress, in the worst accident",
         max(stalls), 1.0, (min(stalls), max(stalls)),
-        {"undisturbed": asdict(undisturbed), "link_was_cut_s": _CUT_S,
-         **{name: asdict(course) for name, course in courses.items()}},
+        {"link_was_cut_s": _CUT_S, **{name: asdict(course) for name, course in courses.items()}},
     )  # fmt: skip
 
 
-def _served_result(accidents: dict[str, Accident], quick: bool) -> Result:
+def _served_result(nodes: Cluster, accidents: dict[str, Accident], quick: bool) -> Result:
+    """One server, to which one accident happens after the other."""
     services: dict[str, Service] = {}
+    server = Server(nodes)
     for name, accident in accidents.items():
-        with cluster(redis=name == "head_restarted") as nodes:
-            workers = nodes.add_workers(1 if name == "node_added" else 2, cpus=2)
-            after_s = 5.0 if quick else 60.0
-            services[name] = serve_through(nodes, workers, accident, after_s)
+        happens = partial(accident, nodes, nodes.have_workers(2, cpus=2))
+        services[name] = server.live_through(happens, 5.0 if quick else 60.0)
         print(f"  served, {name}: {services[name]}", file=sys.stderr, flush=True)
     waits = [service.longest_wait_s / _GOAL_S for service in services.values()]
     return Result(
@@ -122,7 +137,7 @@ def node_killed(nodes: Cluster, workers: list[int]) -> None:
 
 
 def node_added(nodes: Cluster, workers: list[int]) -> None:
-    nodes.add_workers(1)
+    nodes.have_workers(len(workers) + 1)
 
 
 def link_cut(nodes: Cluster, workers: list[int], seconds: float) -> None:
@@ -196,38 +211,49 @@ class Service:
     answers: int
 
 
-def serve_through(
-    nodes: Cluster, workers: list[int], accident: Accident, after_s: float
-) -> Service:
-    """Clients ask before, during and for so many seconds after the accident."""
-    stop, file = nodes.folder / "stop", nodes.folder / "settings.json"
-    file.write_text(json.dumps(_served(nodes, workers) | {"stop": str(stop)}))
-    program = [sys.executable, "-m", "benchmarks.node_server"]
-    process, log = nodes.run(nodes.desk, [*program, "deploy", str(file)], "deploy")
-    wait_until(lambda: "deployed" in log.read_text(), "a server", process, log)
-    process.wait()
-    asking, log = nodes.run(nodes.desk, [*program, "ask", str(file)], "ask")
-    wait_until(lambda: len(list(answers(log))) >= 30, "answers", asking, log)
-    began = time.monotonic()
-    accident(nodes, workers)
-    with suppress(subprocess.TimeoutExpired):
-        asking.wait(after_s)
-    stop.touch()
-    if asking.wait():
-        raise RuntimeError("\n  ".join(log.read_text().splitlines()[-8:]))
-    found = list(answers(log))
-    before = [answer for answer in found if answer["answered"] < began]
-    after = [answer for answer in found if answer["answered"] >= began]
-    expected = {answer["file"]: answer["caption"] for answer in before}
-    wrong = [answer for answer in found if answer["caption"] != expected[answer["file"]]]
-    if wrong:
-        raise RuntimeError(f"{len(wrong)} answers are others than before, e.g. {wrong[0]}")
-    return Service(
-        round(statistics.median(answer["waited_s"] for answer in before), 2),
-        round(max(answer["waited_s"] for answer in after), 2),
-        sum(answer["tries_again"] for answer in after),
-        len(after),
-    )
+class Server:
+    """A server on a cluster, and what it says of each file as long as nothing has happened."""
+
+    def __init__(self, nodes: Cluster) -> None:
+        self._nodes = nodes
+        self._said: dict[str, str] = {}
+        self._settings = _served(nodes, nodes.have_workers(2, cpus=2))
+        process, log = self._run("deploy")
+        wait_until(lambda: "deployed" in log.read_text(), "a server", process, log)
+        process.wait()
+
+    def _run(self, program: str) -> "tuple[subprocess.Popen[bytes], Path]":
+        file = self._nodes.folder / f"{program}.json"
+        file.write_text(json.dumps(self._settings))
+        command = [sys.executable, "-m", "benchmarks.node_server", program, str(file)]
+        return self._nodes.run(self._nodes.desk, command, program)
+
+    def live_through(self, accident: Callable[[], None], after_s: float) -> Service:
+        """Clients ask before, during and for so many seconds after the accident."""
+        stop = self._nodes.folder / f"stop-{time.monotonic_ns()}"
+        self._settings["stop"] = str(stop)
+        asking, log = self._run("ask")
+        wait_until(lambda: len(list(answers(log))) >= _ASKED_BEFORE, "answers", asking, log)
+        began = time.monotonic()
+        accident()
+        with suppress(subprocess.TimeoutExpired):
+            asking.wait(after_s)
+        stop.touch()
+        if asking.wait():
+            raise RuntimeError("\n  ".join(log.read_text().splitlines()[-8:]))
+        found = list(answers(log))
+        for answer in found:
+            said = self._said.setdefault(answer["file"], answer["caption"])
+            if answer["caption"] != said:
+                raise RuntimeError(f"another answer than before: {answer}, not {said!r}")
+        before = [answer["waited_s"] for answer in found if answer["answered"] < began]
+        after = [answer for answer in found if answer["answered"] >= began]
+        return Service(
+            round(statistics.median(before), 2),
+            round(max(answer["waited_s"] for answer in after), 2),
+            sum(answer["tries_again"] for answer in after),
+            len(after),
+        )
 
 
 def _served(nodes: Cluster, workers: list[int]) -> dict[str, Any]:

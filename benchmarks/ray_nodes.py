@@ -16,8 +16,7 @@ from benchmarks.netns import Network
 
 RAY = Path(sys.executable).with_name("ray")
 _PORT, _REDIS_PORT = 6379, 6380
-_START_S = 120.0
-_STARTS = 5
+_START_S = 240.0
 _LOOK_EVERY_S = 0.1
 _OBJECT_STORE_BYTES = 400 << 20
 
@@ -43,6 +42,7 @@ class Cluster:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         self._head_options: list[str] = []
+        self._workers: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
     def address(self) -> str:
@@ -72,11 +72,17 @@ class Cluster:
     def start_desk(self) -> None:
         self._start(self.desk, f"--address={self.address}", "--num-cpus=0")
 
-    def add_workers(self, count: int, cpus: int = 1) -> list[int]:
-        hosts = [self.network.add_host() for _ in range(count)]
-        for host in hosts:
-            self._start(host, f"--address={self.address}", f"--num-cpus={cpus}")
-        return hosts
+    def have_workers(self, count: int, cpus: int = 1) -> list[int]:
+        """Start as many as are missing; those there are."""
+        self._workers = {
+            host: process for host, process in self._workers.items() if process.poll() is None
+        }
+        while len(self._workers) < count:
+            host = self.network.add_host()
+            self._workers[host] = self._start(
+                host, f"--address={self.address}", f"--num-cpus={cpus}"
+            )
+        return list(self._workers)
 
     def run(
         self, host: int, command: Sequence[str], name: str
@@ -96,7 +102,7 @@ class Cluster:
     def close(self) -> None:
         shutil.rmtree(self._ray_folder, ignore_errors=True)
 
-    def _start(self, host: int, *arguments: str) -> None:
+    def _start(self, host: int, *arguments: str) -> "subprocess.Popen[bytes]":
         """Ray gives a node thirty seconds to start, which may be too few on a busy machine."""
         command = [
             str(RAY), "start", "--block", "--disable-usage-stats",
@@ -104,11 +110,12 @@ class Cluster:
             f"--temp-dir={self._ray_folder}/{host}",
             f"--object-store-memory={_OBJECT_STORE_BYTES}", *arguments,
         ]  # fmt: skip
-        for _ in range(_STARTS):
+        end = time.monotonic() + _START_S
+        while time.monotonic() < end:
             process, log = self.run(host, command, f"node-{host}")
-            while process.poll() is None:
+            while process.poll() is None and time.monotonic() < end:
                 if b"Ray runtime started" in log.read_bytes():
-                    return
+                    return process
                 time.sleep(_LOOK_EVERY_S)
         raise RuntimeError(f"node {host} did not start\n{log.read_text()}")
 
