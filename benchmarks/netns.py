@@ -15,7 +15,6 @@ from typing import Self
 import psutil
 
 _TOOLS = ("ip", "unshare", "nsenter", "setpriv")
-# Whatever becomes of the one who started it.
 _WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 
 
@@ -98,9 +97,11 @@ class _Host:
 
     def __init__(self) -> None:
         namespaces = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        first = ["sh", "-c", "echo up; exec sleep infinity"]
+        # It reads until our end of the pipe is gone, however that comes.
+        first = ["sh", "-c", "echo up; read end"]
         self._outside = subprocess.Popen(
-            [*_WITH_PARENT, "unshare", *namespaces, *first],
+            ["unshare", *namespaces, *first],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

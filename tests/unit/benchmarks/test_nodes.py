@@ -131,5 +131,5 @@ def test_hosts_reach_each_other_until_a_link_is_cut_and_die_whole():
         network.kill(other)
         assert sleeper.wait(5) != 0
         assert "refused" not in answer()
-        network.boot(other)
-        assert "refused" in answer()
+        nodes.in_thread(lambda: network.boot(other)).result()
+        assert "refused" in answer(), "a host outlives the thread that started it"
