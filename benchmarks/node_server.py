@@ -53,7 +53,8 @@ def ask(settings: dict[str, Any]) -> None:
 
 
 def _client(number: int, settings: dict[str, Any], stop: Path) -> None:
-    nodes = itertools.cycle(settings["nodes"])
+    places = settings["nodes"]
+    nodes = itertools.cycle(places[number % len(places) :] + places[: number % len(places)])
     files = [Path(file) for file in settings["files"]]
     headers = {"Authorization": f"Bearer {settings['key']}"}
     node = next(nodes)
