@@ -133,7 +133,7 @@ def _served_result(nodes: Cluster, accidents: dict[str, Accident], quick: bool) 
 
 
 def node_killed(nodes: Cluster, workers: list[int]) -> None:
-    nodes.network.kill(workers[-1])
+    nodes.network.kill(workers[1])
 
 
 def node_added(nodes: Cluster, workers: list[int]) -> None:
@@ -141,9 +141,9 @@ def node_added(nodes: Cluster, workers: list[int]) -> None:
 
 
 def link_cut(nodes: Cluster, workers: list[int], seconds: float) -> None:
-    nodes.network.cut(workers[-1])
+    nodes.network.cut(workers[1])
     time.sleep(seconds)
-    nodes.network.mend(workers[-1])
+    nodes.network.mend(workers[1])
 
 
 def head_restarted(nodes: Cluster, workers: list[int]) -> None:
