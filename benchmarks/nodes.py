@@ -63,9 +63,9 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
         return
     accidents: dict[str, Accident] = {
         "node_added": node_added,
+        "node_killed": node_killed,
         "link_cut": partial(link_cut, seconds=2.0 if quick else _CUT_S),
         "head_restarted": head_restarted,
-        "node_killed": node_killed,
     }
     redis = shutil.which("redis-server") is not None
     if not redis:
@@ -217,7 +217,8 @@ class Server:
     def __init__(self, nodes: Cluster) -> None:
         self._nodes = nodes
         self._said: dict[str, str] = {}
-        self._settings = _served(nodes, nodes.have_workers(2, cpus=2))
+        nodes.have_workers(2, cpus=2)
+        self._settings = _served(nodes)
         process, log = self._run("deploy")
         wait_until(lambda: "deployed" in log.read_text(), "a server", process, log)
         process.wait()
@@ -231,7 +232,9 @@ class Server:
     def live_through(self, accident: Callable[[], None], after_s: float) -> Service:
         """Clients ask before, during and for so many seconds after the accident."""
         stop = self._nodes.folder / f"stop-{time.monotonic_ns()}"
-        self._settings["stop"] = str(stop)
+        workers = self._nodes.have_workers(2, cpus=2)
+        addresses = [self._nodes.network.address(host) for host in workers]
+        self._settings |= {"stop": str(stop), "nodes": addresses}
         asking, log = self._run("ask")
         wait_until(lambda: len(list(answers(log))) >= _ASKED_BEFORE, "answers", asking, log)
         began = time.monotonic()
@@ -256,7 +259,7 @@ class Server:
         )
 
 
-def _served(nodes: Cluster, workers: list[int]) -> dict[str, Any]:
+def _served(nodes: Cluster) -> dict[str, Any]:
     """What to serve, so that one node could do it alone, and what to ask."""
     model = untrained_apotheon(nodes.folder / "model")
     server = {
@@ -272,7 +275,6 @@ def _served(nodes: Cluster, workers: list[int]) -> dict[str, Any]:
     return {
         "server": server,
         "key": key,
-        "nodes": [nodes.network.address(host) for host in workers],
         "files": [str(file) for file in sorted(clip_folder("nodes-asked", 4, TINY).iterdir())],
     }
 
