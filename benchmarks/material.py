@@ -162,6 +162,7 @@ def _sound(seconds: float, seed: int) -> np.ndarray:
 
 CLIP = Footage(1280, 720, "h264", 5.0)
 TINY = Footage(64, 64, "h264", 1.0)
+MOTE = Footage(32, 32, "h264", 0.2, rate=5)
 _ENCODES = 16
 _FIRST_SEED = 100
 

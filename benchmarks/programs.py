@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import logging
 import multiprocessing
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import ray
 
 from benchmarks import naive
 from benchmarks.harness import peak_rss_mib
+from spark_ray.core.background import beside
 from spark_ray.datasets.build import build_dataset
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile
 from spark_ray.datasets.plan import scan_file
 from spark_ray.datasets.units import units_of
 from spark_ray.media.decode import DecodeOptions, Span, decode_clips
+
+_LOOK_EVERY_S = 0.5
 
 
 def build(source: Path, output: Path, address: str | None, workers: int) -> dict[str, Any]:
@@ -38,6 +44,23 @@ def build(source: Path, output: Path, address: str | None, workers: int) -> dict
     wall_s = time.perf_counter() - started
     clips = result.publication.clips if result.publication else 0
     return {"clips": clips, "wall_s": wall_s, "driver_peak_mib": peak_rss_mib()}
+
+
+def watched_build(source: Path, output: Path, address: str | None, workers: int) -> dict[str, Any]:
+    """`build`, with how full Ray's object store was at most."""
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    peak_mib = 0.0
+
+    def watch(over: threading.Event) -> None:
+        nonlocal peak_mib
+        while not over.wait(_LOOK_EVERY_S):
+            whole, free = ray.cluster_resources(), ray.available_resources()
+            used = whole["object_store_memory"] - free["object_store_memory"]
+            peak_mib = max(peak_mib, used / 2**20)
+
+    with beside(watch, "object store"):
+        answer = build(source, output, address, workers)
+    return answer | {"object_store_peak_mib": peak_mib}
 
 
 def pool(source: Path, output: Path, address: str | None, workers: int) -> dict[str, Any]:
@@ -84,7 +107,13 @@ def _prepare_naively(output: Path, path: Path) -> None:
     naive.prepare(path, output / path.stem)
 
 
-PROGRAMS = {"build": build, "pool": pool, "naive": naive_pool, "long": long_file}
+PROGRAMS = {
+    "build": build,
+    "watched-build": watched_build,
+    "pool": pool,
+    "naive": naive_pool,
+    "long": long_file,
+}
 
 
 def main() -> None:
