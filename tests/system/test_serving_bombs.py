@@ -20,7 +20,7 @@ from serving_world import UPLOAD_TIMEOUT_S, client_of, refused, secret, upload
 
 from spark_ray.serving.keys import KeyStore
 
-MOST_S = 40.0
+MOST_S = 100.0
 MOST_MIB = 400
 """What a process of the server may grow by meanwhile. The picture alone is 536 MB at a bit each."""
 
@@ -160,7 +160,7 @@ def test_an_upload_that_never_ends_is_ended(
     assert f'"{code}"' in answer
     assert sent < 64 << 20
     if status == 408:
-        assert UPLOAD_TIMEOUT_S - 1 < time.monotonic() - began < 3 * UPLOAD_TIMEOUT_S
+        assert UPLOAD_TIMEOUT_S - 1 < time.monotonic() - began < MOST_S / 2
     with client_of(server, key) as mine:
         assert mine.get("/v1/models").status_code == 200, "the only slot of the key is free again"
 
