@@ -66,7 +66,7 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
         truth = _two_versions(folder)
         seer = {"reference": "models:/versioned", "num_cpus": 0.5, "min_replicas": 2}
         settings = {"models": {"seer": seer}, "job_settings": _JOBS, "alias_lifetime_s": 1.0}
-        with served(folder, _PORT, max_concurrent=_SLOTS, dashboard=True, **settings) as key:
+        with served(folder, _PORT, max_concurrent=_SLOTS, jobs=True, **settings) as key:
             storm = Storm(seconds, jobs)
             asyncio.run(storm.rage(key, videos, truth))
     yield from storm.results()

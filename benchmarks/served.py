@@ -29,18 +29,20 @@ from spark_ray.serving.proxy import PROXY_ENVIRONMENT
 from spark_ray.serving.settings import ServeSettings
 
 _TEXTS = ("a red circle moves left", "a blue square grows", "the train to london leaves at six")
+_CPUS = 4
+"""More than there may be: each part of the server takes its share of them by itself."""
+
 _START_S = 60.0
 _STOP_S = 10.0
 
 
 @contextlib.contextmanager
 def served(
-    folder: Path, port: int, *, max_concurrent: int = 1000, dashboard: bool = False, **settings: Any
+    folder: Path, port: int, *, max_concurrent: int = 1000, jobs: bool = False, **settings: Any
 ) -> Iterator[str]:
     """The application with these settings at that port; the secret of a key that may do much.
 
-    Jobs need Ray's dashboard. Ray has a folder of its own: in a common one, drivers of jobs go to
-    whichever cluster was started last.
+    Where it shall run `jobs`, it is on a node that could do so, which takes longer to start.
     """
     settings = {"state": str(folder / "state"), **settings}
     database = Database(ServeSettings.from_values(**settings).located().database)
@@ -50,20 +52,55 @@ def served(
     )
     os.environ.update(PROXY_ENVIRONMENT)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # Serve would log every request of ours
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as ray_folder:
-        # More CPUs than there are: each part of the server takes its share of them by itself.
-        ray.init(
-            "local", num_cpus=4, log_to_driver=False, logging_level=logging.ERROR,
-            include_dashboard=dashboard, _temp_dir=ray_folder,
-        )  # fmt: skip
+    with _node() if jobs else contextlib.nullcontext() as address:
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address is None:
+            ray.init("local", num_cpus=_CPUS, include_dashboard=False, **quiet)
+        else:
+            ray.init(address, **quiet)
         try:
-            quiet = {"enable_access_log": False, "log_level": "ERROR"}
-            serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=quiet)
+            silent = {"enable_access_log": False, "log_level": "ERROR"}
+            serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=silent)
             serve.run(build(settings), name="spark-ray", route_prefix="/")
             yield secret
         finally:
             serve.shutdown()
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _node() -> Iterator[str]:
+    """A node with a folder and ports of its own; its address.
+
+    In a common folder, drivers of jobs go to whichever cluster was started last, and at a common
+    port only one cluster of a machine takes jobs at all.
+    """
+    sys.path.append(str(ROOT / "tests" / "system"))
+    from clusters import RAY, START_S, Node, free_port
+
+    subprocess.run([RAY, "get-auth-token", "--generate"], check=True, capture_output=True)
+    port = free_port()
+    ports = ("dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        command = [
+            RAY, "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}",
+            f"--num-cpus={_CPUS}", f"--port={port}", *(f"--{name}={free_port()}" for name in ports),
+        ]  # fmt: skip
+        log = Path(folder) / "start.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        node = Node(process, log)
+        try:
+            end = time.monotonic() + START_S
+            while b"ray stop" not in log.read_bytes():
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"Ray did not start: {log.read_text()[-2000:]}")
+                time.sleep(0.5)
+            yield f"127.0.0.1:{port}"
+        finally:
+            node.kill()
 
 
 def untrained_apotheon(folder: Path, size: Callable[[Any], ApotheonConfig] = tiny) -> Path:

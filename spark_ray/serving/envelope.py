@@ -40,16 +40,26 @@ class Envelope:
             request_id = given.decode()
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
+        bounded: _Bounded | None = None
+        refused = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, refused
+            if refused:
+                return
             if message["type"] == "http.response.start":
+                if bounded is not None and bounded.refusal is not None:
+                    # Whatever became of it on its way through those who parse bodies.
+                    message, last = messages(bounded.refusal, request_id)
+                    refused = True
                 status = message["status"]
                 added = [(b"x-content-type-options", b"nosniff")]
                 if not given:  # Serve's proxy sends one along, and puts it on the answer itself
                     added.append((b"x-request-id", request_id.encode()))
                 message["headers"] = [*message["headers"], *added]
             await send(message)
+            if refused:
+                await send(last)
 
         try:
             bounded = _Bounded(receive, headers, self._limits)
@@ -94,6 +104,8 @@ class _Bounded:
         self._end = time.monotonic() + limits.upload_timeout_s
         self._received_bytes = 0
         self._complete = False
+        self.refusal: ApiError | None = None
+        """Why the rest of the body was not read."""
 
     async def __call__(self) -> Message:
         if self._complete:
@@ -102,11 +114,13 @@ class _Bounded:
             async with asyncio.timeout(max(0.0, self._end - time.monotonic())):
                 message = await self._receive()
         except TimeoutError:
-            raise ApiError(408, "upload_timeout", "the body took too long to arrive") from None
+            self.refusal = ApiError(408, "upload_timeout", "the body took too long to arrive")
+            raise self.refusal from None
         if message["type"] == "http.request":
             self._received_bytes += len(message.get("body", b""))
             if self._received_bytes > self._most_bytes:
-                raise too_large("the body", self._most_bytes)
+                self.refusal = too_large("the body", self._most_bytes)
+                raise self.refusal
             self._complete = not message.get("more_body", False)
         return message
 

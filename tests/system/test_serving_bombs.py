@@ -20,7 +20,7 @@ from serving_world import UPLOAD_TIMEOUT_S, client_of, refused, secret, upload
 
 from spark_ray.serving.keys import KeyStore
 
-MOST_S = 40.0
+MOST_S = 100.0
 MOST_MIB = 400
 """What a process of the server may grow by meanwhile. The picture alone is 536 MB at a bit each."""
 
@@ -74,7 +74,7 @@ def server_processes(head: dict[str, Any]) -> list[psutil.Process]:
 @pytest.mark.parametrize(
     ("make", "status", "code", "said"),
     [
-        (bombs.huge_picture, 413, "media_too_large", "65500×65500 pixels"),
+        (bombs.huge_picture, 413, "media_too_large", "more than max_pixels"),
         (bombs.profile_picture, 422, "unusable_media", "too large"),
         (lambda: bombs.archive(1), 415, "unsupported_media", "send MP4"),
         (lambda: bombs.archive(3), 415, "unsupported_media", "send MP4"),
@@ -158,9 +158,9 @@ def test_an_upload_that_never_ends_is_ended(
     answer, sent = send_for_ever(server, "POST /v1/captions", key, kind, piece, every_s)
     assert answer.startswith(f"HTTP/1.1 {status} "), answer[:500]
     assert f'"{code}"' in answer
-    assert sent < 64 << 20
+    assert sent < MOST_MIB << 20
     if status == 408:
-        assert UPLOAD_TIMEOUT_S - 1 < time.monotonic() - began < 3 * UPLOAD_TIMEOUT_S
+        assert UPLOAD_TIMEOUT_S - 1 < time.monotonic() - began < MOST_S / 2
     with client_of(server, key) as mine:
         assert mine.get("/v1/models").status_code == 200, "the only slot of the key is free again"
 

@@ -198,6 +198,12 @@ def test_an_upload_takes_no_more_than_was_announced(client: TestClient) -> None:
     assert client.head(place, headers=TUS).headers["upload-offset"] == "0"
 
 
+@pytest.mark.parametrize("path", ["/v1/captions", "/v1/search", "/v1/embeddings"])
+def test_json_without_an_end_is_too_large_and_not_malformed(client: TestClient, path: str) -> None:
+    pieces = (b" " * (1 << 20) for _ in range(9))  # in chunks, so that no length is announced
+    refused(client.post(path, content=pieces, headers=JSON), 413, "too_large")
+
+
 def test_an_upload_whose_replica_was_lost_at_its_end_is_completed(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
