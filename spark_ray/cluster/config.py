@@ -19,7 +19,8 @@ class ClusterPlace(BaseModel):
     address: str | None = Field(
         None,
         description="of the cluster, as http://head:8265; unset: RAY_API_SERVER_ADDRESS or "
-        "RAY_ADDRESS. Its token comes from RAY_AUTH_TOKEN or ~/.ray/auth_token",
+        "RAY_ADDRESS. Where RAY_AUTH_MODE=token is set, its token comes from RAY_AUTH_TOKEN or "
+        "~/.ray/auth_token",
     )
     ca_file: str | None = Field(
         None, description="certificates to trust where the address is https:// and they are private"

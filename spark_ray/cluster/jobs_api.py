@@ -12,6 +12,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from spark_ray.cluster.config import ADDRESS_VARIABLES, ClusterPlace
 from spark_ray.core.errors import ClusterError, ConfigError
+from spark_ray.datasets.session import token_advice
 
 
 def connect(place: ClusterPlace) -> JobSubmissionClient:
@@ -59,10 +60,7 @@ def cluster_errors(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        raise ClusterError(
-            f"{address}: refuses this token, or wants one; set RAY_AUTH_TOKEN, or put the "
-            "cluster's into ~/.ray/auth_token"
-        ) from error
+        raise ClusterError(f"{address}: {token_advice()}") from error
     except requests.exceptions.SSLError as error:
         raise ClusterError(
             f"{address}: its certificate is not trusted here; give the authority's as --ca-file"

@@ -11,7 +11,7 @@ from typing import Protocol
 import ray
 from ray.data import DataContext
 
-from spark_ray.core.errors import ConfigError
+from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.interrupts import interrupts_held
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -29,12 +29,14 @@ def ray_session(config: HasCluster) -> Iterator[None]:
     """Be connected to Ray while the block runs.
 
     Raises:
-        ConfigError: nobody answers at the address that was given.
+        ConfigError: no Ray that takes our token answers at the address that was given.
+        SparkRayError: no local Ray came up.
     """
     ours = not ray.is_initialized()
     if ours:
-        _check_answers(config.ray_address or os.environ.get("RAY_ADDRESS"))
-        with interrupts_held():
+        address = config.ray_address or os.environ.get("RAY_ADDRESS")
+        _check_answers(address)
+        with interrupts_held(), _connection_errors(address):
             client = ray.init(
                 address=config.ray_address,
                 log_to_driver=False,
@@ -54,12 +56,56 @@ def ray_session(config: HasCluster) -> Iterator[None]:
             ray.shutdown()
 
 
+def token_advice() -> str:
+    """What to do where a cluster did not take Ray's token, as a clause about it."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return (
+            "wants Ray's token, which is sent only with RAY_AUTH_MODE=token in the environment; "
+            "set that, and the token as RAY_AUTH_TOKEN or in ~/.ray/auth_token"
+        )
+    return (
+        "refuses this token; set the cluster's as RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token"
+    )
+
+
+@contextmanager
+def _connection_errors(address: str | None) -> Iterator[None]:
+    """What Ray raises where it can't connect or start, as a sentence."""
+    try:
+        yield
+    except Exception as error:
+        if address in (None, "local"):
+            raise SparkRayError(
+                f"no local Ray came up ({_first_sentence(error)}); on a busy machine try again, or "
+                "start one with 'ray start --head' and give --ray-address auto"
+            ) from error
+        if isinstance(error, ConnectionError) and ":" in address and "://" not in address:
+            raise ConfigError(
+                f"ray_address: {address} answers, but lets this job into no Ray cluster; perhaps "
+                f"it {token_advice()}"
+            ) from error
+        raise ConfigError(
+            f"ray_address: {address} leads to no Ray cluster ({_first_sentence(error)}); give "
+            "host:port (6379 unless told otherwise), 'auto' for one on this machine, or leave it "
+            "and RAY_ADDRESS out for a local one"
+        ) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+
+
 def _check_answers(address: str | None) -> None:
     """Ray itself would try for a quarter of an hour, and hear no Ctrl-C meanwhile.
 
     Raises:
-        ConfigError: nobody listens there.
+        ConfigError: nobody listens there, or it is a dashboard's.
     """
+    if (address or "").startswith(("http://", "https://")):
+        raise ConfigError(
+            f"ray_address: {address} is the address of a dashboard, to which 'spark-ray submit' "
+            "sends jobs; to drive a cluster from here give host:port, or 'auto'"
+        )
     host, separator, port = (address or "").rpartition(":")
     if not separator or not port.isdigit() or "://" in host:
         return  # `auto`, `local`, or another protocol

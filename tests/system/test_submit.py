@@ -267,6 +267,19 @@ def test_a_wrong_token_is_one_sentence(
     assert err.count("\n") == 1
 
 
+def test_a_token_that_is_not_sent_is_one_sentence(
+    head: dict[str, Any], laptop: dict[str, str], tmp_path: Path
+) -> None:
+    """Ray sends it to a named address only where it is told to."""
+    silent = {name: value for name, value in laptop.items() if name != "RAY_AUTH_MODE"}
+    status, out, err = Command(silent, tmp_path, "jobs", "list", "--address", head["jobs"]).finish()
+    assert (status, out) == (1, "")
+    assert err.startswith(
+        f"error: {head['jobs']}: wants Ray's token, which is sent only with RAY_A"
+    )
+    assert err.count("\n") == 1
+
+
 def test_an_unknown_job_is_one_sentence(
     head: dict[str, Any], laptop: dict[str, str], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from spark_ray import cli
 from spark_ray.core.config import ArgumentParser, JobConfig
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.monitoring.metrics import declared
+from spark_ray.serving.proxy import PROXY_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -85,12 +87,14 @@ def understand(words: list[str]) -> None:
     """Check one command; `words` are as a shell hands them over."""
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
-    program, *arguments = words
+    program, *arguments = takewhile(lambda word: word != ">", words)
     if program == "spark-ray":
         with pytest.raises(Understood):
             assert cli.main(arguments) == 0, f"{shlex.join(words)}: is not understood"
     elif program == "ray":
         understand_ray(arguments)
+    elif program == "export":
+        understand_export(arguments)
     elif program == "serve":
         assert arguments[0] == "deploy"
         assert (ROOT / arguments[1]).is_file()
@@ -104,9 +108,19 @@ def understand(words: list[str]) -> None:
         assert program in OTHERS, f"{program}: no test knows this command"
 
 
+def understand_export(arguments: list[str]) -> None:
+    (setting,) = arguments
+    name, _, value = setting.partition("=")
+    if name in PROXY_ENVIRONMENT:
+        assert value == PROXY_ENVIRONMENT[name]
+    else:
+        assert setting == "RAY_AUTH_MODE=token"
+
+
 def understand_ray(arguments: list[str]) -> None:
     if arguments[:2] != ["job", "submit"]:
-        assert arguments in (["start", "--head"], ["status"], ["logs"])
+        known = ("start --head", "status", "logs", "get-auth-token --generate")
+        assert " ".join(arguments) in known
         return
     python, script, *settings = arguments[arguments.index("--") + 1 :]
     assert python == "python"

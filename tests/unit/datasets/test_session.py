@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from spark_ray.core.errors import ConfigError
+from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.datasets.session import ray_session
 
 
@@ -27,3 +27,34 @@ def test_an_address_where_nobody_answers_is_an_error(
             ray_session(config),
         ):
             pytest.fail("there is no cluster")
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("http://127.0.0.1:8265", "is the address of a dashboard"),
+        ("banana", "banana leads to no Ray cluster"),
+    ],
+)
+def test_what_is_no_address_of_a_cluster_is_an_error(
+    address: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    config = SimpleNamespace(ray_address=address, dashboard=False)
+    with pytest.raises(ConfigError, match=sentence), ray_session(config):
+        pytest.fail("there is no cluster")
+
+
+def test_a_local_ray_that_does_not_come_up_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_out(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", time_out)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = SimpleNamespace(ray_address=None, dashboard=False)
+    with (
+        pytest.raises(SparkRayError, match=r"no local Ray came up \(The current node timed out"),
+        ray_session(config),
+    ):
+        pytest.fail("it is not up")
