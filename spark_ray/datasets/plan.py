@@ -282,7 +282,8 @@ def mark_duplicates(records: Iterable[SourceRecord]) -> Iterator[SourceRecord]:
             record.verdict, record.duplicate_of = "duplicate", originals[original]
         elif number in beside_copies:
             originals[number] = record.location
-            record.sidecars += beside_copies[number]
+            beside = dict.fromkeys((*record.sidecars, *beside_copies[number]))
+            record.sidecars = list(beside)  # each once: a replay's plan has been through this
         yield record
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from spark_ray.core.errors import StorageError
+from spark_ray.core.errors import OutsideInput
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.storage import Folder, absolute, transfers
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
@@ -27,7 +27,7 @@ from spark_ray.datasets.build import (
 from spark_ray.datasets.claim import alone
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.funnel import FILE_FILTERS
-from spark_ray.datasets.ingest import InputFile, named_file
+from spark_ray.datasets.ingest import files_as_they_are
 from spark_ray.datasets.layout import (
     FILTERED_BEFORE,
     METADATA,
@@ -169,36 +169,41 @@ def _filtered_before(metadata: dict[str, Any], rejects: Iterable[dict[str, Any]]
 def _records_to_retry(
     parent: Folder, rejects: Iterable[dict[str, Any]], config: BuildConfig
 ) -> Iterator[SourceRecord]:
-    """The parent's plan, reduced to what was rejected; files that failed as a whole are looked at
-    anew, except links out of the input folder, which stay where they are."""
+    """The parent's plan, reduced to what was rejected. The files of that are looked at anew, with
+    their copies and the texts beside them, since any of these may have been mended; links out of
+    the input folder stay where they are."""
     units: defaultdict[str, list[str]] = defaultdict(list)
     for line in rejects:
         units[line["source_path"]].append(line["unit_id"])
-    records = list(StoredPlan(parent))
-    for record in records:
+    records = {record.location: record for record in StoredPlan(parent)}
+    retried: dict[str, SourceRecord] = {}
+    for record in records.values():
         if record.verdict == "video":
             record.units = units.get(record.location, [])
-            record.attempt += bool(record.units)
-    failed = {
-        r.location: r
-        for r in records
-        if r.verdict == "rejected" and r.reject is not None and r.reject.error != "OutsideInput"
-    }
-    files = [_still_there(location) for location in failed]
-    again = list(plan_inputs(files, config))
-    for record in again:
-        record.attempt = failed[record.location].attempt + 1
-        if record.reject is not None:
-            record.reject.attempt = record.attempt
-    retried = [r for r in records if r.location not in failed] + again
-    return mark_duplicates(sorted(retried, key=lambda record: record.location))
+        if _may_be_mended(record) or record.duplicate_of in retried:
+            retried[record.location] = record
+    for anew in plan_inputs(list(files_as_they_are(retried)), config):
+        records[anew.location] = _to_retry(retried[anew.location], anew)
+    return mark_duplicates([records[location] for location in sorted(records)])
 
 
-def _still_there(location: str) -> InputFile:
-    try:
-        return named_file(location)
-    except StorageError:
-        return InputFile(location, problem=StorageError("it does not exist any more"))
+def _may_be_mended(record: SourceRecord) -> bool:
+    if record.reject is not None:
+        return record.reject.error != OutsideInput.__name__
+    return bool(record.units)
+
+
+def _to_retry(before: SourceRecord, anew: SourceRecord) -> SourceRecord:
+    """What is to be done with a file, by what was known of it and what another look at it found."""
+    if before.verdict != "rejected" and anew.source_hash is None:
+        # It can't be read now. As a video, its units say so; as a copy, it is not missed.
+        return before.model_copy(update={"sidecars": anew.sidecars, "attempt": before.attempt + 1})
+    if before.verdict == "video" and anew.source_hash == before.source_hash:
+        anew.units = before.units
+    anew.attempt = before.attempt + 1
+    if anew.reject is not None:
+        anew.reject.attempt = anew.attempt
+    return anew
 
 
 def _recovered(parent: Folder, version: Folder) -> bool:
