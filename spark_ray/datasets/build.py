@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from uuid import uuid4
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+from ray.util.annotations import RayDeprecationWarning
 
 from spark_ray.core.errors import (
     ConfigError,
@@ -263,9 +265,14 @@ def _pipeline(
             # Where both ask for the same resources, Ray Data would decode in the model's own
             # process, one after the other. It leaves alone what has a function like this.
             where["ray_remote_args_fn"] = dict
-        dataset = dataset.map_batches(
-            **where, **options, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
-        )
+        with warnings.catch_warnings():
+            # It goes in Ray 2.64, where we look for another way; users can do nothing about it.
+            warnings.filterwarnings(
+                "ignore", "`ray_remote_args_fn` is deprecated", RayDeprecationWarning
+            )
+            dataset = dataset.map_batches(
+                **where, **options, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+            )
     return dataset
 
 
