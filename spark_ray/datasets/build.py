@@ -33,6 +33,7 @@ from spark_ray.datasets.layout import (
     METADATA,
     PARTS,
     RECIPE,
+    create_output,
     dataset_name,
     is_published,
     is_unfinished,
@@ -90,7 +91,8 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     """Build or resume one dataset version.
 
     Raises:
-        ConfigError: the inputs don't exist, or a backend's settings are wrong.
+        ConfigError: the inputs don't exist, the output can't be a folder to write to, or a
+            backend's settings are wrong.
         DatasetError: the version is published already, was begun with other settings, or is being
             built by somebody else.
         StorageError: the output can't be written; everything committed so far is kept.
@@ -106,7 +108,7 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     if config.captions_file is not None:
         check_captions_file(config.captions_file)
     files = list_inputs(config.input) if recipe is None else []
-    version.create()
+    create_output(version, "output")
     with alone(version):
         if is_published(version):
             raise _published_meanwhile(version)
