@@ -41,11 +41,14 @@ def replay(arguments: Sequence[str]) -> int:
     from spark_ray.datasets.replay import replay_rejects
 
     started = time.monotonic()
-    result = replay_rejects(dataset, **options)
-    if result is None:
+    done = replay_rejects(dataset, **options)
+    if not done.rejects:
+        print(f"nothing to replay: {dataset} has no rejects")
+        return 0
+    if done.result is None:
         print(f"nothing changed: no reject of {dataset} became a clip")
         return 0
-    return _say_result(result, time.monotonic() - started)
+    return _say_result(done.result, time.monotonic() - started)
 
 
 def inspect(arguments: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -61,11 +62,22 @@ _CARRYING = f"{PARTS}/carrying"
 _LINES_PER_PART = 1000
 
 
-def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
+@dataclass(frozen=True)
+class Replay:
+    """What a replay came to: how many rejects there were, and what was built.
+
+    `result` is None when no reject became a clip; then nothing is published.
+    """
+
+    rejects: int
+    result: BuildResult | None
+
+
+def replay_rejects(reference: str, **operational: Any) -> Replay:
     """Try the rejects of a published version again; publish what came of it as the next version.
 
-    Returns None, and publishes nothing, when no reject became a clip. `operational` are settings
-    that don't decide the content, such as `decode_timeout_s` or `caption_batch_size`.
+    `operational` are settings that don't decide the content, such as `decode_timeout_s` or
+    `caption_batch_size`.
 
     Raises:
         DatasetError: there is no such dataset, or the next version is being built by somebody else.
@@ -75,7 +87,7 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
     clear_scaffold(parent, metadata)  # what a kill may have left of its build
     rejects = [json.loads(line) for line in parent.lines(REJECTS)]
     if not rejects:
-        return None
+        return Replay(0, None)
     dataset = Folder(parent.location.rpartition("/")[0])
     origin = {"version": metadata["version"], "manifest_sha256": metadata["manifest_sha256"]}
     version = writable(_unfinished_replay(dataset, origin) or dataset.sub(next_version(dataset)))
@@ -101,8 +113,8 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
         if not _recovered(parent, version):
             discard(version)
             version.delete()
-            return None
-        return finish(config, version)
+            return Replay(len(rejects), None)
+        return Replay(len(rejects), finish(config, version))
 
 
 def _unfinished_replay(dataset: Folder, origin: dict[str, Any]) -> Folder | None:

@@ -32,3 +32,11 @@ def test_an_export_looks_at_its_target_first(
     error = capsys.readouterr().err
     assert error.startswith(f"error: --to: the folder {tmp_path}/list.txt/x can't be made")
     assert error.count("\n") == 1, "nothing was begun"
+
+
+def test_a_replay_of_nothing_says_that_there_are_no_rejects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_version(tmp_path / "films", [make_clip(0)])
+    assert main(["data", "replay", str(tmp_path / "films")]) == 0
+    assert capsys.readouterr().out == f"nothing to replay: {tmp_path}/films has no rejects\n"
