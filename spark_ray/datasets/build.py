@@ -25,7 +25,7 @@ from spark_ray.core.logging import get_logger
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
-from spark_ray.datasets.advice import sampling_advice
+from spark_ray.datasets.advice import captions_advice, sampling_advice
 from spark_ray.datasets.claim import alone
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile, list_inputs
@@ -72,7 +72,7 @@ from spark_ray.datasets.stages import (
     StagePool,
 )
 from spark_ray.datasets.units import UnitReader, group_units, place_tables, planned_units
-from spark_ray.models.caption_files import check_captions_file
+from spark_ray.models.caption_files import captioned_videos
 from spark_ray.monitoring.metrics import UNITS_WAITING
 
 log = get_logger(__name__)
@@ -105,15 +105,17 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     recipe = check_recipe(version, config)
     # Made first, so that bad settings show before Ray starts.
     stages = [caption_stage(config), transcribe_stage(config)]
-    if config.captions_file is not None:
-        check_captions_file(config.captions_file)
+    advice = list(sampling_advice(config))
+    captioned = captioned_videos(config.captions_file) if config.captions_file else set()
     files = list_inputs(config.input) if recipe is None else []
+    if recipe is None:
+        advice += captions_advice(captioned, files)
     create_output(version, "output")
     with alone(version):
         if is_published(version):
             raise _published_meanwhile(version)
         recipe = recipe or check_recipe(version, config)  # of one that has ended since
-        announce(config, version, resumed=recipe is not None)
+        announce(config, version, advice, resumed=recipe is not None)
         with ray_session(config):
             if recipe is None:
                 discard(version)
@@ -177,8 +179,8 @@ def build_progress(config: BuildConfig) -> tuple[int, int] | None:
     return are_done[True], are_done.total()
 
 
-def announce(config: BuildConfig, version: Folder, *, resumed: bool) -> None:
-    """Say what is going to happen, and with what."""
+def announce(config: BuildConfig, version: Folder, advice: Iterable[str], *, resumed: bool) -> None:
+    """Say what is going to happen, with what, and what may not come out as it is meant."""
     kept = "smart sampling on" if config.smart_sampling else "every sampled frame kept"
     scenes = f"scenes at {config.scene_threshold:g}" if config.scene_detection else "no scenes"
     width, height = config.resolution
@@ -190,8 +192,8 @@ def announce(config: BuildConfig, version: Folder, *, resumed: bool) -> None:
         f"  transcripts  {config.transcription_backend}",
         file=sys.stderr,
     )
-    for advice in sampling_advice(config):
-        print(f"  careful      {advice}", file=sys.stderr)
+    for sentence in advice:
+        print(f"  careful      {sentence}", file=sys.stderr)
 
 
 def begin(

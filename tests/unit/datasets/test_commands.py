@@ -6,6 +6,11 @@ import pytest
 from fake_version import make_clip, write_version
 
 from spark_ray.cli import main
+from spark_ray.core.errors import ConfigError
+from spark_ray.core.storage import Folder
+from spark_ray.datasets import build
+from spark_ray.datasets.build import BuildResult
+from spark_ray.datasets.publish import publication_of
 
 
 def test_an_output_that_cannot_be_written_to_is_wrong_usage(
@@ -40,3 +45,59 @@ def test_a_replay_of_nothing_says_that_there_are_no_rejects(
     write_version(tmp_path / "films", [make_clip(0)])
     assert main(["data", "replay", str(tmp_path / "films")]) == 0
     assert capsys.readouterr().out == f"nothing to replay: {tmp_path}/films has no rejects\n"
+
+
+@pytest.mark.parametrize(
+    ("captions", "settings", "told"),
+    [
+        (2, {}, "4 clips (2 with a caption), "),
+        (0, {}, "4 clips (0 with a caption), "),
+        (4, {}, "4 clips, "),
+        (0, {"caption_backend": "none"}, "4 clips, "),
+        (4, {"transcription_backend": "subtitles"}, "4 clips (3 with a transcript), "),
+        (
+            2,
+            {"transcription_backend": "subtitles"},
+            "4 clips (2 with a caption, 3 with a transcript), ",
+        ),
+    ],
+)
+def test_the_last_line_of_a_build_says_how_many_clips_have_the_texts_that_were_asked_for(
+    captions: int,
+    settings: dict[str, str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clips = [make_clip(n, caption="a street" if n < captions else None) for n in range(4)]
+    clips[0] = clips[0].model_copy(update={"transcript": None})
+    version, metadata = write_version(tmp_path / "films", clips, **settings)
+    result = BuildResult(Folder(version.location), publication_of(metadata), 0)
+    monkeypatch.setattr(build, "build_dataset", lambda _: result)
+
+    assert main(["data", "build", "--input", "in", "--output", str(tmp_path / "films")]) == 0
+
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"published {version.location}: {told}8 frames, ")
+
+
+def test_captions_of_videos_that_are_not_there_are_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_work(_: object) -> None:
+        raise ConfigError("Ray starts here")
+
+    monkeypatch.setattr(build, "ray_session", no_work)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").touch()
+    captions = tmp_path / "captions.csv"
+    captions.write_text("path,caption\na.mp4,a street\nb.mp4,a river\n")
+    places = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "set")]
+
+    assert main(["data", "build", *places, "--captions-file", str(captions)]) == 2
+
+    *_, careful, error = capsys.readouterr().err.splitlines()
+    assert error == "error: Ray starts here"
+    assert careful.startswith("  careful      captions_file: 1 of the 2 videos that it names")
+    assert "'b.mp4'" in careful
