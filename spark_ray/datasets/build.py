@@ -50,7 +50,7 @@ from spark_ray.datasets.ledger import (
     read_parts,
     read_recipe,
 )
-from spark_ray.datasets.model_stages import ModelStage, caption_stage, transcribe_stage
+from spark_ray.datasets.model_stages import ModelStage, model_stages
 from spark_ray.datasets.plan import (
     SourceRecord,
     StoredPlan,
@@ -93,6 +93,7 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     Raises:
         ConfigError: the inputs don't exist, the output can't be a folder to write to, or a
             backend's settings are wrong.
+        ModelError: a model that a backend needs can't be had.
         DatasetError: the version is published already, was begun with other settings, or is being
             built by somebody else.
         StorageError: the output can't be written; everything committed so far is kept.
@@ -103,8 +104,7 @@ def build_dataset(config: BuildConfig) -> BuildResult:
         return published
     version = writable(choose_version(config))
     recipe = check_recipe(version, config)
-    # Made first, so that bad settings show before Ray starts.
-    stages = [caption_stage(config), transcribe_stage(config)]
+    stages = model_stages(config)
     advice = list(sampling_advice(config))
     captioned = captioned_videos(config.captions_file) if config.captions_file else set()
     files = list_inputs(config.input) if recipe is None else []

@@ -52,7 +52,7 @@ from spark_ray.datasets.ledger import (
     read_parts,
     read_recipe,
 )
-from spark_ray.datasets.model_stages import caption_stage, transcribe_stage
+from spark_ray.datasets.model_stages import model_stages
 from spark_ray.datasets.plan import SourceRecord, StoredPlan, mark_duplicates
 from spark_ray.datasets.publish import clear_scaffold, discard
 from spark_ray.datasets.session import ray_session
@@ -99,6 +99,7 @@ def replay_rejects(reference: str, **operational: Any) -> Replay:
     ).located()
     print(f"Replaying {len(rejects)} rejects of {parent.location} into {version.location}",
           file=sys.stderr)  # fmt: skip
+    stages = model_stages(config)
     version.create()
     with alone(version), ray_session(config):
         if not version.exists(RECIPE):
@@ -109,7 +110,7 @@ def replay_rejects(reference: str, **operational: Any) -> Replay:
                 FILTERED_BEFORE, dump_json(_filtered_before(metadata, rejects).model_dump())
             )
             begin(version, config, _records_to_retry(parent, rejects, config), origin)
-        run_units(config, version, [caption_stage(config), transcribe_stage(config)])
+        run_units(config, version, stages)
         if not _recovered(parent, version):
             discard(version)
             version.delete()

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+import ray
 from fake_version import make_clip, write_version
 
 from spark_ray.cli import main
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.storage import Folder
-from spark_ray.datasets import build
+from spark_ray.datasets import build, session
 from spark_ray.datasets.build import BuildResult
 from spark_ray.datasets.publish import publication_of
 
@@ -82,13 +83,22 @@ def test_the_last_line_of_a_build_says_how_many_clips_have_the_texts_that_were_a
     assert last.startswith(f"published {version.location}: {told}8 frames, ")
 
 
-def test_captions_of_videos_that_are_not_there_are_told_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def no_work(_: object) -> None:
+@pytest.fixture
+def without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that is to start a cluster of its own, and ends there."""
+
+    def ray_session(_: object) -> None:
         raise ConfigError("Ray starts here")
 
-    monkeypatch.setattr(build, "ray_session", no_work)
+    monkeypatch.setattr(build, "ray_session", ray_session)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # by tests before this one
+    monkeypatch.setattr(session, "_STARTED_HERE", tmp_path / "ray_current_cluster")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def test_captions_of_videos_that_are_not_there_are_told_before_the_work(
+    without_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").touch()
     captions = tmp_path / "captions.csv"
@@ -101,3 +111,35 @@ def test_captions_of_videos_that_are_not_there_are_told_before_the_work(
     assert error == "error: Ray starts here"
     assert careful.startswith("  careful      captions_file: 1 of the 2 videos that it names")
     assert "'b.mp4'" in careful
+
+
+@pytest.mark.parametrize(
+    "backend", ["--caption-backend=blip", "--transcription-backend=faster_whisper"]
+)
+@pytest.mark.parametrize("joins", ["no cluster", "by address", "what ray start started"])
+def test_weights_that_are_not_to_be_had_here_are_missed_before_ray_starts(
+    without_ray: None,
+    backend: str,
+    joins: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On a cluster that others started, workers may have what this machine has not."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    if joins == "by address":
+        monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    elif joins == "what ray start started":
+        (tmp_path / "ray_current_cluster").touch()
+    (tmp_path / "in").mkdir()
+    places = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "set")]
+
+    assert main(["data", "build", *places, backend]) == 2
+
+    error = capsys.readouterr().err.splitlines()[-1]
+    if joins == "no cluster":
+        assert "is not on this machine and HF_HUB_OFFLINE=1 forbids downloading it" in error
+        assert not (tmp_path / "set").exists()
+    else:
+        assert error == "error: Ray starts here"
