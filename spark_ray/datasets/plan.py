@@ -283,7 +283,7 @@ def mark_duplicates(records: Iterable[SourceRecord]) -> Iterator[SourceRecord]:
         elif number in beside_copies:
             originals[number] = record.location
             beside = dict.fromkeys((*record.sidecars, *beside_copies[number]))
-            record.sidecars = list(beside)  # each once: a replay's plan has been through this
+            record.sidecars = list(beside)  # each once: a.mp4 and a.mkv have one a.txt
         yield record
 
 
