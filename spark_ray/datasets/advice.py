@@ -1,16 +1,36 @@
-"""Advice before a build: a model describes best what is sampled as what it learned from."""
+"""Advice before a build: what will probably not come out as its user means it."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from spark_ray.core.errors import ModelError
+from spark_ray.core.provenance import VIDEO_ID_CHARS
 from spark_ray.core.storage import user_path
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.ingest import InputFile
+from spark_ray.models.caption_files import names_of
 from spark_ray.models.registered import SCHEME, find_registered
 from spark_ray.models.training_record import TrainingRecord
 from spark_ray.models.weights import check_reference
 
 _APOTHEON = "apotheon"
+_ID = re.compile(rf"[0-9a-f]{{{VIDEO_ID_CHARS}}}(-\d{{8,}}-\d{{8,}})?")
+
+
+def captions_advice(captioned: set[str], files: Iterable[InputFile]) -> Iterator[str]:
+    """A sentence if a captions file names videos that are not among the input files.
+
+    Ids are passed over: which files have them is not known before these are read.
+    """
+    missing = {name for name in captioned if not _ID.fullmatch(name)}
+    for file in files:
+        missing.difference_update(names_of(file.location))
+    if missing:
+        yield (
+            f"captions_file: {len(missing)} of the {len(captioned)} videos that it names are not "
+            f"among the input files, e.g. {min(missing)!r}; give a path, a file name or an id"
+        )
 
 
 def sampling_advice(config: BuildConfig) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from uuid import uuid4
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+from ray.util.annotations import RayDeprecationWarning
 
 from spark_ray.core.errors import (
     ConfigError,
@@ -23,7 +25,7 @@ from spark_ray.core.logging import get_logger
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
-from spark_ray.datasets.advice import sampling_advice
+from spark_ray.datasets.advice import captions_advice, sampling_advice
 from spark_ray.datasets.claim import alone
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile, list_inputs
@@ -31,6 +33,7 @@ from spark_ray.datasets.layout import (
     METADATA,
     PARTS,
     RECIPE,
+    create_output,
     dataset_name,
     is_published,
     is_unfinished,
@@ -47,7 +50,7 @@ from spark_ray.datasets.ledger import (
     read_parts,
     read_recipe,
 )
-from spark_ray.datasets.model_stages import ModelStage, caption_stage, transcribe_stage
+from spark_ray.datasets.model_stages import ModelStage, model_stages
 from spark_ray.datasets.plan import (
     SourceRecord,
     StoredPlan,
@@ -69,7 +72,7 @@ from spark_ray.datasets.stages import (
     StagePool,
 )
 from spark_ray.datasets.units import UnitReader, group_units, place_tables, planned_units
-from spark_ray.models.caption_files import check_captions_file
+from spark_ray.models.caption_files import captioned_videos
 from spark_ray.monitoring.metrics import UNITS_WAITING
 
 log = get_logger(__name__)
@@ -88,7 +91,9 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     """Build or resume one dataset version.
 
     Raises:
-        ConfigError: the inputs don't exist, or a backend's settings are wrong.
+        ConfigError: the inputs don't exist, the output can't be a folder to write to, or a
+            backend's settings are wrong.
+        ModelError: a model that a backend needs can't be had.
         DatasetError: the version is published already, was begun with other settings, or is being
             built by somebody else.
         StorageError: the output can't be written; everything committed so far is kept.
@@ -99,17 +104,18 @@ def build_dataset(config: BuildConfig) -> BuildResult:
         return published
     version = writable(choose_version(config))
     recipe = check_recipe(version, config)
-    # Made first, so that bad settings show before Ray starts.
-    stages = [caption_stage(config), transcribe_stage(config)]
-    if config.captions_file is not None:
-        check_captions_file(config.captions_file)
+    stages = model_stages(config)
+    advice = list(sampling_advice(config))
+    captioned = captioned_videos(config.captions_file) if config.captions_file else set()
     files = list_inputs(config.input) if recipe is None else []
-    version.create()
+    if recipe is None:
+        advice += captions_advice(captioned, files)
+    create_output(version, "output")
     with alone(version):
         if is_published(version):
             raise _published_meanwhile(version)
         recipe = recipe or check_recipe(version, config)  # of one that has ended since
-        announce(config, version, resumed=recipe is not None)
+        announce(config, version, advice, resumed=recipe is not None)
         with ray_session(config):
             if recipe is None:
                 discard(version)
@@ -173,8 +179,8 @@ def build_progress(config: BuildConfig) -> tuple[int, int] | None:
     return are_done[True], are_done.total()
 
 
-def announce(config: BuildConfig, version: Folder, *, resumed: bool) -> None:
-    """Say what is going to happen, and with what."""
+def announce(config: BuildConfig, version: Folder, advice: Iterable[str], *, resumed: bool) -> None:
+    """Say what is going to happen, with what, and what may not come out as it is meant."""
     kept = "smart sampling on" if config.smart_sampling else "every sampled frame kept"
     scenes = f"scenes at {config.scene_threshold:g}" if config.scene_detection else "no scenes"
     width, height = config.resolution
@@ -186,8 +192,8 @@ def announce(config: BuildConfig, version: Folder, *, resumed: bool) -> None:
         f"  transcripts  {config.transcription_backend}",
         file=sys.stderr,
     )
-    for advice in sampling_advice(config):
-        print(f"  careful      {advice}", file=sys.stderr)
+    for sentence in advice:
+        print(f"  careful      {sentence}", file=sys.stderr)
 
 
 def begin(
@@ -263,9 +269,14 @@ def _pipeline(
             # Where both ask for the same resources, Ray Data would decode in the model's own
             # process, one after the other. It leaves alone what has a function like this.
             where["ray_remote_args_fn"] = dict
-        dataset = dataset.map_batches(
-            **where, **options, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
-        )
+        with warnings.catch_warnings():
+            # It goes in Ray 2.64, where we look for another way; users can do nothing about it.
+            warnings.filterwarnings(
+                "ignore", "`ray_remote_args_fn` is deprecated", RayDeprecationWarning
+            )
+            dataset = dataset.map_batches(
+                **where, **options, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+            )
     return dataset
 
 

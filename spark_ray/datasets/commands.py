@@ -41,11 +41,14 @@ def replay(arguments: Sequence[str]) -> int:
     from spark_ray.datasets.replay import replay_rejects
 
     started = time.monotonic()
-    result = replay_rejects(dataset, **options)
-    if result is None:
+    done = replay_rejects(dataset, **options)
+    if not done.rejects:
+        print(f"nothing to replay: {dataset} has no rejects")
+        return 0
+    if done.result is None:
         print(f"nothing changed: no reject of {dataset} became a clip")
         return 0
-    return _say_result(result, time.monotonic() - started)
+    return _say_result(done.result, time.monotonic() - started)
 
 
 def inspect(arguments: Sequence[str]) -> int:
@@ -119,10 +122,18 @@ def _say_result(result: "BuildResult", elapsed_s: float) -> int:
     if result.rejects:
         print(f"  try rejects  spark-ray data replay {where}")
     print(
-        f"published {where}: {done.clips} clips, {done.frames} frames, {done.hours * 60:.1f} min "
+        f"published {where}: {done.clips} clips{_texts(done)}, {done.frames} frames, "
+        f"{done.hours * 60:.1f} min "
         f"of video in {elapsed_s:.0f} s, {_left_out(done)}{_rejects(result.rejects)}"
     )
     return 0
+
+
+def _texts(done: "Publication") -> str:
+    """How many clips have a text, where one was asked for and some have none."""
+    counted = ((done.captioned, "a caption"), (done.transcribed, "a transcript"))
+    told = [f"{n} with {text}" for n, text in counted if n is not None and n < done.clips]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _left_out(done: "Publication") -> str:

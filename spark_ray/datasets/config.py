@@ -89,8 +89,8 @@ class BuildConfig(
 ):
     """Build a dataset: decode, sample, find scenes, caption, transcribe, publish.
 
-    Exit status: 0 published (rejects are counted in the last line), 1 nothing could be published,
-    2 wrong usage or configuration.
+    Exit status: 0 published (rejects are counted in the last line), 1 nothing could be published
+    or the work failed, 2 wrong usage or configuration, such as an output that can't be written to.
     """
 
     @model_validator(mode="after")

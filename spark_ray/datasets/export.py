@@ -10,7 +10,7 @@ from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
-from spark_ray.datasets.layout import EXPORT_FORMATS, METADATA, resolve_published
+from spark_ray.datasets.layout import EXPORT_FORMATS, METADATA, create_output, resolve_published
 from spark_ray.datasets.shards import parquet_bytes
 
 _SHARD_BYTES = 256 << 20
@@ -27,13 +27,14 @@ def export_dataset(reference: str, to: str, form: str) -> int:
     caption), `<id>.000001.jpg` … and the sound. `metadata.json` goes along and is written last.
 
     Raises:
-        ConfigError: the form is unknown, or `to` already holds files.
+        ConfigError: the form is unknown, or `to` already holds files, or can't be written to.
         DatasetError: there is no such dataset.
     """
     if form not in EXPORT_FORMATS:
         raise unknown_choice("--format", form, EXPORT_FORMATS)
     version = resolve_published(reference)
     target = Folder(to.rstrip("/"))
+    create_output(target, "--to")
     if target.names():
         raise ConfigError(f"--to {to}: holds files already; name a new or empty folder")
     total = json.loads(version.read(METADATA))["statistics"]["clips"]

@@ -10,7 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from spark_ray.core.errors import ConfigError, OutsideInput, SparkRayError, StorageError
+from spark_ray.core.errors import (
+    ConfigError,
+    OutsideInput,
+    SparkRayError,
+    StorageError,
+    StorageUnavailable,
+)
 from spark_ray.core.storage import (
     filesystem,
     is_remote,
@@ -91,18 +97,22 @@ def list_inputs(inputs: Iterable[str]) -> list[InputFile]:
     return [found[location] for location in sorted(found)]
 
 
-def named_file(location: str) -> InputFile:
-    """One file with its sidecars.
+def files_as_they_are(locations: Iterable[str]) -> Iterator[InputFile]:
+    """Files that were listed once, with the sidecars that they have now.
+
+    One that is gone, or whose folder can't be listed, says so as its problem.
 
     Raises:
-        StorageError: it does not exist, or its folder can't be listed.
+        StorageUnavailable: their whole storage can't be used.
     """
-    if is_remote(location):
-        return _Listings().file(location)
-    path = local_path(location)
-    if not path.exists():
-        raise StorageError(f"{location}: it does not exist")
-    return _Listings().beside(path)
+    listings = _Listings()
+    for location in locations:
+        try:
+            yield listings.file(location)
+        except StorageUnavailable:
+            raise
+        except StorageError as error:
+            yield InputFile(location, problem=error)
 
 
 def _expand(given: str, listings: "_Listings") -> Iterator[InputFile]:
@@ -264,10 +274,15 @@ class _Listings:
         Raises:
             StorageError: it does not exist, or its folder can't be listed.
         """
+        if not is_remote(location):
+            with storage_errors(location, "read"):
+                if not local_path(location).exists():
+                    raise StorageError(f"{location}: it does not exist any more")
+            return self.beside(local_path(location))
         fs, path = filesystem(location)
         with storage_errors(location, "read"):
             if not fs.isfile(path):
-                raise StorageError(f"{location}: it does not exist")
+                raise StorageError(f"{location}: it does not exist any more")
         return self._known_file(fs, path)
 
     def in_list(self, entry: str) -> Iterator[InputFile]:

@@ -1,6 +1,8 @@
 """Names inside a dataset version, and the shape of its lines."""
 
+import errno
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -9,7 +11,7 @@ from spark_ray import __version__
 from spark_ray.core.errors import ConfigError, DatasetError
 from spark_ray.core.provenance import now_iso
 from spark_ray.core.schema import Clip
-from spark_ray.core.storage import Folder
+from spark_ray.core.storage import Folder, is_remote, local_path, storage_errors
 
 MANIFEST = "manifest.jsonl"
 METADATA = "metadata.json"
@@ -26,6 +28,13 @@ EXPORT_FORMATS = ("webdataset", "parquet", "csv")
 
 _VERSION = re.compile(r"v(\d+)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_WRONG_PLACE = frozenset(
+    (
+        errno.EACCES, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
+        errno.EPERM, errno.EROFS,
+    )
+)  # fmt: skip
+"""Why a folder can't be made or written to, where another one could."""
 
 
 def dataset_name(output: str) -> str:
@@ -45,6 +54,29 @@ def dataset_name(output: str) -> str:
 def writable(version: Folder) -> Folder:
     """The version as a build uses it: half-written files lie among the parts, and go with them."""
     return Folder(version.location, scratch=_WRITING)
+
+
+def create_output(folder: Folder, setting: str) -> None:
+    """Make the folder that a setting named, if it is local, and see that it can be written to.
+
+    Raises:
+        ConfigError: it can't; the message names the setting.
+        StorageError: the disk is full, or fails.
+    """
+    if is_remote(folder.location):
+        return
+    path = local_path(folder.location)
+    with storage_errors(folder.location, "write"):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path).close()
+        except OSError as error:
+            if error.errno not in _WRONG_PLACE:
+                raise
+            raise ConfigError(
+                f"{setting}: the folder {folder.location} can't be made or written to "
+                f"({error.strerror}); name one that can"
+            ) from error
 
 
 def is_published(version: Folder) -> bool:

@@ -12,9 +12,10 @@ from spark_ray.core.schema import Clip, ModelInfo, Step, check_storable
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ledger import MAX_CRASHES, CrashGuard, check_model
+from spark_ray.datasets.session import starts_ray
 from spark_ray.datasets.stages import rejected
 from spark_ray.models.captioning import build_captioner
-from spark_ray.models.protocols import Captioner
+from spark_ray.models.protocols import Captioner, ChecksWeights
 from spark_ray.models.sidecar_files import is_named_subtitles
 from spark_ray.models.transcription import build_transcriber
 from spark_ray.monitoring.metrics import observe_call
@@ -68,6 +69,16 @@ class ModelStage:
             self.guard.end_loading(_actor())
         if self.version is not None and self._model is not None:
             check_model(self.version, self.name, self._model)
+
+    def check_weights(self) -> None:
+        """See whether a process of this machine can have the model's weights.
+
+        Raises:
+            ModelError: it can't.
+        """
+        backend = self._make()
+        if isinstance(backend, ChecksWeights):
+            backend.check_weights()
 
     def process(self, clips: Iterable[Clip]) -> Iterator[Clip]:
         stream = iter(clips)
@@ -135,6 +146,21 @@ class ModelStage:
 def _actor() -> str:
     """Which actor this is, also after Ray has started it again."""
     return str(ray.get_runtime_context().get_actor_id())
+
+
+def model_stages(config: BuildConfig) -> list[ModelStage]:
+    """The stages of a build that ask a model, made before Ray starts: bad settings show here.
+
+    Raises:
+        ConfigError: a backend's settings are wrong.
+        MissingDependency: a backend needs a package that is not installed.
+        ModelError: a model can't be had on this machine, where all of the work will be done.
+    """
+    stages = [caption_stage(config), transcribe_stage(config)]
+    if starts_ray(config):
+        for stage in stages:
+            stage.check_weights()
+    return stages
 
 
 def caption_stage(config: BuildConfig) -> ModelStage:

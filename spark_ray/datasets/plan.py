@@ -282,7 +282,8 @@ def mark_duplicates(records: Iterable[SourceRecord]) -> Iterator[SourceRecord]:
             record.verdict, record.duplicate_of = "duplicate", originals[original]
         elif number in beside_copies:
             originals[number] = record.location
-            record.sidecars += beside_copies[number]
+            beside = dict.fromkeys((*record.sidecars, *beside_copies[number]))
+            record.sidecars = list(beside)  # each once: a.mp4 and a.mkv have one a.txt
         yield record
 
 

@@ -48,9 +48,11 @@ _MOST_FILES = 128
 
 @dataclass(frozen=True)
 class Publication:
-    """What was published."""
+    """What was published. `captioned` and `transcribed` are None where nobody was asked to."""
 
     clips: int
+    captioned: int | None
+    transcribed: int | None
     rejects: int
     copies: int
     filtered: int
@@ -91,8 +93,13 @@ def publish(
 def publication_of(metadata: Mapping[str, Any]) -> Publication:
     """What the `metadata.json` of a published version says of it."""
     statistics, funnel = metadata["statistics"], metadata["funnel"]
+    config = metadata["config"]
     return Publication(
         clips=statistics["clips"],
+        captioned=statistics["captioned"] if config["caption_backend"] != "none" else None,
+        transcribed=(
+            statistics["transcribed"] if config["transcription_backend"] != "none" else None
+        ),
         rejects=sum(entry["count"] for entry in funnel["rejects"]),
         copies=funnel["files"]["duplicate"],
         filtered=funnel["files"]["filtered"] + funnel["clips"]["filtered"],

@@ -9,11 +9,12 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
 
-from spark_ray.core.errors import StorageError
+from spark_ray.core.errors import OutsideInput
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.storage import Folder, absolute, transfers
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
@@ -27,7 +28,7 @@ from spark_ray.datasets.build import (
 from spark_ray.datasets.claim import alone
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.funnel import FILE_FILTERS
-from spark_ray.datasets.ingest import InputFile, named_file
+from spark_ray.datasets.ingest import files_as_they_are
 from spark_ray.datasets.layout import (
     FILTERED_BEFORE,
     METADATA,
@@ -51,7 +52,7 @@ from spark_ray.datasets.ledger import (
     read_parts,
     read_recipe,
 )
-from spark_ray.datasets.model_stages import caption_stage, transcribe_stage
+from spark_ray.datasets.model_stages import model_stages
 from spark_ray.datasets.plan import SourceRecord, StoredPlan, mark_duplicates
 from spark_ray.datasets.publish import clear_scaffold, discard
 from spark_ray.datasets.session import ray_session
@@ -61,11 +62,22 @@ _CARRYING = f"{PARTS}/carrying"
 _LINES_PER_PART = 1000
 
 
-def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
+@dataclass(frozen=True)
+class Replay:
+    """What a replay came to: how many rejects there were, and what was built.
+
+    `result` is None when no reject became a clip; then nothing is published.
+    """
+
+    rejects: int
+    result: BuildResult | None
+
+
+def replay_rejects(reference: str, **operational: Any) -> Replay:
     """Try the rejects of a published version again; publish what came of it as the next version.
 
-    Returns None, and publishes nothing, when no reject became a clip. `operational` are settings
-    that don't decide the content, such as `decode_timeout_s` or `caption_batch_size`.
+    `operational` are settings that don't decide the content, such as `decode_timeout_s` or
+    `caption_batch_size`.
 
     Raises:
         DatasetError: there is no such dataset, or the next version is being built by somebody else.
@@ -75,7 +87,7 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
     clear_scaffold(parent, metadata)  # what a kill may have left of its build
     rejects = [json.loads(line) for line in parent.lines(REJECTS)]
     if not rejects:
-        return None
+        return Replay(0, None)
     dataset = Folder(parent.location.rpartition("/")[0])
     origin = {"version": metadata["version"], "manifest_sha256": metadata["manifest_sha256"]}
     version = writable(_unfinished_replay(dataset, origin) or dataset.sub(next_version(dataset)))
@@ -87,6 +99,7 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
     ).located()
     print(f"Replaying {len(rejects)} rejects of {parent.location} into {version.location}",
           file=sys.stderr)  # fmt: skip
+    stages = model_stages(config)
     version.create()
     with alone(version), ray_session(config):
         if not version.exists(RECIPE):
@@ -97,12 +110,12 @@ def replay_rejects(reference: str, **operational: Any) -> BuildResult | None:
                 FILTERED_BEFORE, dump_json(_filtered_before(metadata, rejects).model_dump())
             )
             begin(version, config, _records_to_retry(parent, rejects, config), origin)
-        run_units(config, version, [caption_stage(config), transcribe_stage(config)])
+        run_units(config, version, stages)
         if not _recovered(parent, version):
             discard(version)
             version.delete()
-            return None
-        return finish(config, version)
+            return Replay(len(rejects), None)
+        return Replay(len(rejects), finish(config, version))
 
 
 def _unfinished_replay(dataset: Folder, origin: dict[str, Any]) -> Folder | None:
@@ -169,36 +182,41 @@ def _filtered_before(metadata: dict[str, Any], rejects: Iterable[dict[str, Any]]
 def _records_to_retry(
     parent: Folder, rejects: Iterable[dict[str, Any]], config: BuildConfig
 ) -> Iterator[SourceRecord]:
-    """The parent's plan, reduced to what was rejected; files that failed as a whole are looked at
-    anew, except links out of the input folder, which stay where they are."""
+    """The parent's plan, reduced to what was rejected. The files of that are looked at anew, with
+    their copies and the texts beside them, since any of these may have been mended; links out of
+    the input folder stay where they are."""
     units: defaultdict[str, list[str]] = defaultdict(list)
     for line in rejects:
         units[line["source_path"]].append(line["unit_id"])
-    records = list(StoredPlan(parent))
-    for record in records:
+    records = {record.location: record for record in StoredPlan(parent)}
+    retried: dict[str, SourceRecord] = {}
+    for record in records.values():
         if record.verdict == "video":
             record.units = units.get(record.location, [])
-            record.attempt += bool(record.units)
-    failed = {
-        r.location: r
-        for r in records
-        if r.verdict == "rejected" and r.reject is not None and r.reject.error != "OutsideInput"
-    }
-    files = [_still_there(location) for location in failed]
-    again = list(plan_inputs(files, config))
-    for record in again:
-        record.attempt = failed[record.location].attempt + 1
-        if record.reject is not None:
-            record.reject.attempt = record.attempt
-    retried = [r for r in records if r.location not in failed] + again
-    return mark_duplicates(sorted(retried, key=lambda record: record.location))
+        if _may_be_mended(record) or record.duplicate_of in retried:
+            retried[record.location] = record
+    for anew in plan_inputs(list(files_as_they_are(retried)), config):
+        records[anew.location] = _to_retry(retried[anew.location], anew)
+    return mark_duplicates([records[location] for location in sorted(records)])
 
 
-def _still_there(location: str) -> InputFile:
-    try:
-        return named_file(location)
-    except StorageError:
-        return InputFile(location, problem=StorageError("it does not exist any more"))
+def _may_be_mended(record: SourceRecord) -> bool:
+    if record.reject is not None:
+        return record.reject.error != OutsideInput.__name__
+    return bool(record.units)
+
+
+def _to_retry(before: SourceRecord, anew: SourceRecord) -> SourceRecord:
+    """What is to be done with a file, by what was known of it and what another look at it found."""
+    if before.verdict != "rejected" and anew.source_hash is None:
+        # It can't be read now. As a video, its units say so; as a copy, it is not missed.
+        return before.model_copy(update={"sidecars": anew.sidecars, "attempt": before.attempt + 1})
+    if before.verdict == "video" and anew.source_hash == before.source_hash:
+        anew.units = before.units
+    anew.attempt = before.attempt + 1
+    if anew.reject is not None:
+        anew.reject.attempt = anew.attempt
+    return anew
 
 
 def _recovered(parent: Folder, version: Folder) -> bool:

@@ -6,6 +6,8 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Protocol
 
 import ray
@@ -15,6 +17,8 @@ from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.interrupts import interrupts_held
 
 _CONNECT_TIMEOUT_S = 10.0
+_STARTED_HERE = Path(os.environ.get("RAY_TMPDIR") or gettempdir(), "ray", "ray_current_cluster")
+"""The cluster of `ray start`, which `ray.init` joins where no address is given; see its docs."""
 
 
 class HasCluster(Protocol):
@@ -22,6 +26,13 @@ class HasCluster(Protocol):
 
     ray_address: str | None
     dashboard: bool
+
+
+def starts_ray(config: HasCluster) -> bool:
+    """Whether `ray_session` will start a cluster of this machine alone, and join none."""
+    address = config.ray_address or os.environ.get("RAY_ADDRESS")
+    joins = address not in (None, "", "local") or ray.is_initialized()
+    return not joins and not _STARTED_HERE.exists()
 
 
 @contextmanager

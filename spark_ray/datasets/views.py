@@ -85,13 +85,18 @@ def dataset_stats(reference: str, *, as_json: bool = False) -> str:
         as_json: give `{"manifest", "statistics", "broken_lines"}` as JSON.
 
     Raises:
-        DatasetError: there is no such dataset.
+        DatasetError: there is no such dataset, or the file is no manifest.
         StorageError: the manifest can't be read at all.
     """
     folder, name = manifest_of(reference)
     broken, counted = BrokenLines(), ClipStatistics()
     for line in read_manifest(folder, broken, name):
         counted.add(line)
+    if not counted.clips and (broken.count or name != MANIFEST):
+        raise DatasetError(
+            f"{visible(folder / name)}: it is no manifest, as {_why_none(broken)}; name a dataset, "
+            f"or its {MANIFEST}"
+        )
     statistics = counted.as_dict()
     if as_json:
         result = {
@@ -106,6 +111,13 @@ def dataset_stats(reference: str, *, as_json: bool = False) -> str:
         _section("Distributions", _distributions(statistics["histograms"])),
         _broken_view(broken),
     )
+
+
+def _why_none(broken: BrokenLines) -> str:
+    if not broken.count:
+        return "it is empty"
+    first = broken.examples[0]
+    return f"no line of it is that of a clip (line {first.number}: {visible(first.problem)})"
 
 
 def _find_clip(version: Folder, clip_id: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from spark_ray.models.captioning import CaptionOptions, captioners
 from spark_ray.models.frame_captioner import batched
 from spark_ray.models.pretrained import Placement, choose_placement, load_model, load_processor
 from spark_ray.models.transcription import TranscriptionOptions, transcribers
-from spark_ray.models.weights import SAFETENSORS, Weights, resolve_weights
+from spark_ray.models.weights import SAFETENSORS, Weights, check_weights, resolve_weights
 
 NO_MODEL = "train one with 'spark-ray train apotheon'"
 
@@ -176,6 +176,16 @@ class ApotheonCaptioner(_Backend):
         )
         return self.model.weights.info()
 
+    def check_weights(self) -> None:
+        assert self.options.caption_model is not None
+        check_weights(
+            self.options.caption_model,
+            setting="caption_model",
+            revision=self.options.caption_revision,
+            kind=SAFETENSORS,
+            instead=NO_MODEL,
+        )
+
     def caption(self, clips: Sequence[Clip]) -> dict[str, Caption]:
         seen = [clip for clip in clips if clip.frames]
         options = self.options
@@ -208,6 +218,15 @@ class ApotheonTranscriber(_Backend):
             device=self.options.transcription_device,
         )
         return self.model.weights.info()
+
+    def check_weights(self) -> None:
+        check_weights(
+            self.options.transcription_model,
+            setting="transcription_model",
+            revision=None,
+            kind=SAFETENSORS,
+            instead=NO_MODEL,
+        )
 
     def transcribe(self, clips: Sequence[Clip]) -> dict[str, Transcript]:
         heard = [clip for clip in clips if clip.audio]

@@ -74,18 +74,23 @@ def _clean(text: str) -> str:
 
 
 def keys_of(clip: Clip) -> Iterator[str]:
-    """What a captions file may call the clip, the most precise name first.
-
-    Its own id and its video's; its path, whole and then shorter from the left, so that
-    `train/a.mp4` and `a.mp4` both find `s3://raw/train/a.mp4`; last the name without its suffix.
-    """
+    """What a captions file may call the clip: its id, its video's, or a name of its file."""
     yield clip.clip_id
     if clip.video_id is not None:
         yield clip.video_id
-    yield clip.source_path
-    parts = clip.source_path.split("/")
+    yield from names_of(clip.source_path)
+
+
+def names_of(location: str) -> Iterator[str]:
+    """What a captions file may call a file, the most precise name first.
+
+    Its path, whole and then shorter from the left, so that `train/a.mp4` and `a.mp4` both find
+    `s3://raw/train/a.mp4`; last the name without its suffix.
+    """
+    yield location
+    parts = location.split("/")
     yield from ("/".join(parts[first:]) for first in range(1, len(parts)))
-    yield PurePosixPath(clip.source_path).stem
+    yield PurePosixPath(location).stem
 
 
 def parse_json_captions(text: str, uri: str) -> list[TextAt]:
@@ -138,15 +143,15 @@ def read_captions_file(uri: str) -> dict[str, list[TextAt]]:
     return by_key
 
 
-def check_captions_file(uri: str) -> None:
-    """See, before any work is done, that the file can be used.
+def captioned_videos(uri: str) -> set[str]:
+    """What a captions file calls its videos, read before any work is done.
 
     Raises:
-        ConfigError: it can't.
+        ConfigError: the file can't be used.
         StorageError: it can't be read.
     """
     try:
-        read_captions_file(uri)
+        return set(read_captions_file(uri))
     except SidecarError as error:
         raise ConfigError(str(error)) from error
 

@@ -11,7 +11,7 @@ from spark_ray.core.errors import ModelError, unknown_choice
 from spark_ray.core.schema import Clip, ModelInfo, Segment, Transcript, Word
 from spark_ray.media.audio_codec import SAMPLE_RATE, decode_audio
 from spark_ray.models.transcription import TranscriptionOptions, transcribers, transcript_of
-from spark_ray.models.weights import CTRANSLATE2, resolve_weights
+from spark_ray.models.weights import CTRANSLATE2, WantedWeights, check_weights, resolve_weights
 
 _WINDOW_S = 30
 
@@ -44,13 +44,7 @@ class FasterWhisperTranscriber:
             ConfigError: the model does not speak `transcription_language`.
         """
         name = self.options.transcription_model
-        weights = resolve_weights(
-            _MODELS.get(name, name),
-            setting="transcription_model",
-            revision=None,
-            kind=CTRANSLATE2,
-            instead=_INSTEAD,
-        )
+        weights = resolve_weights(**self._wanted())
         # Without this file the library would fetch another model's tokenizer in silence.
         if not (weights.folder / "tokenizer.json").is_file():
             raise ModelError(
@@ -75,6 +69,19 @@ class FasterWhisperTranscriber:
         if language is not None and language not in known:
             raise unknown_choice("transcription_language", language, known)
         return weights.info()
+
+    def check_weights(self) -> None:
+        check_weights(**self._wanted())
+
+    def _wanted(self) -> WantedWeights:
+        name = self.options.transcription_model
+        return {
+            "reference": _MODELS.get(name, name),
+            "setting": "transcription_model",
+            "revision": None,
+            "kind": CTRANSLATE2,
+            "instead": _INSTEAD,
+        }
 
     def transcribe(self, clips: Sequence[Clip]) -> dict[str, Transcript]:
         """Transcripts by clip id; a clip in which nothing is said is left out.

@@ -19,7 +19,13 @@ from spark_ray.core.errors import CorruptMedia, ModelError
 from spark_ray.core.schema import Caption, Clip, ModelInfo
 from spark_ray.models.captioning import CaptionOptions
 from spark_ray.models.pretrained import Placement, choose_placement
-from spark_ray.models.weights import SAFETENSORS, Weights, resolve_weights
+from spark_ray.models.weights import (
+    SAFETENSORS,
+    WantedWeights,
+    Weights,
+    check_weights,
+    resolve_weights,
+)
 
 Item = TypeVar("Item")
 
@@ -49,15 +55,21 @@ class FrameCaptioner(ABC):
         """
         options = self.options
         placement = choose_placement(options.caption_device, options.caption_dtype, self.gpu_dtype)
-        weights = resolve_weights(
-            options.caption_model or self.default_model,
-            setting="caption_model",
-            revision=options.caption_revision,
-            kind=SAFETENSORS,
-            instead=NO_DOWNLOAD,
-        )
+        weights = resolve_weights(**self._wanted())
         self.load_weights(weights, placement)
         return weights.info(self.prompt)
+
+    def check_weights(self) -> None:
+        check_weights(**self._wanted())
+
+    def _wanted(self) -> WantedWeights:
+        return {
+            "reference": self.options.caption_model or self.default_model,
+            "setting": "caption_model",
+            "revision": self.options.caption_revision,
+            "kind": SAFETENSORS,
+            "instead": NO_DOWNLOAD,
+        }
 
     def caption(self, clips: Sequence[Clip]) -> dict[str, Caption]:
         """Captions by clip id; clips without frames are left out.

@@ -6,7 +6,7 @@ merged and reordered between stages, and a caption on the wrong clip is worse th
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from spark_ray.core.schema import Caption, Clip, ModelInfo, Transcript
 
@@ -23,6 +23,19 @@ class Captioner(Protocol):
 
     def caption(self, clips: Sequence[Clip]) -> dict[str, Caption]:
         """Captions by `clip_id`. A clip that has nothing to caption may be left out."""
+        ...
+
+
+@runtime_checkable
+class ChecksWeights(Protocol):
+    """A backend that can tell early that its weights are not to be had."""
+
+    def check_weights(self) -> None:
+        """See, without loading or fetching anything, whether `load()` can find them here.
+
+        Raises:
+            ModelError: it can't.
+        """
         ...
 
 

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 class SidecarCaptioner:
     """A video's captions from `captions_file`, or else from a file beside it.
 
-    `film.caption.srt` goes before `film.srt`. A .txt is one caption for the whole video. A .json
+    `film.caption.srt` goes before `film.srt`. A .txt is one caption for the whole video; there are
+    several where copies of it, each with a .txt beside it, were left out. A .json
     holds one text, a list of them, or `{"caption": …}`, `{"captions": […]}`, each with `start` and
     `end` in seconds of the source if it belongs to a part. Of .srt, .vtt and timed texts a clip
     gets those that overlap its span, joined; of several untimed texts the first becomes the
@@ -72,7 +73,7 @@ class SidecarCaptioner:
                 self._warn_of_shared(key, clip.source_path)
                 return self.by_key[key]
         files = [uri for uri in sorted(clip.sidecars) if suffix(uri) in SIDECAR_SUFFIXES]
-        return _read_sidecar(min(files, key=_preference)) if files else []
+        return _read_first(files) if files else []
 
     def _warn_of_shared(self, key: str, source_path: str) -> None:
         """Warn, once, where a bare file name captions files of several folders."""
@@ -95,9 +96,16 @@ def _preference(uri: str) -> tuple[bool, int]:
     return not is_named_caption(uri), SIDECAR_SUFFIXES.index(suffix(uri))
 
 
+def _read_first(files: list[str]) -> list[TextAt]:
+    """The texts of the file that goes first; those beside copies of a video are of equal rank."""
+    first = min(files, key=_preference)
+    if suffix(first) != ".txt":
+        return _read_sidecar(first)
+    equal = [uri for uri in files if _preference(uri) == _preference(first)]
+    return list(dict.fromkeys(TextAt(read_text(uri).strip()) for uri in equal))
+
+
 def _read_sidecar(uri: str) -> list[TextAt]:
-    if suffix(uri) == ".txt":
-        return [TextAt(read_text(uri))]
     if suffix(uri) == ".json":
         return parse_json_captions(read_text(uri), uri)
     return [TextAt(cue.text, cue.start, cue.end) for cue in read_cues(uri)]

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from spark_ray.core.errors import ConfigError, ModelError
 from spark_ray.core.schema import ModelInfo
@@ -41,6 +41,16 @@ CTRANSLATE2 = WeightFormat(
     ("config.json", "preprocessor_config.json", "tokenizer.json", "vocabulary.*", "model.bin"),
     "model.bin",
 )
+
+
+class WantedWeights(TypedDict):
+    """The arguments of `resolve_weights` and `check_weights`."""
+
+    reference: str
+    setting: str
+    revision: str | None
+    kind: WeightFormat
+    instead: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,20 @@ def check_reference(reference: str, setting: str) -> None:
         )
     if is_folder:
         _check_is_model(user_path(reference), setting, reference)
+
+
+def check_weights(
+    reference: str, *, setting: str, revision: str | None, kind: WeightFormat, instead: str
+) -> None:
+    """See, without asking anybody, whether `resolve_weights` can succeed on this machine.
+
+    Raises:
+        ModelError: it can't: nothing is there, or it is on the hub and may not be fetched.
+    """
+    check_reference(reference, setting)
+    elsewhere = is_remote(reference) or reference.startswith(REGISTERED)
+    if not elsewhere and not user_path(reference).is_dir() and offline():
+        _from_hub(reference, setting, revision, kind, instead)
 
 
 def offline() -> bool:

@@ -68,6 +68,9 @@ class WhisperTranscriber:
             ) from error
         return weights.info()
 
+    def check_weights(self) -> None:
+        _require(self.options.transcription_model, _checkpoint(self.options.transcription_model))
+
     def transcribe(self, clips: Sequence[Clip]) -> dict[str, Transcript]:
         """Transcripts by clip id; a clip in which nothing is said is left out.
 
@@ -106,6 +109,16 @@ def _segment(segment: dict[str, Any]) -> Segment:
 
 def _find(name: str) -> Weights:
     """The checkpoint on this machine, fetched if it is one of the library's sizes."""
+    weights = _checkpoint(name)
+    _require(name, weights)
+    (file,) = weights.files
+    if not file.exists():
+        _download(name, whisper._MODELS[name], file)
+    return weights
+
+
+def _checkpoint(name: str) -> Weights:
+    """Where the checkpoint is, or will be when it is fetched."""
     if name not in whisper.available_models():
         file = user_path(name)
         if not file.is_file():
@@ -118,11 +131,13 @@ def _find(name: str) -> Weights:
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "whisper"
     url: str = whisper._MODELS[name]
-    file = cache / url.rpartition("/")[2]
-    if not file.exists():
+    return Weights(name, cache, None, (cache / url.rpartition("/")[2],))
+
+
+def _require(name: str, weights: Weights) -> None:
+    """Raises ModelError if the checkpoint is not here and may not be fetched."""
+    if not weights.files[0].exists():
         require_online("transcription_model", f"Whisper {name}", _INSTEAD)
-        _download(name, url, file)
-    return Weights(name, cache, None, (file,))
 
 
 def _download(name: str, url: str, file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ import cv2
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.util.annotations import RayDeprecationWarning
 
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.assets import published_clips
+from spark_ray.datasets.build import _pipeline
+from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.model_stages import ModelStage
 from spark_ray.media.synthetic import Truth
 
 FORMATS = ("files", "parquet", "both")
@@ -219,6 +225,15 @@ def test_shards_are_cut_by_bytes(versions: dict[str, Path]) -> None:
     assert all(sum(clips) <= SHARD_BYTES or len(clips) == 1 for clips in held)
     following = pairwise(held)
     assert all(sum(clips) + after[0] > SHARD_BYTES for clips, after in following)
+
+
+def test_a_build_with_a_model_has_no_warning_for_its_user(cluster: str, tmp_path: Path) -> None:
+    model = ModelStage("caption", "caption", dict, lambda *_: {}, holds_weights=True)
+    config = BuildConfig.from_values(input=["in"], output=str(tmp_path / "set"))
+    places = pa.table({"place": [0], "number": [0]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RayDeprecationWarning)
+        _pipeline(config, Folder(str(tmp_path / "set" / "v1")), [places], [model], {})
 
 
 def test_shards_open_in_other_peoples_tools(versions: dict[str, Path], tmp_path: Path) -> None:

@@ -188,6 +188,19 @@ def test_replay_adds_what_was_mended(
     assert metadata["statistics"]["clips"] == 4
 
 
+def test_replay_after_a_bad_text_was_removed(cluster: str, few: Path, tmp_path: Path) -> None:
+    """As its reject says, which names the text and not the video."""
+    (few / "clip_002.caption.srt").write_text("these are no cues")
+    first = builds.build(few, tmp_path / "set")
+    messages = [line["message"] for line in builds.rejects(first)]
+    assert any("mend or remove it" in message for message in messages)
+
+    (few / "clip_002.caption.srt").unlink()
+    assert builds.main_here("data", "replay", tmp_path / "set") == 0
+
+    assert captions(tmp_path / "set" / "v2") == [builds.caption_of_number(n) for n in (1, 2, 3)]
+
+
 def test_a_replay_counts_what_its_parents_filters_turned_away(
     cluster: str, few: Path, tmp_path: Path
 ) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from spark_ray.core.errors import ModelError
-from spark_ray.datasets.advice import sampling_advice
+from spark_ray.datasets.advice import captions_advice, sampling_advice
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.ingest import InputFile
 from spark_ray.models.training_record import DatasetUse, TrainingRecord
 
 LEARNED = {"fps": 4.0, "resolution": [64, 64], "smart_sampling": False, "fit": "pad"}
@@ -62,3 +63,19 @@ def test_nothing_is_said_where_nothing_differs_or_is_known(model: str, tmp_path:
 def test_a_folder_without_a_model_is_an_error_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"caption_model: .* holds no config\.json"):
         advice(caption_backend="apotheon", caption_model=str(tmp_path))
+
+
+VIDEOS = [InputFile(f"s3://raw/films/{name}.mp4") for name in "abcd"]
+
+
+def test_a_captions_file_that_names_other_videos_is_counted_with_an_example() -> None:
+    named = {"a.mp4", "films/b.mp4", "c", "s3://raw/films/d.mp4", "other/a.mp4", "x.mp4"}
+    (sentence,) = captions_advice(named, VIDEOS)
+    assert sentence.startswith("captions_file: 2 of the 6 videos that it names are not among")
+    assert "e.g. 'other/a.mp4'" in sentence
+
+
+def test_nothing_is_said_of_captions_whose_videos_are_there_or_told_by_id() -> None:
+    ids = {"0123456789abcdef", "0123456789abcdef-00000000-00004000"}
+    assert list(captions_advice({"a", "b.mp4", *ids}, VIDEOS)) == []
+    assert list(captions_advice(set(), VIDEOS)) == []

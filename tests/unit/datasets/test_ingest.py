@@ -9,7 +9,7 @@ import pytest
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.storage import local_path
-from spark_ray.datasets.ingest import list_inputs, named_file
+from spark_ray.datasets.ingest import files_as_they_are, list_inputs
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -186,7 +186,8 @@ def keys(*inputs: str) -> dict[str, tuple[str, ...]]:
 def test_a_file_in_a_bucket_has_its_sidecars_however_it_was_named(bucket: str, given: str) -> None:
     fsspec.filesystem("memory").pipe_file("/films/all.lst", b"in/a.mp4\n")
     assert keys(f"{bucket}/{given}")["a.mp4"] == ("a.txt",)
-    assert [Path(s).name for s in named_file(f"{bucket}/in/a.mp4").sidecars] == ["a.txt"]
+    (again,) = files_as_they_are([f"{bucket}/in/a.mp4"])
+    assert [Path(s).name for s in again.sidecars] == ["a.txt"]
 
 
 def test_what_is_hidden_in_a_bucket_is_left_out(bucket: str) -> None:

@@ -1,11 +1,13 @@
 """Names of datasets, versions and assets."""
 
+import errno
+import tempfile
 from pathlib import Path
 
 import pytest
 from fake_version import make_clip, write_version
 
-from spark_ray.core.errors import ConfigError, DatasetError
+from spark_ray.core.errors import ConfigError, DatasetError, StorageError
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import choose_version
 from spark_ray.datasets.config import BuildConfig
@@ -13,6 +15,7 @@ from spark_ray.datasets.layout import (
     METADATA,
     RECIPE,
     audio_name,
+    create_output,
     dataset_name,
     frame_name,
     next_version,
@@ -158,3 +161,35 @@ def test_a_manifest_opens_in_datasets(tmp_path: Path) -> None:
     )
     assert sorted(rows["id"]) == sorted(clip.clip_id for clip in clips)
     assert {row["meta"]["frame_motion"][0] for row in rows} == {0.0}
+
+
+@pytest.mark.parametrize("place", ["file/v1", "file", "x" * 300, "ring/v1"])
+def test_an_output_that_cannot_be_a_folder_names_its_setting(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "ring").symlink_to("ring")
+    with pytest.raises(ConfigError, match=r"^output: the folder .* can't be made .*; name one"):
+        create_output(Folder(str(tmp_path / place)), "output")
+
+
+def test_an_output_in_which_no_file_can_be_made_names_its_setting() -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no file system here that takes no files")
+    with pytest.raises(ConfigError, match=r"^--to: the folder /proc .*written to \(.*; name one"):
+        create_output(Folder("/proc"), "--to")
+
+
+def test_an_output_is_made_and_nothing_is_left_in_it(tmp_path: Path) -> None:
+    for _ in range(2):
+        create_output(Folder(str(tmp_path / "a" / "v1")), "output")
+    assert list((tmp_path / "a" / "v1").iterdir()) == []
+
+
+def test_a_full_disk_is_no_mistake_in_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        create_output(Folder(str(tmp_path)), "output")

@@ -40,6 +40,13 @@ def test_the_texts_beside_a_copy_go_to_the_original() -> None:
     assert copy.duplicate_of == "a"
 
 
+def test_a_text_that_two_copies_share_is_one_text() -> None:
+    first, _ = mark_duplicates(
+        [record("a.mkv", sidecars=["a.txt"]), record("a.mp4", sidecars=["a.txt", "b.txt"])]
+    )
+    assert first.sidecars == ["a.txt", "b.txt"]
+
+
 def test_a_file_that_is_left_out_does_not_make_its_copy_a_duplicate() -> None:
     first, second = mark_duplicates([record("a", verdict="rejected"), record("b")])
     assert (first.verdict, second.verdict) == ("rejected", "video")

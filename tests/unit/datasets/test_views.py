@@ -101,5 +101,23 @@ def test_stats_pass_over_broken_lines_and_say_so(tmp_path: Path) -> None:
 
 
 def test_stats_of_an_empty_manifest(tmp_path: Path) -> None:
-    (tmp_path / "m.jsonl").write_bytes(b"")
-    assert "clips 0 from 0 videos" in words(dataset_stats(str(tmp_path / "m.jsonl")))
+    (tmp_path / "manifest.jsonl").write_bytes(b"")
+    assert "clips 0 from 0 videos" in words(dataset_stats(str(tmp_path / "manifest.jsonl")))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("notes.txt", b"buy milk\nbuy bread\n", r"no line .* \(line 1: it is not valid JSON"),
+        ("rejects.jsonl", b"", "it is empty"),
+        ("rejects.jsonl", b'{"id": "x"}\n', r"no line .* \(line 1: it has no meta"),
+        ("manifest.jsonl", b"\n{\n", r"no line .* \(line 1: it is empty"),
+    ],
+)
+def test_a_file_without_one_line_of_a_manifest_is_none(
+    tmp_path: Path, name: str, data: bytes, reason: str, as_json: bool
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DatasetError, match=f"{name}: it is no manifest, as {reason}.*manifest"):
+        dataset_stats(str(tmp_path / name), as_json=as_json)

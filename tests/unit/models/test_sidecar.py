@@ -111,6 +111,17 @@ def test_what_is_named_a_caption_comes_first(tmp_path: Path) -> None:
     assert caption.text != "from json"
 
 
+def test_texts_beside_copies_are_further_captions(tmp_path: Path) -> None:
+    texts = {"a": "a street", "b": "cars wait", "c": " a street\n", "d": " "}
+    files = [write(tmp_path / f"{name}.txt", text) for name, text in texts.items()]
+    subtitles = write(tmp_path / "b.srt", SRT)
+    expected = Caption(text="a street", all_captions=["a street", "cars wait"])
+    assert caption_of(make_clip(sidecars=(*files, subtitles))) == expected
+    named = write(tmp_path / "b.caption.txt", "it rains")
+    expected = Caption(text="it rains", all_captions=["it rains"])
+    assert caption_of(make_clip(sidecars=(*files, named))) == expected
+
+
 def test_a_clip_without_a_sidecar_is_left_out(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.txt", "\n")
     metadata = write(tmp_path / "metadata.json", '{"views": 3}')

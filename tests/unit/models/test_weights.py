@@ -17,6 +17,7 @@ from spark_ray.models.weights import (
     SAFETENSORS,
     Weights,
     check_reference,
+    check_weights,
     hash_weights,
     resolve_weights,
 )
@@ -146,6 +147,31 @@ def test_offline_names_the_setting_and_the_way_out(monkeypatch: pytest.MonkeyPat
         "caption_model: org/model is not on this machine and HF_HUB_OFFLINE=1 forbids downloading "
         "it; unset HF_HUB_OFFLINE, or use a folder"
     )
+
+
+def test_missing_weights_are_noticed_before_they_are_loaded(
+    hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing may be fetched; else it may all come yet."""
+
+    def check(reference: str) -> None:
+        check_weights(
+            reference, setting="caption_model", revision=None, kind=SAFETENSORS, instead="ask"
+        )
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"holds no config\.json"):
+        check(str(tmp_path / "empty"))
+    check("org/model")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="org/model is not on this machine and HF_HUB_OFFLINE=1"):
+        check("org/model")
+    check("s3://models/blip")
+    check("models:/apotheon@champion")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    resolve("org/model")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    check("org/model")
 
 
 def test_a_model_that_the_hub_does_not_have_is_an_error(hub: None) -> None:

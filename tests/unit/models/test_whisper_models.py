@@ -137,9 +137,10 @@ def test_silence_is_left_out_by_the_detector_of_speech(tiny_checkpoint: Checkpoi
     assert transcriber.transcribe([make_clip(0, silence)]) == {}
 
 
+@pytest.mark.parametrize("asked", ["load", "check_weights"])
 @pytest.mark.parametrize("backend", ["whisper", "faster_whisper"])
 def test_a_size_that_must_be_fetched_is_not_fetched_offline(
-    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -148,7 +149,7 @@ def test_a_size_that_must_be_fetched_is_not_fetched_offline(
     with pytest.raises(
         ModelError, match=r"HF_HUB_OFFLINE=1 forbids .* unset HF_HUB_OFFLINE, or set"
     ):
-        build_transcriber(options).load()
+        getattr(build_transcriber(options), asked)()
 
 
 def test_an_unknown_size_lists_the_known_ones() -> None:
