@@ -73,10 +73,13 @@ def test_rendering_again_spares_what_somebody_wrote(
             "gpu_workers: gpus must be at least 1",
         ),
         ({"kubernetes": {}}, "cpu_workers: spot needs kubernetes.spot_label"),
-        ({"kubernetes": {"spot_lable": "a=b"}}, "kubernetes.spot_lable: "),
+        (
+            {"kubernetes": {"spot_lable": "a=b"}},
+            "kubernetes: unknown setting 'spot_lable'; did you mean 'spot_label'?",
+        ),
         ({"name": "Spark Ray"}, "name: String should match pattern"),
         ({"images": {"cpu": "x; rm -rf /"}}, "images.cpu: String should match pattern"),
-        ({"env": {"A-B": "1"}}, "env: String should match pattern"),
+        ({"env": {"A-B": "1"}}, "env.A-B: String should match pattern"),
         (
             {"workload": {"job": "data bild"}},
             "data build, evaluate, train apotheon, tune",

@@ -24,6 +24,7 @@ def config(**values: Any) -> StudyConfig:
     ("values", "sentence"),
     [
         ({"space": {}}, "space"),
+        ({"space": {"learning_rate": {"type": "float", "min": 1}}}, "^space: learning_rate: max"),
         ({"metric": ["a", "b"], "mode": ["min"] * 3}, "mode: has 3 entries, and metric 2"),
         ({"metric": ["a", "a"], "search": "optuna"}, "names one twice"),
         ({"metric": ["a", "b"]}, "need search optuna and scheduler none"),
