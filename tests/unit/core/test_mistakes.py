@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
@@ -14,6 +15,7 @@ from spark_ray.cluster.values import ClusterValues
 from spark_ray.core.annotations import members
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import ConfigError
+from spark_ray.datasets.config import BuildConfig
 from spark_ray.serving.settings import ServeSettings
 from spark_ray.training.config import TrainConfig
 
@@ -106,3 +108,19 @@ def test_what_only_the_file_can_give_is_not_asked_for_by_a_flag() -> None:
     assert "space is required: set it in the YAML file" in told
     assert "--space" not in told
     assert "study_dir is required: give --study-dir" in told
+
+
+@pytest.mark.parametrize("cls", configurations(), ids=lambda cls: cls.__qualname__)
+def test_no_setting_answers_with_a_pattern(cls: type[JobConfig]) -> None:
+    assert '"pattern":' not in json.dumps(cls.model_json_schema())
+
+
+def test_a_text_of_another_form_is_answered_in_words() -> None:
+    assert complaint(BuildConfig, input=["x"], output="y", version="v/1") == (
+        "version: must be 1 to 64 letters, digits, dots, hyphens or underscores, with a letter or "
+        "digit first, not 'v/1'"
+    )
+    assert "version: must be" in complaint(BuildConfig, input=["x"], output="y", version="v1\n")
+    assert complaint(ServeSettings, models={"a/b": {"reference": "x"}}).startswith(
+        "models.a/b: must be a name of 1 to 64 letters"
+    )
