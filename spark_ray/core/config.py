@@ -10,7 +10,6 @@ like JSON: a file called `a,b.mp4` could not be given. Here argparse hands strin
 import argparse
 import difflib
 import inspect
-import logging
 import os
 import re
 import sys
@@ -27,8 +26,7 @@ from spark_ray.core.annotations import has_parts, plain_type
 from spark_ray.core.errors import ConfigError, StorageError
 from spark_ray.core.mistakes import sentences, unknown_setting
 from spark_ray.core.storage import read_bytes
-
-log = logging.getLogger(__name__)
+from spark_ray.core.yaml_text import read_yaml
 
 ENV_PREFIX = "SPARK_RAY_"
 
@@ -86,15 +84,16 @@ class JobConfig(BaseModel):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse whose mistakes are our errors, with the nearest known flag."""
+    """argparse whose mistakes are our errors, with the known flag nearest to an unknown one."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}{self._suggestion(message)}; see {self.prog} --help")
 
     def _suggestion(self, message: str) -> str:
-        wrong = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
-        close = difflib.get_close_matches(wrong[0], self._option_string_actions, 1) if wrong else []
-        return f"; did you mean {close[0]}?" if close and close != wrong[:1] else ""
+        flags = [re.split("[=:]", w)[0] for w in message.split() if w.startswith("--")]
+        known = self._option_string_actions
+        close = difflib.get_close_matches(flags[0], known, 1) if flags else []
+        return f"; did you mean {close[0]}?" if close and flags[0] not in known else ""
 
 
 def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
@@ -181,19 +180,18 @@ def _warn_of_misspelt_names(cls: type[JobConfig]) -> None:
     ours = {name for name in os.environ if name.startswith(ENV_PREFIX)}
     for name in sorted(ours - {*known, ENV_PREFIX + "LOG_LEVEL"}):
         if close := difflib.get_close_matches(name, known, 1, cutoff=0.9):
-            log.warning("%s in the environment is no setting; did you mean %s?", name, close[0])
+            print(
+                f"warning: {name} in the environment is no setting; did you mean {close[0]}?",
+                file=sys.stderr,
+            )
 
 
 def _read_yaml(file: str, cls: type[JobConfig]) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(read_bytes(file, _MAX_FILE_BYTES).decode())
+        data = read_bytes(file, _MAX_FILE_BYTES)
     except StorageError as error:
         raise ConfigError(f"--config {error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--config {file}: is not UTF-8 text") from error
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"--config {file}: is not valid YAML: {reason}") from error
+    values = read_yaml(data, f"--config {file}")
     if values is None:
         return {}
     if not isinstance(values, dict):
