@@ -30,8 +30,9 @@ def config(**values: Any) -> StudyConfig:
         ({"metric": ["a", "b"]}, "need search optuna and scheduler none"),
         ({"metric": ["a", "b"], "search": "optuna", "scheduler": "asha"}, "scheduler none"),
         ({"train": {"dataset": "x", "output_dir": "y"}}, "output_dir belongs to the study"),
-        ({"train": {"epochs": 3}}, "give either dataset or manifest_path"),
+        ({"train": {"epochs": 3}}, "dataset is required: give --dataset or --manifest-path"),
         ({"search": "grid"}, "needs points"),
+        ({"tracking_uri": "foo://bar"}, "^tracking_uri: MLflow knows no foo://; give http://"),
         ({"scheduler": "pbt", "search": "optuna"}, "pbt changes parameters by itself"),
         ({"scheduler": "pbt", "num_samples": 1}, "population of 2"),
         (
