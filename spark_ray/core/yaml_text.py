@@ -35,7 +35,7 @@ class _Doubled(yaml.YAMLError):
 class _Loader(yaml.SafeLoader):
     """Looks at mappings as they are written, before `<<` adds what may be overridden."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:

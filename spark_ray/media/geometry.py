@@ -1,9 +1,10 @@
 """From a decoded frame to the upright, square-pixel, standard-range picture that is stored."""
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import av
 import cv2
@@ -26,8 +27,8 @@ _SIDES = range(8, 8193)
 
 
 def _parse_resolution(value: object) -> tuple[int, int]:
-    sides = value.lower().replace("×", "x").split("x") if isinstance(value, str) else value
-    sides = sides if isinstance(sides, list | tuple) else [sides]
+    given = value.lower().replace("×", "x").split("x") if isinstance(value, str) else value
+    sides: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
     if len(sides) not in (1, 2) or not all(str(side).strip().isdecimal() for side in sides):
         raise ValueError(
             f"write it as WIDTHxHEIGHT, e.g. 640x360, or as one number for a square, not {value!r}"
