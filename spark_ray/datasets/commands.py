@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spark_ray.core.config import ArgumentParser, add_flag
+from spark_ray.core.wording import counted
 from spark_ray.datasets.config import OPERATIONAL, BuildConfig
 from spark_ray.datasets.layout import EXPORT_FORMATS, REJECTS, REPORT
 
@@ -90,7 +91,7 @@ def export(arguments: Sequence[str]) -> int:
     from spark_ray.datasets.export import export_dataset
 
     count = export_dataset(options.dataset, options.to, options.format)
-    print(f"exported {count} clips as {options.format} to {options.to}")
+    print(f"exported {counted(count, 'clip')} as {options.format} to {options.to}")
     return 0
 
 
@@ -111,7 +112,7 @@ def _say_result(result: "BuildResult", elapsed_s: float) -> int:
                 f"every video was rejected; {where}/{REJECTS} says why, and the same command tries "
                 "them again"
             )
-        print(f"nothing published: {reason} ({_rejects(result.rejects)})", file=sys.stderr)
+        print(f"nothing published: {reason} ({counted(result.rejects, 'reject')})", file=sys.stderr)
         return 1
     done = result.publication
     print(f"  report       {where}/{REPORT}")
@@ -119,18 +120,15 @@ def _say_result(result: "BuildResult", elapsed_s: float) -> int:
     if result.rejects:
         print(f"  try rejects  spark-ray data replay {where}")
     print(
-        f"published {where}: {done.clips} clips, {done.frames} frames, {done.hours * 60:.1f} min "
-        f"of video in {elapsed_s:.0f} s, {_left_out(done)}{_rejects(result.rejects)}"
+        f"published {where}: {counted(done.clips, 'clip')}, {counted(done.frames, 'frame')}, "
+        f"{done.hours * 60:.1f} min of video in {elapsed_s:.0f} s, {_left_out(done)}"
+        f"{counted(result.rejects, 'reject')}"
     )
     return 0
 
 
 def _left_out(done: "Publication") -> str:
-    copies = f"{done.copies} cop{'y' if done.copies == 1 else 'ies'} left out"
+    copies = f"{counted(done.copies, 'copy', 'copies')} left out"
     filtered = f"{done.filtered} filtered"
-    counted = ((done.copies, copies), (done.filtered, filtered))
-    return "".join(f"{text}, " for count, text in counted if count)
-
-
-def _rejects(count: int) -> str:
-    return f"{count} reject" + ("" if count == 1 else "s")
+    parts = ((done.copies, copies), (done.filtered, filtered))
+    return "".join(f"{text}, " for count, text in parts if count)
