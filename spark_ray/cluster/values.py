@@ -154,17 +154,13 @@ class ClusterValues(JobConfig):
         "cluster/rendered", min_length=1, description="folder that the files are written into"
     )
     name: Name = Field("spark-ray", description="of the cluster, and of all that belongs to it")
-    images: Images = Field(default_factory=Images, description="container images (cpu, gpu)")
-    head: Head = Field(
-        default_factory=Head, description="head node (cpus, memory_gib, aws_machine, gcp_machine)"
-    )
+    images: Images = Field(default_factory=Images, description="container images")
+    head: Head = Field(default_factory=Head, description="the head node")
     cpu_workers: Workers = Field(
         default_factory=lambda: Workers(cpus=8, memory_gib=32, max_nodes=4),
-        description="nodes that decode; besides, min_nodes, max_nodes and spot",
+        description="nodes that decode",
     )
-    gpu_workers: Workers | None = Field(
-        None, description="nodes that caption, train and serve; as cpu_workers, with gpus"
-    )
+    gpu_workers: Workers | None = Field(None, description="nodes that caption, train and serve")
     idle_timeout_s: int = Field(300, ge=60, description="then a node without work is given back")
     ssh_user: Word = Field("ubuntu", description="of the nodes; aws, gcp and on_premise")
     disk_gib: int = Field(200, ge=50, description="boot disk of each node; aws and gcp")
@@ -176,17 +172,15 @@ class ClusterValues(JobConfig):
         default_factory=dict,
         description="environment of all nodes; secrets belong into kubernetes.secret",
     )
-    aws: Aws = Field(default_factory=Aws, description="region, instance_profile")
-    gcp: Gcp | None = Field(None, description="project, region, zone, disk_image")
-    on_premise: OnPremise | None = Field(
-        None, description="head_host, worker_hosts, ssh_private_key"
-    )
+    aws: Aws = Field(default_factory=Aws, description="where on Amazon EC2")
+    gcp: Gcp | None = Field(None, description="where on Google Compute Engine")
+    on_premise: OnPremise | None = Field(None, description="machines that are there already")
     kubernetes: Kubernetes = Field(
         default_factory=Kubernetes,
-        description="namespace, storage_class, spot_label, secret, tls, redis_address …",
+        description="how the cluster lies in Kubernetes",
     )
     workload: Workload | None = Field(
-        None, description="job (data build …) and settings of a RayJob; kuberay"
+        None, description="a job (data build …) that a RayJob runs; kuberay"
     )
     serve_config: str | None = Field(
         None, description="a file such as serve_configs/gpu.yaml, for a RayService; kuberay"

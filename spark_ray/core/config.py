@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from spark_ray.core.annotations import has_parts, plain_type
+from spark_ray.core.annotations import has_parts, inner_type, is_model, plain_type
 from spark_ray.core.errors import ConfigError, StorageError
 from spark_ray.core.mistakes import sentences, unknown_setting
 from spark_ray.core.storage import read_bytes
@@ -122,9 +122,17 @@ def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
 
 
 def _in_file_only(fields: Mapping[str, FieldInfo]) -> str | None:
-    lines = [f"{name}: {field.description or ''}".rstrip(": ") for name, field in fields.items()]
+    lines = [f"{name}: {_with_parts(field)}".rstrip(": ") for name, field in fields.items()]
     wrapped = [textwrap.fill(line, 76, subsequent_indent="  ") for line in lines]
     return "\n".join(["only the file of --config can give", *wrapped]) if lines else None
+
+
+def _with_parts(field: FieldInfo) -> str:
+    """What a setting is, and the names of the settings in it, or in each of its items."""
+    kind = inner_type(field.annotation)
+    each = "each with" if get_origin(plain_type(field.annotation)) is list else "with"
+    parts = f"{each} {', '.join(kind.model_fields)}" if is_model(kind) else ""
+    return "; ".join(filter(None, [field.description, parts]))
 
 
 def fields_by_owner(cls: type[BaseModel]) -> dict[type, list[str]]:

@@ -126,7 +126,7 @@ class OptimizationOptions(BaseModel):
     )
     curriculum: list[Stage] | None = Field(
         None,
-        description="stages, in the YAML file; unset: text and image, then audio, then video",
+        description="stages, one after the other; unset: text and image, then audio, then video",
     )
 
 

@@ -56,6 +56,8 @@ _INSIDE = 16
 
 
 class _Range(Record):
+    """What ranges have in common."""
+
     type: str
     min: float
     max: float

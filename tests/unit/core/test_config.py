@@ -57,6 +57,10 @@ def test_settings_with_parts_are_told_apart_in_the_help(capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "--curriculum" not in shown
     assert "only the file of --config can give\n  curriculum: " in shown
+    assert (
+        "; each with name, epochs, modalities, frozen, batch_scale, learning_rate_scale, "
+        "part_rates, mixture"
+    ) in " ".join(shown.split())
     assert "--num-workers VALUE" in shown
 
 

@@ -5,14 +5,13 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
 import spark_ray
 from spark_ray.cluster.values import ClusterValues
-from spark_ray.core.annotations import members
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import ConfigError
 from spark_ray.datasets.config import BuildConfig
@@ -36,14 +35,13 @@ def _below(cls: type[JobConfig]) -> set[type[JobConfig]]:
 
 
 def nested(annotation: Any) -> Iterator[type[BaseModel]]:
-    for kind in members(annotation):
-        if inspect.isclass(kind) and issubclass(kind, BaseModel):
-            yield kind
-            for field in kind.model_fields.values():
-                yield from nested(field.annotation)
-        elif get_origin(kind) in (list, tuple, dict):
-            for part in get_args(kind):
-                yield from nested(part)
+    """The models in an annotation, at any depth."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from nested(field.annotation)
+    for part in get_args(annotation):
+        yield from nested(part)
 
 
 def complaint(cls: type[JobConfig], **values: Any) -> str:
