@@ -13,6 +13,7 @@ from rich.table import Table
 from spark_ray.cluster.config import ClusterPlace, SubmitConfig
 from spark_ray.cluster.values import ClusterValues
 from spark_ray.core.config import ArgumentParser
+from spark_ray.core.wording import counted
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -33,8 +34,10 @@ def render(arguments: Sequence[str]) -> int:
     left_out = [name for name in ("workload", "serve_config") if getattr(values, name) is not None]
     if left_out and values.provider != "kuberay":
         print(f"  left out     {' and '.join(left_out)}: only kuberay has files for that")
-    count = "1 file" if len(files) == 1 else f"{len(files)} files"
-    print(f"rendered {count} for {values.provider}; the head of each says what to type next")
+    print(
+        f"rendered {counted(len(files), 'file')} for {values.provider}; "
+        "the head of each says what to type next"
+    )
     return 0
 
 

@@ -11,6 +11,7 @@ from spark_ray.cluster.support import job_config_map, redis_secret, support_obje
 from spark_ray.cluster.values import ClusterValues
 from spark_ray.core.errors import ConfigError, MissingDependency, StorageError
 from spark_ray.core.storage import Folder, read_bytes
+from spark_ray.core.yaml_text import read_yaml
 
 _MAX_FILE_BYTES = 1 << 20
 _RENDERED = "Rendered by `spark-ray cluster render`; change the values and render again."
@@ -131,11 +132,13 @@ def _read_serve_config(file: str) -> dict[str, Any]:
     except ImportError as error:
         raise MissingDependency("ray[serve]", "serve", "serve_config") from error
     try:
-        config = yaml.safe_load(read_bytes(file, _MAX_FILE_BYTES))
-        ServeDeploySchema.model_validate(config)
+        data = read_bytes(file, _MAX_FILE_BYTES)
     except StorageError as error:
         raise ConfigError(f"serve_config: {error}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    config = read_yaml(data, f"serve_config: {file}")
+    try:
+        ServeDeploySchema.model_validate(config)
+    except ValueError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"serve_config: {file} is no file of `serve deploy`: {reason}") from error
     assert isinstance(config, dict)

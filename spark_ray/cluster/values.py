@@ -6,14 +6,38 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spark_ray.cluster.workload import Workload
 from spark_ray.core.config import JobConfig
+from spark_ray.core.mistakes import written_as
 
 Provider = Literal["aws", "gcp", "on_premise", "kuberay"]
 
 # Kubernetes and GCP both want names that can be a part of a host name.
-Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
+Name = Annotated[
+    str,
+    written_as(
+        r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
+        "1 to 40 small letters, digits or hyphens, with a letter first and no hyphen last",
+    ),
+]
 # What ends up in shell lines of the nodes: nothing that a shell reads as more than a word.
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@=-]*$")]
-RemotePath = Annotated[str, Field(pattern=r"^(~|/[A-Za-z0-9._-]+)(/[A-Za-z0-9._-]+)*$")]
+Word = Annotated[
+    str,
+    written_as(
+        r"[A-Za-z0-9][A-Za-z0-9._:/@=-]*",
+        "one word of letters, digits and . _ : / @ = -, with a letter or digit first",
+    ),
+]
+RemotePath = Annotated[
+    str,
+    written_as(
+        r"(~|/[A-Za-z0-9._-]+)(/[A-Za-z0-9._-]+)*",
+        "a path from / or ~ on, of letters, digits, dots, hyphens and underscores",
+    ),
+]
+_Label = written_as(r"[^=]+=[^=]+", "written as label=value")
+_NfsFolder = written_as(r"[^:]+:/.*", "written as host:/folder")
+_Variable = written_as(
+    r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable: letters, digits and _, no digit first"
+)
 
 
 class _Values(BaseModel):
@@ -106,9 +130,8 @@ class Kubernetes(_Values):
         None, description="of the model cache; it must allow ReadWriteMany"
     )
     model_cache_gib: int = Field(200, ge=1, description="of weights that all nodes share")
-    spot_label: Word | None = Field(
+    spot_label: Annotated[Word, _Label] | None = Field(
         None,
-        pattern=r"^[^=]+=[^=]+$",
         description="label=value of spot nodes, e.g. cloud.google.com/gke-spot=true",
     )
     tls: bool = Field(True, description="encrypt and authenticate what the nodes say to each other")
@@ -131,40 +154,33 @@ class ClusterValues(JobConfig):
         "cluster/rendered", min_length=1, description="folder that the files are written into"
     )
     name: Name = Field("spark-ray", description="of the cluster, and of all that belongs to it")
-    images: Images = Field(default_factory=Images, description="container images (cpu, gpu)")
-    head: Head = Field(
-        default_factory=Head, description="head node (cpus, memory_gib, aws_machine, gcp_machine)"
-    )
+    images: Images = Field(default_factory=Images, description="container images")
+    head: Head = Field(default_factory=Head, description="the head node")
     cpu_workers: Workers = Field(
         default_factory=lambda: Workers(cpus=8, memory_gib=32, max_nodes=4),
-        description="nodes that decode; besides, min_nodes, max_nodes and spot",
+        description="nodes that decode",
     )
-    gpu_workers: Workers | None = Field(
-        None, description="nodes that caption, train and serve; as cpu_workers, with gpus"
-    )
+    gpu_workers: Workers | None = Field(None, description="nodes that caption, train and serve")
     idle_timeout_s: int = Field(300, ge=60, description="then a node without work is given back")
     ssh_user: Word = Field("ubuntu", description="of the nodes; aws, gcp and on_premise")
     disk_gib: int = Field(200, ge=50, description="boot disk of each node; aws and gcp")
-    model_cache_nfs: Word | None = Field(
+    model_cache_nfs: Annotated[Word, _NfsFolder] | None = Field(
         None,
-        pattern=r"^[^:]+:/.*$",
         description="host:/folder over NFS that all nodes keep weights in; aws, gcp, on_premise",
     )
-    env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(
+    env: dict[Annotated[str, _Variable], str] = Field(
         default_factory=dict,
         description="environment of all nodes; secrets belong into kubernetes.secret",
     )
-    aws: Aws = Field(default_factory=Aws, description="region, instance_profile")
-    gcp: Gcp | None = Field(None, description="project, region, zone, disk_image")
-    on_premise: OnPremise | None = Field(
-        None, description="head_host, worker_hosts, ssh_private_key"
-    )
+    aws: Aws = Field(default_factory=Aws, description="where on Amazon EC2")
+    gcp: Gcp | None = Field(None, description="where on Google Compute Engine")
+    on_premise: OnPremise | None = Field(None, description="machines that are there already")
     kubernetes: Kubernetes = Field(
         default_factory=Kubernetes,
-        description="namespace, storage_class, spot_label, secret, tls, redis_address …",
+        description="how the cluster lies in Kubernetes",
     )
     workload: Workload | None = Field(
-        None, description="job (data build …) and settings of a RayJob; kuberay"
+        None, description="a job (data build …) that a RayJob runs; kuberay"
     )
     serve_config: str | None = Field(
         None, description="a file such as serve_configs/gpu.yaml, for a RayService; kuberay"

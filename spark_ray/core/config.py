@@ -10,24 +10,23 @@ like JSON: a file called `a,b.mp4` could not be given. Here argparse hands strin
 import argparse
 import difflib
 import inspect
-import logging
 import os
 import re
 import sys
 import textwrap
-import types
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NoReturn, Self, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_core import PydanticUndefined
 
+from spark_ray.core.annotations import has_parts, inner_type, is_model, plain_type
 from spark_ray.core.errors import ConfigError, StorageError
+from spark_ray.core.mistakes import sentences, unknown_setting
 from spark_ray.core.storage import read_bytes
-
-log = logging.getLogger(__name__)
+from spark_ray.core.yaml_text import read_yaml
 
 ENV_PREFIX = "SPARK_RAY_"
 
@@ -77,8 +76,7 @@ class JobConfig(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            reasons = [_explain(detail, origins) for detail in error.errors()]
-            raise ConfigError("; ".join(reasons)) from error
+            raise ConfigError(sentences(error, cls, origins)) from error
 
     def as_yaml(self) -> str:
         """The whole configuration as a file that `--config` reads back."""
@@ -86,15 +84,16 @@ class JobConfig(BaseModel):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse whose mistakes are our errors, with the nearest known flag."""
+    """argparse whose mistakes are our errors, with the known flag nearest to an unknown one."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}{self._suggestion(message)}; see {self.prog} --help")
 
     def _suggestion(self, message: str) -> str:
-        wrong = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
-        close = difflib.get_close_matches(wrong[0], self._option_string_actions, 1) if wrong else []
-        return f"; did you mean {close[0]}?" if close and close != wrong[:1] else ""
+        flags = [re.split("[=:]", w)[0] for w in message.split() if w.startswith("--")]
+        known = self._option_string_actions
+        close = difflib.get_close_matches(flags[0], known, 1) if flags else []
+        return f"; did you mean {close[0]}?" if close and flags[0] not in known else ""
 
 
 def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
@@ -114,7 +113,7 @@ def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
     for owner, fields in fields_by_owner(cls).items():
         title = (owner.__doc__ or owner.__name__).strip().split("\n")[0].rstrip(".")
         known = {name: cls.model_fields[name] for name in fields}
-        nested = {name: field for name, field in known.items() if _has_parts(field.annotation)}
+        nested = {name: field for name, field in known.items() if has_parts(field.annotation)}
         group = parser.add_argument_group(title, _in_file_only(nested))
         for name in fields:
             if name not in nested:
@@ -122,18 +121,18 @@ def _parser(cls: type[JobConfig], program: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _has_parts(annotation: Any) -> bool:
-    """Whether a value has settings of its own, which no flag can give."""
-    kind = _plain_type(annotation)
-    if get_origin(kind) is list:
-        kind = _plain_type(get_args(kind)[0])
-    return get_origin(kind) is dict or (inspect.isclass(kind) and issubclass(kind, BaseModel))
-
-
 def _in_file_only(fields: Mapping[str, FieldInfo]) -> str | None:
-    lines = [f"{name}: {field.description or ''}".rstrip(": ") for name, field in fields.items()]
+    lines = [f"{name}: {_with_parts(field)}".rstrip(": ") for name, field in fields.items()]
     wrapped = [textwrap.fill(line, 76, subsequent_indent="  ") for line in lines]
     return "\n".join(["only the file of --config can give", *wrapped]) if lines else None
+
+
+def _with_parts(field: FieldInfo) -> str:
+    """What a setting is, and the names of the settings in it, or in each of its items."""
+    kind = inner_type(field.annotation)
+    each = "each with" if get_origin(plain_type(field.annotation)) is list else "with"
+    parts = f"{each} {', '.join(kind.model_fields)}" if is_model(kind) else ""
+    return "; ".join(filter(None, [field.description, parts]))
 
 
 def fields_by_owner(cls: type[BaseModel]) -> dict[type, list[str]]:
@@ -150,7 +149,7 @@ def add_flag(group: Any, name: str, field: FieldInfo) -> None:
     """Give a parser, or a group of one, the flag of a field."""
     flag = "--" + name.replace("_", "-")
     text = (field.description or "") + _default_text(field)
-    kind = _plain_type(field.annotation)
+    kind = plain_type(field.annotation)
     if kind is bool:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
     elif get_origin(kind) is list:
@@ -172,21 +171,12 @@ def _default_text(field: FieldInfo) -> str:
     return f" (default: {str(shown).replace('%', '%%')})"
 
 
-def _plain_type(annotation: Any) -> Any:
-    """The type behind `Annotated[...]` and `... | None`."""
-    if get_origin(annotation) is Annotated:
-        return _plain_type(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return _plain_type(next(a for a in get_args(annotation) if a is not types.NoneType))
-    return annotation
-
-
 def _read_environment(cls: type[JobConfig]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, field in cls.model_fields.items():
         text = os.environ.get(ENV_PREFIX + name.upper())
         if text is not None:
-            is_list = get_origin(_plain_type(field.annotation)) is list
+            is_list = get_origin(plain_type(field.annotation)) is list
             values[name] = _LIST_SEPARATOR.split(text) if is_list else text
     _warn_of_misspelt_names(cls)
     return values
@@ -198,51 +188,26 @@ def _warn_of_misspelt_names(cls: type[JobConfig]) -> None:
     ours = {name for name in os.environ if name.startswith(ENV_PREFIX)}
     for name in sorted(ours - {*known, ENV_PREFIX + "LOG_LEVEL"}):
         if close := difflib.get_close_matches(name, known, 1, cutoff=0.9):
-            log.warning("%s in the environment is no setting; did you mean %s?", name, close[0])
+            print(
+                f"warning: {name} in the environment is no setting; did you mean {close[0]}?",
+                file=sys.stderr,
+            )
 
 
 def _read_yaml(file: str, cls: type[JobConfig]) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(read_bytes(file, _MAX_FILE_BYTES).decode())
+        data = read_bytes(file, _MAX_FILE_BYTES)
     except StorageError as error:
         raise ConfigError(f"--config {error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--config {file}: is not UTF-8 text") from error
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"--config {file}: is not valid YAML: {reason}") from error
+    values = read_yaml(data, f"--config {file}")
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"--config {file}: must hold settings as 'name: value' lines")
     for name in values:
         if name not in cls.model_fields:
-            close = difflib.get_close_matches(str(name).replace("-", "_"), cls.model_fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "see --help for the known ones"
-            raise ConfigError(f"--config {file}: unknown setting {name!r}; {hint}")
+            raise ConfigError(f"--config {file}: {unknown_setting(name, cls.model_fields)}")
     return values
-
-
-def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    message = message.replace("a valid boolean, unable to interpret input", "true or false")
-    if not detail["loc"]:
-        return message
-    name, inside = str(detail["loc"][0]), "".join(map(_place, detail["loc"][1:]))
-    if detail["type"] == "missing":
-        if inside:
-            return f"{origins.get(name, name)}{inside} is required"
-        return f"{name} is required: give --{name.replace('_', '-')} or set it in the YAML file"
-    given = "" if detail["type"] == "value_error" else f", not {detail['input']!r}"
-    return f"{origins.get(name, name)}{inside}: {message}{given}"
-
-
-def _place(part: int | str) -> str:
-    """A part of an error's place as the file has it; pydantic names members of unions too."""
-    if isinstance(part, int):
-        return f"[{part}]"
-    types = ("int", "str", "float", "bool", "list", "tuple")
-    return f".{part}" if part.isidentifier() and part not in types else ""
 
 
 def exit_with(error: Exception, status: int) -> int:

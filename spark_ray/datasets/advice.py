@@ -46,8 +46,13 @@ def sampling_advice(config: BuildConfig) -> Iterator[str]:
             config.transcription_model if config.transcription_backend == _APOTHEON else None
         ),
     }
+    settings: dict[str, list[str]] = {}
     for setting, reference in asked.items():
-        learned = _decoding(reference, setting) if reference else {}
+        if reference:
+            settings.setdefault(reference, []).append(setting)
+    for reference, names in settings.items():
+        setting = " and ".join(names)
+        learned = _decoding(reference, setting)
         others = {name: value for name, value in learned.items() if now.get(name) != value}
         if others:
             flags = " ".join(_flag(name, value) for name, value in others.items())

@@ -25,6 +25,7 @@ from spark_ray.core.logging import get_logger
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
+from spark_ray.core.wording import counted
 from spark_ray.datasets.advice import captions_advice, sampling_advice
 from spark_ray.datasets.claim import alone
 from spark_ray.datasets.config import BuildConfig
@@ -348,7 +349,7 @@ def _reason(table: pa.Table) -> SparkRayError:
 
 
 def _note(statuses: Counter[str]) -> str:
-    parts = [f"{statuses['ok']} clips"]
+    parts = [counted(statuses["ok"], "clip")]
     parts += [f"{statuses[name]} {name}" for name in ("rejected", "filtered") if statuses[name]]
     return ", ".join(parts)
 
@@ -360,7 +361,7 @@ def finish(config: BuildConfig, version: Folder) -> BuildResult:
     unfinished = [unit_id for unit_id in units if not done.is_done(unit_id)]
     if unfinished:
         raise SparkRayError(
-            f"{version.location}: {len(unfinished)} units did not come back "
+            f"{version.location}: {counted(len(unfinished), 'unit')} did not come back "
             f"(e.g. {unfinished[0]}); run the same command again to do them"
         )
     recipe = check_recipe(version, config)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spark_ray.core.config import ArgumentParser, add_flag
+from spark_ray.core.wording import counted
 from spark_ray.datasets.config import OPERATIONAL, BuildConfig
 from spark_ray.datasets.layout import EXPORT_FORMATS, REJECTS, REPORT
 
@@ -93,7 +94,7 @@ def export(arguments: Sequence[str]) -> int:
     from spark_ray.datasets.export import export_dataset
 
     count = export_dataset(options.dataset, options.to, options.format)
-    print(f"exported {count} clips as {options.format} to {options.to}")
+    print(f"exported {counted(count, 'clip')} as {options.format} to {options.to}")
     return 0
 
 
@@ -114,7 +115,7 @@ def _say_result(result: "BuildResult", elapsed_s: float) -> int:
                 f"every video was rejected; {where}/{REJECTS} says why, and the same command tries "
                 "them again"
             )
-        print(f"nothing published: {reason} ({_rejects(result.rejects)})", file=sys.stderr)
+        print(f"nothing published: {reason} ({counted(result.rejects, 'reject')})", file=sys.stderr)
         return 1
     done = result.publication
     print(f"  report       {where}/{REPORT}")
@@ -122,26 +123,22 @@ def _say_result(result: "BuildResult", elapsed_s: float) -> int:
     if result.rejects:
         print(f"  try rejects  spark-ray data replay {where}")
     print(
-        f"published {where}: {done.clips} clips{_texts(done)}, {done.frames} frames, "
-        f"{done.hours * 60:.1f} min "
-        f"of video in {elapsed_s:.0f} s, {_left_out(done)}{_rejects(result.rejects)}"
+        f"published {where}: {counted(done.clips, 'clip')}{_texts(done)}, "
+        f"{counted(done.frames, 'frame')}, {done.hours * 60:.1f} min of video in {elapsed_s:.0f} s, "
+        f"{_left_out(done)}{counted(result.rejects, 'reject')}"
     )
     return 0
 
 
 def _texts(done: "Publication") -> str:
     """How many clips have a text, where one was asked for and some have none."""
-    counted = ((done.captioned, "a caption"), (done.transcribed, "a transcript"))
-    told = [f"{n} with {text}" for n, text in counted if n is not None and n < done.clips]
+    texts = ((done.captioned, "a caption"), (done.transcribed, "a transcript"))
+    told = [f"{n} with {text}" for n, text in texts if n is not None and n < done.clips]
     return f" ({', '.join(told)})" if told else ""
 
 
 def _left_out(done: "Publication") -> str:
-    copies = f"{done.copies} cop{'y' if done.copies == 1 else 'ies'} left out"
+    copies = f"{counted(done.copies, 'copy', 'copies')} left out"
     filtered = f"{done.filtered} filtered"
-    counted = ((done.copies, copies), (done.filtered, filtered))
-    return "".join(f"{text}, " for count, text in counted if count)
-
-
-def _rejects(count: int) -> str:
-    return f"{count} reject" + ("" if count == 1 else "s")
+    parts = ((done.copies, copies), (done.filtered, filtered))
+    return "".join(f"{text}, " for count, text in parts if count)

@@ -1,12 +1,13 @@
 """The dataset job's configuration: the settings of every room that it uses, in one class."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import ConfigError
+from spark_ray.core.mistakes import written_as
 from spark_ray.core.provenance import fingerprint
 from spark_ray.core.storage import absolute, is_remote, local_path, refuse_secret, user_path
 from spark_ray.datasets.ingest import IngestOptions
@@ -34,6 +35,15 @@ def check_outlives_job(setting: str, location: str) -> None:
         )
 
 
+VersionName = Annotated[
+    str,
+    written_as(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+        "1 to 64 letters, digits, dots, hyphens or underscores, with a letter or digit first",
+    ),
+]
+
+
 class PublishOptions(BaseModel):
     """What comes out."""
 
@@ -41,9 +51,8 @@ class PublishOptions(BaseModel):
         min_length=1,
         description="where the dataset goes; the last part is its name (a folder or s3://)",
     )
-    version: str | None = Field(
+    version: VersionName | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
         description="version folder; unset: resume the unfinished one, or else the next vN",
     )
     format: Literal["files", "parquet", "both"] = Field(

@@ -17,6 +17,7 @@ from typing import Any
 from spark_ray.core.errors import OutsideInput
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.storage import Folder, absolute, transfers
+from spark_ray.core.wording import counted
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
 from spark_ray.datasets.build import (
     BuildResult,
@@ -97,8 +98,8 @@ def replay_rejects(reference: str, **operational: Any) -> Replay:
         output=dataset.location,
         version=version.location.rpartition("/")[2],
     ).located()
-    print(f"Replaying {len(rejects)} rejects of {parent.location} into {version.location}",
-          file=sys.stderr)  # fmt: skip
+    rejected = counted(len(rejects), "reject")
+    print(f"Replaying {rejected} of {parent.location} into {version.location}", file=sys.stderr)
     stages = model_stages(config)
     version.create()
     with alone(version), ray_session(config):

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from spark_ray.core.errors import DatasetError
 from spark_ray.core.storage import Folder
+from spark_ray.core.wording import counted
 from spark_ray.datasets.contact_sheet import dropped_text
 from spark_ray.datasets.display import (
     TEXT_LAYOUT,
@@ -149,7 +150,7 @@ def _summary(metadata: Mapping[str, Any]) -> RenderableType:
 def _counts(statistics: Mapping[str, Any]) -> dict[str, str]:
     clips = statistics["clips"]
     return {
-        "clips": f"{clips:,} from {statistics['videos']:,} videos",
+        "clips": f"{clips:,} from {counted(statistics['videos'], 'video')}",
         "length": seconds_text(statistics["hours"] * 3600),
         "frames": f"{statistics['frames']:,}",
         "scenes": f"{statistics['scenes']:,}",
@@ -341,7 +342,7 @@ def _broken_view(broken: BrokenLines) -> RenderableType:
     table = _table("", "")
     for line in broken.examples:
         table.add_row(f"line {line.number}", _name(line.problem))
-    return _section(f"{broken.count:,} lines of the manifest can't be used", table)
+    return _section(f"{counted(broken.count, 'line')} of the manifest can't be used", table)
 
 
 def _hints(version: Folder) -> RenderableType:

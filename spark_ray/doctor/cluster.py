@@ -8,6 +8,7 @@ from ray.util.state.exception import RayStateApiException
 
 from spark_ray.cluster.jobs_api import cluster_errors, connect, only_address, ray_version
 from spark_ray.core.errors import ClusterError, ConfigError
+from spark_ray.core.wording import counted
 from spark_ray.doctor.config import DoctorConfig
 from spark_ray.doctor.findings import Finding, wrong_if
 
@@ -36,7 +37,7 @@ def check_cluster(config: DoctorConfig) -> Iterator[Finding]:
     total = {
         kind: sum(node.resources_total.get(kind, 0) for node in alive) for kind in ("CPU", "GPU")
     }
-    text = f"{address}: {len(alive)} nodes, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs"
+    text = f"{address}: {counted(len(alive), 'node')}, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs"
     if "gpu" in config.needs and not total["GPU"]:
         yield Finding("cluster", "wrong", f"{text}; a job that needs a GPU would wait for ever")
     else:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from spark_ray.core.errors import DatasetError, MissingDependency, SparkRayError
 from spark_ray.core.provenance import code_version, fingerprint, git_commit, now_iso
 from spark_ray.core.storage import Folder
+from spark_ray.core.wording import counted
 from spark_ray.datasets.layout import MANIFEST, is_published
 from spark_ray.datasets.reading import load_metadata
 from spark_ray.datasets.samples import SampleIndex, load_index
@@ -172,7 +173,7 @@ def _announce(config: EvaluateConfig, chosen: _Chosen) -> None:
         f"  clips        {chosen.asked} of split {config.split}: {captions} with a caption, "
         f"{transcripts} with a transcript\n"
         f"  writing      {search}, up to {config.max_new_tokens} tokens\n"
-        f"  workers      {config.workers}, {config.batch_size} clips at a time\n"
+        f"  workers      {config.workers}, {counted(config.batch_size, 'clip')} at a time\n"
         f"  output       {config.output_dir}",
         file=sys.stderr,
     )

@@ -1,9 +1,10 @@
 """From a decoded frame to the upright, square-pixel, standard-range picture that is stored."""
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import av
 import cv2
@@ -22,26 +23,34 @@ _HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _idle_scalers: list[VideoReformatter] = []
 
 
-def _parse_resolution(value: object) -> object:
-    if isinstance(value, int):
-        return (value, value)
-    if isinstance(value, str):
-        sides = value.lower().replace("×", "x").split("x")
-        if not all(side.strip().isdigit() for side in sides) or len(sides) > 2:
-            raise ValueError(f"write it as WIDTHxHEIGHT, e.g. 224x224, not {value!r}")
-        return (int(sides[0]), int(sides[-1]))
-    return value
+_SIDES = range(8, 8193)
 
 
-Side = Annotated[int, Field(ge=8, le=8192)]
-Resolution = Annotated[tuple[Side, Side], BeforeValidator(_parse_resolution)]
+def _parse_resolution(value: object) -> tuple[int, int]:
+    given = value.lower().replace("×", "x").split("x") if isinstance(value, str) else value
+    sides: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
+    if len(sides) not in (1, 2) or not all(str(side).strip().isdecimal() for side in sides):
+        raise ValueError(
+            f"write it as WIDTHxHEIGHT, e.g. 640x360, or as one number for a square, not {value!r}"
+        )
+    width, height = int(sides[0]), int(sides[-1])
+    if width not in _SIDES or height not in _SIDES:
+        raise ValueError(
+            f"both numbers of WIDTHxHEIGHT must be from {_SIDES[0]} to {_SIDES[-1]} pixels, not "
+            f"{width}x{height}"
+        )
+    return width, height
+
+
+Resolution = Annotated[tuple[int, int], BeforeValidator(_parse_resolution)]
 
 
 class PictureOptions(BaseModel):
     """How a frame becomes a stored picture."""
 
     resolution: Resolution = Field(
-        (224, 224), description="size of stored frames, WIDTHxHEIGHT in pixels"
+        (224, 224),
+        description="size of stored frames, WIDTHxHEIGHT in pixels; one number is a square",
     )
     fit: Literal["pad", "crop", "stretch"] = Field(
         "pad", description="how another aspect ratio fits: black bars, centre crop, or distortion"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from spark_ray.core.config import JobConfig
 from spark_ray.core.errors import unknown_choice
+from spark_ray.core.mistakes import written_as
 from spark_ray.core.storage import absolute, is_remote
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.models.captioning import captioners
@@ -23,6 +24,14 @@ Ability = Literal["caption", "transcribe", "embed", "chat"]
 APOTHEON = "apotheon"
 VLLM = "vllm"
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_ModelName = Annotated[
+    str,
+    written_as(
+        MODEL_NAME,
+        "a name of 1 to 64 letters, digits, dots, hyphens or underscores, with a letter or digit "
+        "first",
+    ),
+]
 
 
 class ModelSettings(BaseModel):
@@ -129,7 +138,7 @@ class ServeSettings(JobConfig):
     database_url: str | None = Field(
         None, description="SQLAlchemy address; unset means SQLite in `state`"
     )
-    models: dict[Annotated[str, Field(pattern=f"^{MODEL_NAME}$")], ModelSettings] = Field(
+    models: dict[_ModelName, ModelSettings] = Field(
         default_factory=dict, description="models by the name that requests give"
     )
     datasets: list[str] = Field(

@@ -17,6 +17,7 @@ class Board:
     def __init__(self) -> None:
         self.step = 0
         self.metrics: dict[str, float] = {}
+        self.seen: dict[str, float] = {"clips": 0.0, "tokens": 0.0}
         self._logged: dict[str, int] = {}
 
     def start(
@@ -33,25 +34,30 @@ class Board:
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None:
         self.step = step
-        self._log("step", step, metrics)
+        if self._log("step", step, metrics):
+            self.seen["clips"] += metrics["samples_per_s"] * metrics["step_s"]
+            self.seen["tokens"] += metrics["tokens_per_s"] * metrics["step_s"]
 
     def validated(self, step: int, losses: dict[str, float]) -> None:
         self._log("validation", step, losses)
         self.metrics["validated_step"] = step
 
-    def _log(self, kind: str, step: int, metrics: dict[str, float]) -> None:
+    def _log(self, kind: str, step: int, metrics: dict[str, float]) -> bool:
         """Keep them, but not twice: after a loss of workers, steps are done again, to the bit."""
         self.metrics |= metrics
-        if step > self._logged.get(kind, -1):
+        is_new = step > self._logged.get(kind, -1)
+        if is_new:
             self._logged[kind] = step
             self.tracker.log_step(step, metrics)
+        return is_new
 
     def flush(self) -> bool:
         """Wait until MLflow has all that was logged, as long as the tracker allows."""
         return self.tracker.flush()
 
-    def last(self) -> tuple[int, dict[str, float]]:
-        return self.step, self.metrics
+    def last(self) -> tuple[int, dict[str, float], dict[str, float]]:
+        """The last step, its metrics, and what all steps have seen since the board was put up."""
+        return self.step, self.metrics, self.seen
 
     def finish(self, status: RunStatus) -> None:
         self.tracker.finish(status)

@@ -1,5 +1,6 @@
 """A run on the cluster: what each worker may use, Ray Train's trainer, and its failures as ours."""
 
+import json
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -23,10 +24,14 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from spark_ray.core.errors import ConfigError
-from spark_ray.core.storage import filesystem, is_remote
+from spark_ray.core.storage import Folder, filesystem, is_remote
+from spark_ray.core.wording import counted
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.failures import FailForGood, known_error
 from spark_ray.training.worker import TrainJob, train_worker
+
+_RECORD = "checkpoint_manager_snapshot.json"
+"""Ray Train's, in a run's folder: its checkpoints, without those whose upload was cut off."""
 
 _T = TypeVar("_T")
 
@@ -74,14 +79,14 @@ def share_resources(
     needed = least * (worker + data * config.data_workers)
     if needed > cpus + 1e-6 or data <= 0:
         raise ConfigError(
-            f"num_workers: {least} workers with {worker:g} CPUs and {config.data_workers} data "
-            f"actors of {data:g} CPUs each need {needed:g} CPUs, but the run has {cpus:g}; "
-            "lower num_workers, cpus_per_worker or data_cpus"
+            f"num_workers: {counted(least, 'worker')} with {worker:g} CPUs and "
+            f"{config.data_workers} data actors of {data:g} CPUs each need {needed:g} CPUs, but "
+            f"the run has {cpus:g}; lower num_workers, cpus_per_worker or data_cpus"
         )
     if least * gpu > gpus:
         raise ConfigError(
-            f"num_workers: {least} workers of {gpu:g} GPUs need {least * gpu:g}, but the run has "
-            f"{gpus:g}; lower num_workers or gpus_per_worker"
+            f"num_workers: {counted(least, 'worker')} of {gpu:g} GPUs need {least * gpu:g}, but "
+            f"the run has {gpus:g}; lower num_workers or gpus_per_worker"
         )
     resources_per_worker = {"CPU": worker}
     if gpu:
@@ -137,6 +142,17 @@ def fit(
         if known is None:
             raise
         raise known from None
+
+
+def resumed_step(output: Folder) -> int | None:
+    """The step of the checkpoint that Ray Train goes on from; None where the run has none yet.
+
+    Ray's own reader of its record logs advice to start anew, and refuses another version's.
+    """
+    if not output.exists(_RECORD):
+        return None
+    latest = json.loads(output.read(_RECORD))["latest_checkpoint_result"]
+    return latest and int(latest["metrics"]["step"])
 
 
 def ray_storage(location: str) -> tuple[str, pyarrow.fs.FileSystem | None]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from spark_ray.core.wording import counted
 from spark_ray.training.config import TrainConfig
 
 
@@ -17,7 +18,7 @@ def train_apotheon(arguments: Sequence[str]) -> int:
     measured = f", validation loss {loss:.3f}" if loss is not None else ""
     print(f"  evaluate     spark-ray evaluate --model {result.model} --dataset {config.reference}")
     print(
-        f"trained {result.model}: {result.steps} steps{measured} in "
+        f"trained {result.model}: {counted(result.steps, 'step')}{measured} in "
         f"{time.monotonic() - started:.0f} s"
     )
     return 0

@@ -15,7 +15,7 @@ from spark_ray.datasets.config import check_outlives_job, in_job_files
 from spark_ray.training.augment import AugmentOptions
 from spark_ray.training.curriculum import Stage, check_curriculum, default_curriculum
 from spark_ray.training.schedule import Schedule
-from spark_ray.training.tracking import default_tracking_uri
+from spark_ray.training.tracking import check_tracking_uri, default_tracking_uri
 
 EngineName = Literal["ddp", "zero1", "zero2", "zero3"]
 
@@ -126,7 +126,7 @@ class OptimizationOptions(BaseModel):
     )
     curriculum: list[Stage] | None = Field(
         None,
-        description="stages, in the YAML file; unset: text and image, then audio, then video",
+        description="stages, one after the other; unset: text and image, then audio, then video",
     )
 
 
@@ -213,6 +213,8 @@ class TrackingOptions(BaseModel):
         "GPUs in bf16 and fp16, and MFU is left out elsewhere",
     )
 
+    _usable = field_validator("tracking_uri")(check_tracking_uri)
+
 
 class TrainConfig(
     JobConfig,
@@ -237,8 +239,16 @@ class TrainConfig(
 
     @model_validator(mode="after")
     def _check_together(self) -> "TrainConfig":
-        if (self.dataset is None) == (self.manifest_path is None):
-            raise ValueError("give either dataset or manifest_path")
+        if self.dataset is None and self.manifest_path is None:
+            raise ValueError(
+                "dataset is required: give --dataset or --manifest-path, or set one of them in "
+                "the YAML file"
+            )
+        if self.dataset is not None and self.manifest_path is not None:
+            raise ValueError(
+                f"manifest_path: {self.manifest_path} comes beside dataset {self.dataset}; give "
+                "one of them, --dataset or --manifest-path"
+            )
         check_curriculum(self.stages, self.epochs, self.tasks)
         if self.engine == "ddp" and (self.offload or self.deepspeed_config):
             raise ValueError(

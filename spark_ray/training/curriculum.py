@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from spark_ray.core.anatomy import FREEZABLE, PARTS, Task
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.schema import Record
+from spark_ray.core.wording import counted
 
 Modality = Literal["text", "image", "audio", "video"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
@@ -122,6 +123,6 @@ def check_curriculum(stages: list[Stage], epochs: int, tasks: Collection[Task]) 
     total = sum(stage.epochs for stage in stages)
     if total != epochs:
         raise ConfigError(
-            f"curriculum: its stages have {total} epochs together, but epochs is {epochs}; "
-            "change one of the two"
+            f"curriculum: its stages have {counted(total, 'epoch')} together, but epochs is "
+            f"{epochs}; change one of the two"
         )

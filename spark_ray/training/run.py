@@ -21,14 +21,15 @@ from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.apotheon.sizes import parameter_table
 from spark_ray.core.anatomy import TASKS
 from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError, unknown_choice
-from spark_ray.core.progress import progress_elsewhere
+from spark_ray.core.progress import Seen, progress_elsewhere
 from spark_ray.core.provenance import code_version, content_hash, git_commit
 from spark_ray.core.storage import Folder, open_read
+from spark_ray.core.wording import counted
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.datasets.session import ray_session
 from spark_ray.monitoring.logs import job_ids
 from spark_ray.training.board import Board
-from spark_ray.training.cluster import RunContext, fit, share_resources
+from spark_ray.training.cluster import RunContext, fit, resumed_step, share_resources
 from spark_ray.training.config import TrainConfig, check_resumable, run_name
 from spark_ray.training.deepspeed_engine import deepspeed_config
 from spark_ray.training.failures import StoppedEarly
@@ -79,7 +80,10 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
     plan, model_config = prepare(config, index)
     finished = earlier.get("finished")
     if finished is not None and finished["steps"] >= plan.steps:
-        print(f"  is done      {finished['steps']} steps; nothing is left to do", file=sys.stderr)
+        print(
+            f"  is done      {counted(finished['steps'], 'step')}; nothing is left to do",
+            file=sys.stderr,
+        )
         return TrainResult(output, output / MODEL, **finished)
     print_plan(plan, model_config)
     with ray_session(config):
@@ -92,12 +96,12 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
         job = TrainJob(
             ray.put(plan), model_config, zero_config, board, threads, job_ids(), context.parent
         )
-        print(f"  starting     {scaling.num_workers} workers on Ray", file=sys.stderr)
+        print(f"  starting     {_workers(config)} on Ray", file=sys.stderr)
         status = "FAILED"
 
-        def look() -> tuple[int, str] | None:
-            step, metrics = ray.get(board.last.remote())
-            return (step, _note(metrics, plan)) if step else None
+        def look() -> Seen | None:
+            step, metrics, seen = ray.get(board.last.remote())
+            return Seen(step, _note(metrics, plan), seen) if step else None
 
         try:
             with progress_elsewhere("Training", plan.steps, "steps", look, _LOOK_EVERY_S):
@@ -217,7 +221,9 @@ def _earlier_run(
     if output.exists(RUN):
         found: dict[str, Any] = json.loads(output.read(RUN))
         check_resumable(config.output_dir, settings, found["settings"])
-        print(f"  resumes      the run in {output.location}", file=sys.stderr)
+        step = resumed_step(output)
+        where = f"from step {step}" if step else "from its start: it had no checkpoint yet"
+        print(f"  resumes      the run in {output.location}, {where}", file=sys.stderr)
         return found
     if output.names():
         raise ConfigError(
@@ -269,6 +275,11 @@ def _start_board(
         raise (error.cause if isinstance(error.cause, SparkRayError) else error) from None
 
 
+def _workers(config: TrainConfig) -> str:
+    least, most = config.num_workers[0], config.num_workers[-1]
+    return counted(most, "worker") if least == most else f"{least} to {most} workers"
+
+
 def _note(metrics: dict[str, float], plan: RunPlan) -> str:
     heads = [
         f"{name} {metrics[key]:.2f}"
@@ -283,15 +294,13 @@ def _note(metrics: dict[str, float], plan: RunPlan) -> str:
         )
     parts.append(f"rate {metrics['learning_rate']:.1e}")
     parts.append(f"gradient {metrics['grad_norm']:.1f}")
-    parts.append(f"{metrics['samples_per_s']:.0f} clips/s")
-    parts.append(f"{metrics['tokens_per_s']:.0f} tokens/s")
     parts.append(f"{metrics['memory_gb']:.1f} GB")
     if "mfu" in metrics:
         parts.append(f"MFU {metrics['mfu']:.0%}")
     if metrics["data_wait"] > 0.05:
         parts.append(f"waits {metrics['data_wait']:.0%} for data")
     if metrics["skipped"]:
-        parts.append(f"{metrics['skipped']:.0f} steps skipped")
+        parts.append(f"{counted(int(metrics['skipped']), 'step')} skipped")
     return ", ".join(parts)
 
 
@@ -310,8 +319,9 @@ def print_plan(plan: RunPlan, model_config: ApotheonConfig) -> None:
         f"  steps        {plan.steps}",
     ]
     lines += [
-        f"  stage        {stage.name}: {stage.epochs} epochs of {', '.join(stage.modalities)}, "
-        f"{plan.batch(stage) * config.gradient_accumulation} clips a step"
+        f"  stage        {stage.name}: {counted(stage.epochs, 'epoch')} of "
+        f"{', '.join(stage.modalities)}, "
+        f"{counted(plan.batch(stage) * config.gradient_accumulation, 'clip')} a step"
         + ("" if steps.start < plan.steps else " (not reached)")
         for stage, steps in zip(plan.stages, plan.stage_steps, strict=True)
     ]

@@ -178,7 +178,11 @@ def histories(output: Folder, tracking_uri: str) -> dict[str, list[tuple[int, fl
 
 
 def test_a_run_in_a_bucket_is_resumed_at_the_end_of_a_stage(
-    undisturbed: TrainResult, s3: str, dataset: Path, tmp_path: Path
+    undisturbed: TrainResult,
+    s3: str,
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ):
     """Another number of ranks, object storage, and a checkpoint that the next stage begins from."""
     values = settings(dataset, tmp_path / "unused")
@@ -190,8 +194,10 @@ def test_a_run_in_a_bucket_is_resumed_at_the_end_of_a_stage(
     first = train(TrainConfig.from_values(**{**values, "max_steps": boundary}))
     assert first.steps == boundary
 
+    capsys.readouterr()
     result = train(TrainConfig.from_values(**values))
     assert result.steps == STEPS
+    assert f"the run in s3://sets/runs/bucket, from step {boundary}\n" in capsys.readouterr().err
     losses = dict(histories(result.output, uri)["loss"])
     expected = dict(histories(undisturbed.output, database_beside(undisturbed.output))["loss"])
     assert losses == pytest.approx(expected, rel=1e-3)

@@ -6,6 +6,7 @@ flag that was renamed, or a choice that is gone, fails here.
 
 import ast
 import importlib
+import inspect
 import os
 import re
 import shlex
@@ -14,16 +15,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 from packaging.requirements import Requirement
+from pydantic import BaseModel
 
 from spark_ray import cli
 from spark_ray.core.config import ArgumentParser, JobConfig
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.monitoring.metrics import declared
 from spark_ray.serving.proxy import PROXY_ENVIRONMENT
+from spark_ray.training.curriculum import Stage
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -53,6 +56,16 @@ def lines(language: str = "sh") -> list[Line]:
         for text in block.replace("\\\n", " ").splitlines()
         if text.strip() and not text.lstrip().startswith("#")
     ]
+
+
+def nested(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models in an annotation, at any depth."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from nested(field.annotation)
+    for part in get_args(annotation):
+        yield from nested(part)
 
 
 class Understood(BaseException):
@@ -195,6 +208,20 @@ def test_the_site_is_made_without_a_warning_and_has_what_the_code_says(tmp_path:
         assert metric.exported in made["metrics"]
     assert "Build or resume one dataset version" in made["python"]
     assert "<!--" not in made["metrics"].partition("<article")[2].partition("</article>")[0]
+
+
+def test_the_reference_has_the_settings_inside_of_settings_too() -> None:
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text()
+    shown = set(re.findall(r"<!-- settings: (\S+) -->", page))
+    for place in sorted(shown):
+        module, _, name = place.partition(":")
+        for kind in nested(getattr(importlib.import_module(module), name)):
+            assert f"{kind.__module__}:{kind.__qualname__}" in shown
+
+
+def test_the_fields_of_a_stage_are_explained() -> None:
+    page = (ROOT / "docs" / "how-to" / "train.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(Stage.model_fields)
 
 
 def test_every_command_is_documented() -> None:

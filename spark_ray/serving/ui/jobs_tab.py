@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import yaml
 
+from spark_ray.core.errors import ConfigError
+from spark_ray.core.yaml_text import read_yaml
 from spark_ray.serving.ui.datasets_tab import CHOOSE
 from spark_ray.serving.ui.render import render
 from spark_ray.serving.ui.visitors import Visitors
@@ -49,7 +50,7 @@ def add(visitors: Visitors, tab: gr.Tab) -> None:
     async def begin(
         dataset: str, paths: list[str] | None, addresses: str, text: str, request: gr.Request
     ) -> str:
-        values = _settings(text)
+        values = build_settings(text)
         if not dataset.strip():
             raise gr.Error("Give the dataset a name.", title="")
         async with visitors.server(request) as api:
@@ -94,15 +95,15 @@ def _choice(event: gr.EventData) -> str:
     return str(event.choice)
 
 
-def _settings(text: str) -> dict[str, Any]:
+def build_settings(text: str) -> dict[str, Any]:
     """
     Raises:
-        gr.Error: the text is no YAML, or no `name: value` lines.
+        gr.Error: the text is no YAML, gives a setting twice, or has no `name: value` lines.
     """
     try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise gr.Error("The settings are no YAML: write 'name: value' lines.", title="") from error
+        values = read_yaml(text, "The settings") or {}
+    except ConfigError as error:
+        raise gr.Error(f"{error}.", title="") from error
     if not isinstance(values, dict):
         raise gr.Error("The settings must be 'name: value' lines, such as fps: 2.", title="")
     return values

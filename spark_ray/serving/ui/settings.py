@@ -5,12 +5,16 @@ from typing import Annotated
 from pydantic import Field
 
 from spark_ray.core.config import JobConfig
+from spark_ray.core.mistakes import written_as
 
 
 class UiSettings(JobConfig):
     """The front end."""
 
-    api_url: Annotated[str, Field(pattern=r"^https?://[^/?#@]+$")] = Field(
+    api_url: Annotated[
+        str,
+        written_as(r"https?://[^/?#@]+", "http:// or https:// with a host, and no path after it"),
+    ] = Field(
         "http://127.0.0.1:8000",
         description="the server's address, as the node of the front end reaches it",
     )

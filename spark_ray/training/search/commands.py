@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spark_ray.core.config import ArgumentParser
+from spark_ray.core.wording import counted
 from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import REPORT, Study, find_studies
 
@@ -38,7 +39,7 @@ def tune(arguments: Sequence[str]) -> int:
     print(f"  look inside  spark-ray tune show {where}")
     print(f"  take home    spark-ray tune promote {where}")
     print(
-        f"tuned {where}: {len(study.trials)} trials ({counts['finished']} finished, "
+        f"tuned {where}: {counted(len(study.trials), 'trial')} ({counts['finished']} finished, "
         f"{counts['stopped']} stopped early, {counts['failed']} failed) in "
         f"{time.monotonic() - started:.0f} s"
     )

@@ -22,6 +22,7 @@ from spark_ray.training.search.space import (
     parse_space,
     settings_of,
 )
+from spark_ray.training.tracking import check_tracking_uri
 
 
 class SearchOptions(BaseModel):
@@ -90,6 +91,8 @@ class StudyOptions(BaseModel):
         "the working folder",
     )
     experiment: str = Field("apotheon", description="MLflow experiment")
+
+    _usable = field_validator("tracking_uri")(check_tracking_uri)
 
 
 class ShareOptions(BaseModel):

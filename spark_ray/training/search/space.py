@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from spark_ray.core.errors import ConfigError, unknown_choice
+from spark_ray.core.mistakes import sentences
 from spark_ray.core.schema import Record
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.curriculum import Stage
@@ -55,6 +56,8 @@ _INSIDE = 16
 
 
 class _Range(Record):
+    """What ranges have in common."""
+
     type: str
     min: float
     max: float
@@ -177,10 +180,7 @@ def parse_space(given: Mapping[str, Any]) -> dict[str, Parameter]:
         try:
             space[path] = adapter.validate_python(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"][1:])
-            reason = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"space: {path}: {where + ': ' if where else ''}{reason}") from error
+            raise ConfigError(f"{path}: {sentences(error, Parameter, {})}") from error
     return space
 
 

@@ -15,9 +15,10 @@ from ray import tune
 from ray.tune import TuneError
 
 from spark_ray.core.errors import ConfigError, SparkRayError
-from spark_ray.core.progress import progress_elsewhere
+from spark_ray.core.progress import Seen, progress_elsewhere
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
+from spark_ray.core.wording import counted
 from spark_ray.datasets.samples import load_index
 from spark_ray.datasets.session import ray_session
 from spark_ray.training.cluster import ray_storage
@@ -83,8 +84,8 @@ def tune_training(config: StudyConfig) -> Study:
     with ray_session(config):
         packing = pack(runs, _nodes(), config.max_concurrent)
         print(
-            f"  at a time    {packing.trials} trials of {packing.resources['CPU']:.3g} CPUs and "
-            f"{packing.resources['GPU']:.3g} GPUs",
+            f"  at a time    {counted(packing.trials, 'trial')} of "
+            f"{packing.resources['CPU']:.3g} CPUs and {packing.resources['GPU']:.3g} GPUs",
             file=sys.stderr,
         )
         with (
@@ -289,10 +290,10 @@ def _tracked(study: Study) -> Iterator[Tracker]:
         tracker.finish(status)
 
 
-def _look(study: Study) -> tuple[int, str]:
+def _look(study: Study) -> Seen:
     """Trials that have ended by now, and how they and the others do."""
     study.trials = read_trials(study.folder)
-    return sum(trial.state != "running" for trial in study.trials), _note(study)
+    return Seen(sum(trial.state != "running" for trial in study.trials), _note(study))
 
 
 def _note(study: Study) -> str:
@@ -352,7 +353,7 @@ def _print_plan(study: Study, steps: int) -> None:
     lines = [
         f"Tuning {config.study_dir}",
         f"  dataset      {study.record.dataset}",
-        f"  trials       {study.record.planned} of up to {steps} steps, {config.search}"
+        f"  trials       {study.record.planned} of up to {counted(steps, 'step')}, {config.search}"
         + (f" with {config.scheduler}" if config.scheduler != "none" else ""),
         f"  objective    {objectives}",
         *(f"  varies       {path}: {p.shown()}" for path, p in config.space.items()),

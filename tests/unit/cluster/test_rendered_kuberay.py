@@ -220,6 +220,9 @@ def test_a_file_that_is_none_of_serves_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "serve.yaml").write_text("applications: [{name: x}]")
     with pytest.raises(ConfigError, match=r"serve_config: .*import_path"):
         rendered(serve_config=str(tmp_path / "serve.yaml"))
+    (tmp_path / "serve.yaml").write_text("applications: []\napplications: [{name: x}]")
+    with pytest.raises(ConfigError, match=r"^serve_config: .*'applications' is given twice"):
+        rendered(serve_config=str(tmp_path / "serve.yaml"))
     with pytest.raises(ConfigError, match=r"serve_config: .*does not exist"):
         rendered(serve_config=str(tmp_path / "none.yaml"))
 

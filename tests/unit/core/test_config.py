@@ -57,19 +57,23 @@ def test_settings_with_parts_are_told_apart_in_the_help(capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "--curriculum" not in shown
     assert "only the file of --config can give\n  curriculum: " in shown
+    assert (
+        "; each with name, epochs, modalities, frozen, batch_scale, learning_rate_scale, "
+        "part_rates, mixture"
+    ) in " ".join(shown.split())
     assert "--num-workers VALUE" in shown
 
 
 def test_a_misspelt_name_in_the_environment_is_said(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("SPARK_RAY_CAPTION_BACKENT", "SPARK_RAY_LOG_LEVEL", "SPARK_RAY_LEARNING_RATE"):
         monkeypatch.setenv(name, "none")
     assert parse().caption_backend == BuildConfig.model_fields["caption_backend"].default
-    assert [record.getMessage() for record in caplog.records] == [
-        "SPARK_RAY_CAPTION_BACKENT in the environment is no setting; "
-        "did you mean SPARK_RAY_CAPTION_BACKEND?"
-    ]
+    assert capsys.readouterr().err == (
+        "warning: SPARK_RAY_CAPTION_BACKENT in the environment is no setting; "
+        "did you mean SPARK_RAY_CAPTION_BACKEND?\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,7 +102,9 @@ def test_a_resolution_in_yaml_may_be_written_in_any_of_these_ways(
         (["--clip-max-s", "inf"], ["clip_max_s"]),
         (["--resolution", "640*480"], ["resolution", "WIDTHxHEIGHT", "'640*480'"]),
         (["--resolution", "1x2x3"], ["resolution", "WIDTHxHEIGHT"]),
-        (["--resolution", "4x4"], ["resolution", "8"]),
+        (["--resolution", "4x4"], ["resolution: both numbers of WIDTHxHEIGHT", "not 4x4"]),
+        (["--resolution", "0x10"], ["resolution: both numbers of WIDTHxHEIGHT", "not 0x10"]),
+        (["--resolution", "9000"], ["from 8 to 8192 pixels, not 9000x9000"]),
         (["--split", "chapters"], ["split", "'none', 'fixed' or 'scenes'", "'chapters'"]),
         (["--version", "../v1"], ["version"]),
         (["--min-duration-s", "9", "--max-duration-s", "3"], ["max_duration_s", "min_duration_s"]),
@@ -125,6 +131,11 @@ def test_a_mistake_is_told_in_one_line_that_names_the_setting(
         ("- fps", ["name: value"]),
         ("fps: [", ["is not valid YAML"]),
         ("fps: .nan", ["fps"]),
+        ("resolution: [1, 2, 3]", ["resolution: write it as WIDTHxHEIGHT", "[1, 2, 3]"]),
+        ("resolution: true", ["resolution: write it as WIDTHxHEIGHT"]),
+        ("resolution: [0, 9]", ["resolution: both numbers of WIDTHxHEIGHT", "0x9"]),
+        ("fps: 1\nsplit: none\n'fps': 2", ["'fps' is given twice, in line 1 and in line 3"]),
+        ("input: [{a: 1,\n  a: 1}]", ["'a' is given twice, in line 1 and in line 2"]),
         ("jpeg_quality: high", ["jpeg_quality", "'high'"]),
     ],
 )
@@ -152,10 +163,35 @@ def test_what_is_required_is_asked_for_by_its_flag() -> None:
         BuildConfig.from_command_line(["--input", "x"], "build")
 
 
+def test_a_flag_without_its_value_is_no_misspelt_flag() -> None:
+    with pytest.raises(ConfigError) as caught:
+        BuildConfig.from_command_line(["--input"], "build")
+    assert str(caught.value) == (
+        "argument --input: expected at least one argument; see build --help"
+    )
+
+
+def test_what_a_merged_mapping_brings_may_be_overridden(tmp_path: Path) -> None:
+    stage = "{name: a, epochs: 1, modalities: [video]}"
+    (tmp_path / "job.yaml").write_text(
+        f"dataset: x\noutput_dir: y\nepochs: 2\ncurriculum:\n- &a {stage}\n- <<: *a\n  name: b\n"
+    )
+    config = TrainConfig.from_command_line(["--config", str(tmp_path / "job.yaml")], "train")
+    assert [stage.name for stage in config.stages] == ["a", "b"]
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     message = complaint("--fps", "0", "--jpeg-quality", "200")
     assert "fps" in message
     assert "jpeg_quality" in message
+
+
+def test_help_says_what_one_number_of_a_resolution_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--help")
+    assert "WIDTHxHEIGHT in pixels; one number is a square" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,12 @@
 """What people see of long work when nobody watches a terminal."""
 
+import re
+import threading
+
 import pytest
 
 from spark_ray.core import progress
-from spark_ray.core.progress import ProgressReport
+from spark_ray.core.progress import ProgressReport, Seen, progress_elsewhere
 
 
 def test_the_end_is_one_line_with_count_rate_and_note(
@@ -62,3 +65,45 @@ def test_nothing_done_and_failed_work_say_nothing(capsys: pytest.CaptureFixture[
     report.advance(1)
     report.__exit__(KeyError, KeyError(), None)
     assert capsys.readouterr().err == ""
+
+
+def test_one_of_one_is_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressReport("Looking at files", 1, "files") as report:
+        report.advance(1)
+    assert capsys.readouterr().err.startswith("Looking at files: 1/1 file, ")
+
+
+def test_all_rates_are_of_the_same_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with ProgressReport("Training", 100, "steps") as report:
+        now[0] += 300.0
+        report.advance(1, "", {"clips": 32})
+        now[0] += 5.0
+        report.advance(9, "", {"clips": 9 * 32})
+        now[0] += 5.0
+        report.advance(1, "", {"clips": 32})
+    assert "Training: 11/100 steps, 1.0 steps/s, 32 clips/s, 89 s left" in capsys.readouterr().err
+
+
+def test_work_elsewhere_is_told_by_what_has_come_since_the_last_look(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen = iter([None, Seen(2, "a", {"clips": 8}), Seen(5, "b", {"clips": 20})])
+    looked = threading.Event()
+
+    def look() -> Seen | None:
+        try:
+            return next(seen)
+        except StopIteration:
+            looked.set()
+            return None
+
+    with progress_elsewhere("Training", 5, "steps", look, every_s=0.01):
+        assert looked.wait(10)
+    line = capsys.readouterr().err
+    steps, clips = (float(rate) for rate in re.findall(r"([\d.]+) (?:steps|clips)/s", line))
+    assert line.startswith("Training: 5/5 steps, ")
+    assert clips == pytest.approx(4 * steps, rel=0.02)

@@ -1,5 +1,6 @@
 """A build with a trained model says where its clips differ from those that the model knows."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,24 @@ def test_the_flags_that_mend_it_are_named(model: str) -> None:
     assert {name: mended.model_dump(mode="json")[name] for name in LEARNED} == LEARNED
 
 
-def test_both_models_are_looked_at(model: str) -> None:
+def test_both_models_are_looked_at(model: str, tmp_path: Path) -> None:
+    other = shutil.copytree(model, tmp_path / "other")
     both = advice(
         caption_backend="apotheon", caption_model=model, fps=4.0, resolution=(64, 64),
-        transcription_backend="apotheon", transcription_model=model,
+        transcription_backend="apotheon", transcription_model=str(other),
     )  # fmt: skip
     assert [sentence.partition(":")[0] for sentence in both] == [
         "caption_model",
         "transcription_model",
     ]
+
+
+def test_one_model_for_both_is_advised_about_once(model: str) -> None:
+    (sentence,) = advice(
+        caption_backend="apotheon", caption_model=model,
+        transcription_backend="apotheon", transcription_model=model,
+    )  # fmt: skip
+    assert sentence.startswith(f"caption_model and transcription_model: {model} learned from ")
 
 
 def test_nothing_is_said_where_nothing_differs_or_is_known(model: str, tmp_path: Path) -> None:

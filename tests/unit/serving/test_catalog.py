@@ -102,7 +102,7 @@ def test_a_model_is_asked_only_for_what_it_can_do(monkeypatch: pytest.MonkeyPatc
         ({"models": {"a": {"backend": "blap"}}}, "blip2"),
         ({"models": {"a": {"backend": "sidecar"}}}, "unknown"),
         ({"models": {"a": {}}}, "needs a reference"),
-        ({"models": {"a/b": {"reference": "x"}}}, "pattern"),
+        ({"models": {"a/b": {"reference": "x"}}}, "models.a/b: must be a name of 1 to 64 letters"),
         ({"job_settings": {"fsp": 3}}, "fps"),
         ({"job_settings": {"output": "/"}}, "unknown"),
         ({"limits": {"max_upload_bytes": 0}}, "greater than 0"),

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import gradio as gr
 import httpx2 as httpx
 import pytest
 from starlette.routing import Mount
@@ -10,6 +11,7 @@ from starlette.testclient import TestClient
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.serving.ui import sessions as sessions_module
+from spark_ray.serving.ui.jobs_tab import build_settings
 from spark_ray.serving.ui.models_tab import metric_rows, without_front_matter
 from spark_ray.serving.ui.render import render
 from spark_ray.serving.ui.server import guarded, pages_app
@@ -130,6 +132,18 @@ def test_a_card_is_shown_without_its_yaml() -> None:
     assert without_front_matter("---\nlicense: mit\n---\n# Card\n") == "# Card\n"
     assert without_front_matter("# Card\n---\n") == "# Card\n---\n"
     assert without_front_matter("---\nnever ends") == "---\nnever ends"
+
+
+def test_the_settings_of_a_build_are_yaml_that_says_each_once() -> None:
+    assert build_settings("fps: 2\nsplit: none") == {"fps": 2, "split": "none"}
+    assert build_settings("") == {}
+    for text, said in (
+        ("fps: 1\nfps: 2", "'fps' is given twice, in line 1 and in line 2"),
+        ("fps: [", "not valid YAML"),
+        ("- fps", "'name: value' lines"),
+    ):
+        with pytest.raises(gr.Error, match=said):
+            build_settings(text)
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://user@host", "http://host/path", "host:8000"])

@@ -35,8 +35,9 @@ def test_without_captions_to_learn_there_is_sound_from_the_start():
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"dataset": None}, "either dataset or manifest_path"),
-        ({"manifest_path": "m.jsonl"}, "either dataset or manifest_path"),
+        ({"dataset": None}, "^dataset is required: give --dataset or --manifest-path, or set one"),
+        ({"manifest_path": "m.jsonl"}, "^manifest_path: m.jsonl comes beside dataset sets/x; give"),
+        ({"tracking_uri": "foo://u:p@bar"}, "^tracking_uri: MLflow knows no foo://; give http://"),
         ({"epochs": 3, "curriculum": [Stage(name="a", epochs=2, modalities=["audio"])]}, "epochs"),
         (
             {
@@ -131,3 +132,19 @@ def test_a_mistake_in_the_curriculum_says_in_which_stage_and_field() -> None:
     ]
     with pytest.raises(ConfigError, match=r"^curriculum\[1\]\.epochs: "):
         TrainConfig.from_values(dataset="d", output_dir="o", epochs=1, curriculum=stages)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://mlflow:5000", "sqlite:////x/mlflow.db", "postgresql+psycopg://u@h/db", "databricks"],
+)
+def test_what_mlflow_can_reach_may_be_tracked_to(uri: str):
+    assert config(tracking_uri=uri).tracking_uri == uri
+
+
+def test_an_address_of_the_environment_is_checked_before_anything_is_planned(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "foo://bar")
+    with pytest.raises(ConfigError, match=r"^MLFLOW_TRACKING_URI: MLflow knows no foo://"):
+        config().located()

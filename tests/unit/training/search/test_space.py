@@ -25,15 +25,17 @@ BASE = {"curriculum": [{"name": "films", "epochs": 2, "modalities": ["video"]}]}
 @pytest.mark.parametrize(
     ("parameter", "sentence"),
     [
-        ({"type": "float", "min": 1}, "space: x: max: Field required"),
-        ({"type": "flot", "min": 1, "max": 2}, "space: x: .*'float', 'int', 'choice'"),
+        ({"type": "float", "min": 1}, "^x: max is required"),
+        ({"type": "flot", "min": 1, "max": 2}, "^x: .*'float', 'int', 'choice'"),
+        ({"min": 1, "max": 2}, "^x: type is required"),
+        ({"type": "float", "min": 1, "max": 2, "lgo": 1}, "setting 'lgo'; did you mean 'log'"),
         ({"type": "float", "min": 2, "max": 1}, "min 2 must be less than max 1"),
         ({"type": "float", "min": 0, "max": 1, "log": True}, "log needs a min over 0"),
         ({"type": "int", "min": 1, "max": 9, "log": True, "step": 2}, "step goes without log"),
         ({"type": "int", "min": 1, "max": 3, "step": 7}, "longer than the range"),
-        ({"type": "choice", "values": []}, "space: x: values: List should have at least 1"),
-        ({"type": "choice", "value": [1]}, "space: x: val"),
-        ("3", "space: x"),
+        ({"type": "choice", "values": []}, "^x: values: List should have at least 1"),
+        ({"type": "choice", "value": [1]}, "unknown setting 'value'; did you mean 'values'"),
+        ("3", "^x: must hold settings"),
     ],
 )
 def test_a_parameter_that_is_none_is_explained(parameter: Any, sentence: str):

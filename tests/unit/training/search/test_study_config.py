@@ -24,13 +24,15 @@ def config(**values: Any) -> StudyConfig:
     ("values", "sentence"),
     [
         ({"space": {}}, "space"),
+        ({"space": {"learning_rate": {"type": "float", "min": 1}}}, "^space: learning_rate: max"),
         ({"metric": ["a", "b"], "mode": ["min"] * 3}, "mode: has 3 entries, and metric 2"),
         ({"metric": ["a", "a"], "search": "optuna"}, "names one twice"),
         ({"metric": ["a", "b"]}, "need search optuna and scheduler none"),
         ({"metric": ["a", "b"], "search": "optuna", "scheduler": "asha"}, "scheduler none"),
         ({"train": {"dataset": "x", "output_dir": "y"}}, "output_dir belongs to the study"),
-        ({"train": {"epochs": 3}}, "give either dataset or manifest_path"),
+        ({"train": {"epochs": 3}}, "dataset is required: give --dataset or --manifest-path"),
         ({"search": "grid"}, "needs points"),
+        ({"tracking_uri": "foo://bar"}, "^tracking_uri: MLflow knows no foo://; give http://"),
         ({"scheduler": "pbt", "search": "optuna"}, "pbt changes parameters by itself"),
         ({"scheduler": "pbt", "num_samples": 1}, "population of 2"),
         (
