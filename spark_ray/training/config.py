@@ -15,7 +15,7 @@ from spark_ray.datasets.config import check_outlives_job, in_job_files
 from spark_ray.training.augment import AugmentOptions
 from spark_ray.training.curriculum import Stage, check_curriculum, default_curriculum
 from spark_ray.training.schedule import Schedule
-from spark_ray.training.tracking import check_tracking_uri, default_tracking_uri
+from spark_ray.training.tracking_uri import check_tracking_uri, default_tracking_uri
 
 EngineName = Literal["ddp", "zero1", "zero2", "zero3"]
 

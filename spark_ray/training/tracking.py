@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from spark_ray.core.errors import ConfigError
-from spark_ray.core.storage import is_remote, local_path
 from spark_ray.models.registered import SQLITE, first_line, import_mlflow, open_client, shown_uri
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,6 @@ _RETRY_AFTER_S = 30.0
 _MAX_KEPT = 100_000
 _MAX_TEXT_CHARS = 6000
 _LAST_TRY_S = 5.0
-_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "file")
 _PACKAGES = (
     "spark-ray",
     "ray",
@@ -317,45 +315,6 @@ class _Run:
 
     def end(self, status: RunStatus) -> None:
         self._client.set_terminated(self.run_id, status)
-
-
-def check_tracking_uri(uri: str | None) -> str | None:
-    """The address itself, for what MLflow can reach; one without a scheme is a folder.
-
-    Raises:
-        ConfigError: neither MLflow nor a plugin of it that is installed knows the scheme.
-    """
-    scheme, separator, _ = (uri or "").partition("://")
-    plugins = importlib.metadata.entry_points(group="mlflow.tracking_store").names
-    if separator and scheme.partition("+")[0].lower() not in {*_SCHEMES, *plugins}:
-        raise ConfigError(
-            f"MLflow knows no {scheme}://; give http://host:5000 or https:// of a server, "
-            "sqlite:////folder/mlflow.db, postgresql:// or mysql:// of a database"
-        )
-    return uri
-
-
-def default_tracking_uri(folder: str) -> str:
-    """`MLFLOW_TRACKING_URI` if it is set, else `mlflow.db` in a folder of this machine.
-
-    References like `models:/apotheon@champion` are looked up in the same variable, else in
-    `mlflow.db` of the working folder; another folder has to be named in the variable.
-
-    Raises:
-        ConfigError: the folder is in a bucket, where SQLite can't write; or the variable holds an
-            address that MLflow can't use.
-    """
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    try:
-        check_tracking_uri(uri)
-    except ConfigError as error:
-        raise ConfigError(f"MLFLOW_TRACKING_URI: {error}") from error
-    if not uri and is_remote(folder):
-        raise ConfigError(
-            f"tracking_uri: MLflow's SQLite file can't be in {folder}; give the address of an "
-            "MLflow server, or of a file like sqlite:////home/me/mlflow.db"
-        )
-    return uri or f"{SQLITE}{local_path(folder).absolute()}/mlflow.db"
 
 
 def experiment_id(client: Any, uri: str, name: str) -> str:

@@ -22,7 +22,7 @@ from spark_ray.training.search.space import (
     parse_space,
     settings_of,
 )
-from spark_ray.training.tracking import check_tracking_uri
+from spark_ray.training.tracking_uri import check_tracking_uri
 
 
 class SearchOptions(BaseModel):

@@ -13,7 +13,8 @@ import pytest
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.training import tracking
-from spark_ray.training.tracking import Tracker, default_tracking_uri, environment
+from spark_ray.training.tracking import Tracker, environment
+from spark_ray.training.tracking_uri import default_tracking_uri
 
 pytest.importorskip("mlflow")
 
