@@ -124,8 +124,8 @@ def _say_result(result: "BuildResult", elapsed_s: float) -> int:
         print(f"  try rejects  spark-ray data replay {where}")
     print(
         f"published {where}: {counted(done.clips, 'clip')}{_texts(done)}, "
-        f"{counted(done.frames, 'frame')}, {done.hours * 60:.1f} min of video in {elapsed_s:.0f} s, "
-        f"{_left_out(done)}{counted(result.rejects, 'reject')}"
+        f"{counted(done.frames, 'frame')}, {done.hours * 60:.1f} min of video in "
+        f"{elapsed_s:.0f} s, {_left_out(done)}{counted(result.rejects, 'reject')}"
     )
     return 0
 
