@@ -306,7 +306,7 @@ def test_the_doctor_looks_at_the_cluster(
     lines = [line for line in out.splitlines() if "cluster " in line]
     assert status in (0, 1), err
     assert any(f"{head['jobs']} answers, and runs Ray" in line for line in lines), out
-    (nodes,) = [line for line in lines if " nodes, " in line]
+    (nodes,) = [line for line in lines if " 1 node, " in line]
     assert nodes.startswith("ok     cluster")
 
     wrong = {**laptop, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
