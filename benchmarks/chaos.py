@@ -86,11 +86,11 @@ def _noise(seed: int) -> Iterator[np.ndarray]:
 
 def _two_versions(folder: Path) -> Truth:
     """Register two untrained models, the first as champion, and ask both for what is right."""
-    sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "unit" / "training")]
+    sys.path.append(str(ROOT / "tests"))
     import apotheons
     import trained
-    from spark_ray.training.model_card import write_model_card
 
+    from spark_ray.models.model_card import write_model_card
     from spark_ray.training.registry import register_model
 
     options = decode_options(_JOBS, ServeSettings.from_values().limits)
