@@ -9,18 +9,15 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import httpx2 as httpx
-import numpy as np
 import torch
 
 from benchmarks.harness import Result, ratio_result
-from benchmarks.served import served, untrained_apotheon
+from benchmarks.served import served, untrained_apotheon, write_noise
 from spark_ray.apotheon.processing import PreparedClip
 from spark_ray.apotheon.sizes import small, tiny
-from spark_ray.media.encode import write_video
 from spark_ray.models.apotheon import Apotheon
 from spark_ray.serving.decoding import decode_file, decode_options
 from spark_ray.serving.messages import MediaFile
@@ -31,8 +28,6 @@ _GOAL = 0.9
 _BATCHES = (1, 2, 4, 8, 16)
 _AT_ONCE = 32
 _TOKENS = 32
-_SIDE = 96
-_SECONDS = 2
 _JOBS: dict[str, object] = {"fps": 2, "smart_sampling": False, "caption_backend": "none"}
 
 
@@ -44,7 +39,7 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
         folder = Path(name)
         model = untrained_apotheon(folder / "model", size)
         video = folder / "clip.mp4"
-        write_video(video, _pictures(), Fraction(8))
+        write_noise(video)
         apotheon = Apotheon.load(str(model), setting="model")
         prepared = _prepared(apotheon, video)
         looped = {batch: _loop_s(apotheon, prepared, batch, captions) for batch in _BATCHES}
@@ -78,12 +73,6 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
         at_once=_AT_ONCE,
         tokens_a_caption=_TOKENS,
     )
-
-
-def _pictures() -> Iterator[np.ndarray]:
-    noise = np.random.default_rng(0)
-    for _ in range(8 * _SECONDS):
-        yield noise.integers(0, 255, (_SIDE, _SIDE, 3), dtype=np.uint8)
 
 
 def _prepared(apotheon: Apotheon, video: Path) -> PreparedClip:

@@ -16,12 +16,10 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
-import numpy as np
 import psutil
 import ray
 from ray import serve
@@ -36,8 +34,7 @@ from benchmarks.chaos_clients import (
     accepted,
 )
 from benchmarks.harness import ROOT, Result
-from benchmarks.served import served
-from spark_ray.media.encode import write_video
+from benchmarks.served import served, write_noise
 from spark_ray.models.apotheon import Apotheon
 from spark_ray.serving.decoding import decode_file, decode_options
 from spark_ray.serving.messages import MediaFile
@@ -74,14 +71,8 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
 
 def _write_videos(folder: Path) -> list[bytes]:
     for number in range(_VIDEOS):
-        write_video(folder / f"{number}.mp4", _noise(number), Fraction(8))
+        write_noise(folder / f"{number}.mp4", number)
     return [(folder / f"{number}.mp4").read_bytes() for number in range(_VIDEOS)]
-
-
-def _noise(seed: int) -> Iterator[np.ndarray]:
-    noise = np.random.default_rng(seed)
-    for _ in range(16):
-        yield noise.integers(0, 255, (96, 96, 3), dtype=np.uint8)
 
 
 def _two_versions(folder: Path) -> Truth:

@@ -8,16 +8,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import httpx2 as httpx
-import numpy as np
 import psutil
 
 from benchmarks.harness import Result
-from benchmarks.served import served, untrained_apotheon
-from spark_ray.media.encode import write_video
+from benchmarks.served import served, untrained_apotheon, write_noise
 
 _PORT = 18_443
 _AT_ONCE = 6
@@ -34,7 +31,7 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = untrained_apotheon(folder / "model")
-        write_video(folder / "clip.mp4", _pictures(), Fraction(8))
+        write_noise(folder / "clip.mp4")
         video = (folder / "clip.mp4").read_bytes()
         seer = {"reference": str(model), "num_cpus": 1}
         with served(folder, _PORT, models={"seer": seer}, job_settings=_JOBS) as key:
@@ -54,12 +51,6 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
     details = {"early_mib": round(early), "late_mib": round(late), "seconds": seconds}
     baseline = "memory of all replicas in the second quarter"
     yield Result("load-memory", baseline, ratio, 1.05, (ratio, ratio), details)
-
-
-def _pictures() -> Iterator[np.ndarray]:
-    noise = np.random.default_rng(0)
-    for _ in range(16):
-        yield noise.integers(0, 255, (96, 96, 3), dtype=np.uint8)
 
 
 async def _load(key: str, video: bytes, seconds: float) -> tuple[Counter[int], list[float]]:

@@ -10,10 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import numpy as np
 import ray
 import torch
 from ray import serve
@@ -22,6 +24,7 @@ from benchmarks.harness import ROOT
 from spark_ray.apotheon import ApotheonConfig, ApotheonModel
 from spark_ray.apotheon.sizes import processor_for, tiny
 from spark_ray.apotheon.tokenization import train_tokenizer
+from spark_ray.media.encode import write_video
 from spark_ray.serving.app import build
 from spark_ray.serving.database import Database
 from spark_ray.serving.keys import KeyStore
@@ -101,6 +104,13 @@ def _node() -> Iterator[str]:
             yield f"127.0.0.1:{port}"
         finally:
             node.kill()
+
+
+def write_noise(path: Path, seed: int = 0) -> None:
+    """Two seconds of video, 96×96 at 8 frames a second, no frame like another."""
+    noise = np.random.default_rng(seed)
+    pictures = (noise.integers(0, 255, (96, 96, 3), dtype=np.uint8) for _ in range(16))
+    write_video(path, pictures, Fraction(8))
 
 
 def untrained_apotheon(folder: Path, size: Callable[[Any], ApotheonConfig] = tiny) -> Path:
