@@ -30,8 +30,7 @@ class HasCluster(Protocol):
 
 def starts_ray(config: HasCluster) -> bool:
     """Whether `ray_session` will start a cluster of this machine alone, and join none."""
-    address = config.ray_address or os.environ.get("RAY_ADDRESS")
-    joins = address not in (None, "", "local") or ray.is_initialized()
+    joins = _address(config) not in (None, "local") or ray.is_initialized()
     return not joins and not _STARTED_HERE.exists()
 
 
@@ -45,7 +44,7 @@ def ray_session(config: HasCluster) -> Iterator[None]:
     """
     ours = not ray.is_initialized()
     if ours:
-        address = config.ray_address or os.environ.get("RAY_ADDRESS")
+        address = _address(config)
         _check_answers(address)
         with interrupts_held(), _connection_errors(address):
             client = ray.init(
@@ -65,6 +64,10 @@ def ray_session(config: HasCluster) -> Iterator[None]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _address(config: HasCluster) -> str | None:
+    return config.ray_address or os.environ.get("RAY_ADDRESS") or None
 
 
 def token_advice() -> str:
