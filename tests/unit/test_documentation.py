@@ -6,7 +6,6 @@ flag that was renamed, or a choice that is gone, fails here.
 
 import ast
 import importlib
-import inspect
 import os
 import re
 import shlex
@@ -15,11 +14,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import pytest
+from nested_models import nested
 from packaging.requirements import Requirement
-from pydantic import BaseModel
 
 from spark_ray import cli
 from spark_ray.core.config import ArgumentParser, JobConfig
@@ -56,16 +55,6 @@ def lines(language: str = "sh") -> list[Line]:
         for text in block.replace("\\\n", " ").splitlines()
         if text.strip() and not text.lstrip().startswith("#")
     ]
-
-
-def nested(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models in an annotation, at any depth."""
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-        for field in annotation.model_fields.values():
-            yield from nested(field.annotation)
-    for part in get_args(annotation):
-        yield from nested(part)
 
 
 class Understood(BaseException):

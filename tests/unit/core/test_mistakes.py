@@ -1,14 +1,12 @@
 """Wrong settings inside others: told in the words of the file, whichever model they belong to."""
 
 import importlib
-import inspect
 import json
 import pkgutil
-from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from nested_models import nested
 
 import spark_ray
 from spark_ray.cluster.values import ClusterValues
@@ -32,16 +30,6 @@ def configurations() -> list[type[JobConfig]]:
 def _below(cls: type[JobConfig]) -> set[type[JobConfig]]:
     return {found for each in cls.__subclasses__() for found in (each, *_below(each))
             if each.__module__.startswith("spark_ray.")}  # fmt: skip
-
-
-def nested(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models in an annotation, at any depth."""
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-        for field in annotation.model_fields.values():
-            yield from nested(field.annotation)
-    for part in get_args(annotation):
-        yield from nested(part)
 
 
 def complaint(cls: type[JobConfig], **values: Any) -> str:
