@@ -35,7 +35,7 @@ from spark_ray.evaluation.slices import sources_of
 from spark_ray.evaluation.text import has_words
 from spark_ray.models.held_out import record_held_out
 from spark_ray.models.registered import SCHEME as REGISTERED
-from spark_ray.models.registered import find_registered
+from spark_ray.models.registered import find_registered, of_version
 from spark_ray.models.training_record import HeldOut
 from spark_ray.models.weights import check_reference
 
@@ -227,8 +227,13 @@ def _tell_model(config: EvaluateConfig, results: Results) -> bool:
     held_out = HeldOut(
         split=config.split, clips=results.clips.evaluated, metrics=by_skill(results.overall)
     )
+    model = config.model
+    if model.startswith(REGISTERED):
+        # The version that answered: the alias may have moved on meanwhile.
+        assert results.model.revision is not None
+        model = of_version(model, results.model.revision)
     try:
-        return record_held_out(config.model, held_out, results.dataset.manifest_sha256)
+        return record_held_out(model, held_out, results.dataset.manifest_sha256)
     except (OSError, SparkRayError) as error:
         # The numbers are written already, and are what was asked for.
         print(f"  careful      the model's card stays as it was: {error}", file=sys.stderr)

@@ -79,6 +79,13 @@ def pinned_reference(reference: str, setting: str) -> str:
         return f"{SCHEME}{name}/{version}"
 
 
+def of_version(reference: str, version: str) -> str:
+    """A well-formed reference with another version: that of `models:/apotheon@x` which was used."""
+    match = _REFERENCE.fullmatch(reference)
+    assert match is not None
+    return f"{SCHEME}{match['name']}/{version}"
+
+
 def replace_files(reference: str, setting: str, files: Iterable[Path]) -> None:
     """Put small files into a registered model's folder, in the place of those of the same name.
 

@@ -10,6 +10,7 @@ from spark_ray.core.errors import ConfigError, ModelError, StorageError
 from spark_ray.models.apotheon import Apotheon
 from spark_ray.models.held_out import record_held_out
 from spark_ray.models.model_card import write_model_card
+from spark_ray.models.registered import of_version
 from spark_ray.models.registered_versions import model_card, model_versions
 from spark_ray.models.training_record import HeldOut, TrainingRecord
 from spark_ray.models.weights import SAFETENSORS, resolve_weights
@@ -194,7 +195,9 @@ def test_a_registered_models_card_takes_what_an_evaluation_measured(
     measured = HeldOut(split="test", clips=7, metrics={"transcript": {"wer": 0.125}})
     version = register_model(trained, tracking_uri=uri, name="measured", alias="candidate")
     manifest = record().dataset.manifest_sha256
-    assert record_held_out("models:/measured@candidate", measured, manifest)
+    answered = of_version("models:/measured@candidate", version.version)
+    assert answered == version.uri
+    assert record_held_out(answered, measured, manifest)
     (known,) = model_versions("models:/measured", 1)
     assert known.record == TrainingRecord.read(trained).model_copy(update={"held_out": measured})
     card = model_card("models:/measured", version.version)
