@@ -253,7 +253,8 @@ def test_ctrl_c_leaves_the_job_running_until_it_is_stopped(
     assert (status, out) == (0, f"{job_id} has ended already\n"), err
     status, out, err = Command(laptop, tmp_path, "jobs", "logs", job_id, *cluster).finish()
     assert status == 0, err
-    assert out.endswith("\nup\n")
+    # Ray and the job write into the same log, in whatever order they get to.
+    assert "up" in out.splitlines()
 
 
 def test_a_wrong_token_is_one_sentence(
