@@ -1,10 +1,12 @@
 """One bad file costs a bounded time and its own row."""
 
 import io
+import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +25,7 @@ from spark_ray.datasets.ingest import InputFile
 from spark_ray.datasets.plan import SourceRecord, mark_duplicates, scan_file
 from spark_ray.datasets.stages import DecodeStage
 from spark_ray.media import deadline
-from spark_ray.media.deadline import iterate_with_deadline
+from spark_ray.media.deadline import iterate_with_deadline, within
 from spark_ray.media.encode import write_video
 from spark_ray.models import sidecar_files
 from spark_ray.models.sidecar_files import read_cues
@@ -162,6 +164,55 @@ def test_whoever_stops_listening_leaves_no_thread_behind() -> None:
     assert next(items) == 0
     items.close()  # type: ignore[attr-defined]
     assert closed.wait(5)
+
+
+def test_one_thread_makes_what_is_asked_for_one_after_the_other() -> None:
+    """Each new one would fault its memory in again."""
+
+    def thread_of_producer(failing: bool = False) -> int:
+        def produce() -> Iterator[int]:
+            yield threading.get_ident()
+            if failing:
+                raise MediaError("broken")
+
+        items = iterate_with_deadline(produce, 5.0, "counting")
+        (ident,) = [next(items)] if failing else list(items)
+        if failing:
+            with pytest.raises(MediaError, match="broken"):
+                next(items)
+        return ident
+
+    assert len({thread_of_producer(failing) for failing in (False, True, False)}) == 1
+
+
+def test_a_thread_that_is_stuck_gets_no_more_work(
+    monkeypatch: pytest.MonkeyPatch, released: threading.Event
+) -> None:
+    monkeypatch.setattr(deadline, "_GRACE_S", 0.0)
+    with pytest.raises(MediaTimeout):
+        within(lambda: released.wait(60), 0.05, "waiting")
+    assert within(lambda: "made", 5.0, "making") == "made"
+
+
+def test_one_that_is_made_while_another_is_asked_for_has_a_thread_of_its_own() -> None:
+    def outer() -> Iterator[int]:
+        yield 1
+        yield 2
+
+    items = iterate_with_deadline(outer, 5.0, "counting")
+    assert next(items) == 1
+    assert within(lambda: "between", 5.0, "making") == "between"
+    assert list(items) == [2]
+
+
+def test_a_forked_process_does_not_count_on_its_parents_threads() -> None:
+    assert within(lambda: 1, 5.0, "making") == 1
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as processes:
+        assert processes.submit(_made_in_child).result(30) == 2
+
+
+def _made_in_child() -> int:
+    return within(lambda: 2, 5.0, "making")
 
 
 def test_a_text_beside_a_video_whose_storage_hangs(
