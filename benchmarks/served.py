@@ -81,19 +81,22 @@ def _node() -> Iterator[str]:
     sys.path.append(str(ROOT / "tests" / "system"))
     from clusters import RAY, START_S, Node, free_port
 
-    subprocess.run([RAY, "get-auth-token", "--generate"], check=True, capture_output=True)
+    # This process's Ray has read its mode when it was imported; the node must have the same.
+    environment = {"RAY_AUTH_MODE": "disabled", **os.environ}
     port = free_port()
     ports = ("dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         command = [
             RAY, "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}",
+            "--node-ip-address=127.0.0.1",
             f"--num-cpus={_CPUS}", f"--port={port}", *(f"--{name}={free_port()}" for name in ports),
         ]  # fmt: skip
         log = Path(folder) / "start.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
+                command, env=environment, stdout=file, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
         node = Node(process, log)
         try:
             end = time.monotonic() + START_S
