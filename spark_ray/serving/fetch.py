@@ -64,6 +64,9 @@ class Fetcher:
         inside = any(url.startswith(f"{bucket.rstrip('/')}/") for bucket in self._buckets)
         if not url.startswith("s3://") or not inside or {"", ".", ".."} & set(parts):
             raise _not_allowed(url, self._buckets)
+        # A job's inputs are lines of a file: what is behind a line break would be one of its own.
+        if not url.isprintable():
+            raise ApiError(400, "invalid_url", f"{url!r} holds a character that can't be printed")
 
     def _from_bucket(self, url: str) -> Iterator[bytes]:
         self.check_bucket(url)

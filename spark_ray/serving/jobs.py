@@ -25,6 +25,7 @@ from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import build_progress
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.ingest import LIST_SUFFIXES
 from spark_ray.datasets.layout import METADATA, resolve_published
 from spark_ray.datasets.publish import publication_of
 from spark_ray.monitoring.logs import serve_ids
@@ -41,6 +42,11 @@ WAITING, RUNNING, STOPPING = "queued", "running", "cancelling"
 ENDED = frozenset(("succeeded", "failed", "cancelled"))
 
 _FIXED = frozenset(("input", "output", "version", "ray_address", "dashboard"))
+# Places that the server can read and a job's owner need not, and bounds that guard it. A server
+# offers others by its `job_settings`.
+_FIXED |= {"captions_file", "caption_model", "caption_revision", "transcription_model"}
+_FIXED |= {"max_pixels", "max_frame_rate", "max_file_bytes", "decode_timeout_s"}
+_LISTS = tuple(LIST_SUFFIXES)
 _MOST_ATTEMPTS = 5
 _POLL_S = 1.0
 _CLEAN_UP_EVERY_S = 3600.0
@@ -65,6 +71,12 @@ class JobBook:
         """
         if not locations:
             raise ApiError(400, "media_missing", "give 'assets' or 'urls' to build the dataset of")
+        lists = [place for place in locations if place.strip().lower().endswith(_LISTS)]
+        if lists:
+            raise ApiError(
+                400, "invalid_request", f"{lists[0]!r}: give the addresses that it lists",
+                param="urls",
+            )  # fmt: skip
         fixed = sorted(_FIXED & set(request.settings))
         if fixed:
             raise ApiError(

@@ -132,3 +132,10 @@ def test_what_comes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_buckets_must_be_on_the_list(url: str) -> None:
     assert code_of(fetcher(buckets=("s3://mine",)), url) == "address_not_allowed"
+
+
+def test_a_line_break_does_not_lead_out_of_the_bucket() -> None:
+    """A job's inputs are lines of a file, where this would be a folder of the server's own."""
+    with pytest.raises(ApiError) as raised:
+        fetcher(buckets=("s3://mine",)).check_bucket("s3://mine/a\n/etc/private")
+    assert raised.value.code == "invalid_url"

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from ray.job_submission import JobStatus
 
-from spark_ray.serving.database import Job
-from spark_ray.serving.jobs import RUNNING, JobKeeper
+from spark_ray.serving.database import Database, Job
+from spark_ray.serving.errors import ApiError
+from spark_ray.serving.jobs import RUNNING, JobBook, JobKeeper
 from spark_ray.serving.schemas import JobRequest
 from spark_ray.serving.settings import ServeSettings
 
@@ -91,3 +92,24 @@ def test_a_build_that_says_why_it_can_not_be_done_is_not_tried_again(
     job = kept(tmp_path, RayJobs(exit_code, log), rounds=3)
     assert (job.state, job.attempts) == ("failed", 1)
     assert str(job.error).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("asked", "place"),
+    [
+        ({"settings": {"captions_file": "s3://private/names.csv"}}, "s3://films/a.mp4"),
+        ({"settings": {"caption_model": "/home/somebody"}}, "s3://films/a.mp4"),
+        ({"settings": {"transcription_model": "s3://private/model"}}, "s3://films/a.mp4"),
+        ({"settings": {"max_pixels": 10**12}}, "s3://films/a.mp4"),
+        ({}, "s3://films/others.TXT "),  # whose lines could name any place
+    ],
+)
+def test_a_job_reads_nothing_but_what_its_owner_may_name(
+    tmp_path: Path, asked: dict[str, Any], place: str
+) -> None:
+    settings = ServeSettings.from_values(state=str(tmp_path)).located()
+    database = Database(settings.database)
+    book, request = JobBook(settings, database), JobRequest(name="set", **asked)
+    refused = pytest.raises(ApiError, match=r"server's own|addresses that it lists")
+    with refused, database.session() as session:
+        book.create(session, "me", request, [place])
