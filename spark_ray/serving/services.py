@@ -5,7 +5,7 @@ import io
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import (
@@ -32,7 +32,7 @@ from spark_ray.serving.tokens import TokenVerifier
 
 log = get_logger(__name__)
 
-Result = TypeVar("Result")
+_END = object()
 
 
 @dataclass
@@ -169,14 +169,24 @@ class Services:
             response.cancel()
             raise self.failure(error, what) from error
 
-    async def stream(self, pieces: AsyncIterator[Result], what: str) -> AsyncIterator[Result]:
-        """What a deployment streams; errors as of `call`."""
+    async def stream(self, pieces: Any, what: str) -> AsyncIterator[Any]:
+        """What a deployment streams; errors as of `call`. Where nobody reads on, it is stopped."""
+        end = asyncio.get_running_loop().time() + self.settings.limits.request_timeout_s
+        complete = False
         try:
-            async with asyncio.timeout(self.settings.limits.request_timeout_s):
-                async for piece in pieces:
+            while not complete:
+                # Around one piece at a time: another task may read the next, and a timeout
+                # interrupts the task that it began in.
+                async with asyncio.timeout_at(end):
+                    piece = await anext(pieces, _END)
+                complete = piece is _END
+                if not complete:
                     yield piece
         except Exception as error:
             raise self.failure(error, what) from error
+        finally:
+            if not complete:
+                pieces.cancel()
 
     def failure(self, error: Exception, what: str) -> Exception:
         """An error of Ray's as one of ours; others, which are defects, as they are."""

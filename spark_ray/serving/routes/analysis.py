@@ -18,7 +18,7 @@ from spark_ray.serving.database import Asset
 from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.library import small_pictures
 from spark_ray.serving.messages import Decoded, Timing, Written
-from spark_ray.serving.routes.inference import say, token_limit, write
+from spark_ray.serving.routes.inference import observe_phases, say, token_limit, write
 from spark_ray.serving.routes.media import media_body, read_media_request
 from spark_ray.serving.schemas import AnalyzeAnswer, AnalyzeRequest, ClipView
 from spark_ray.serving.services import Services
@@ -160,6 +160,7 @@ async def _events(services: Services, inquiry: _Inquiry) -> AsyncIterator[str]:
                 raise piece
             if isinstance(piece, Written):
                 written[task] = piece
+                observe_phases(piece.model.name, piece.timing)
             else:
                 yield _event(task, {"text": piece})
         yield _event("answer", _answer(inquiry, written))

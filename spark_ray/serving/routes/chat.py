@@ -25,7 +25,7 @@ from spark_ray.serving.database import Asset
 from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.keys import Caller
 from spark_ray.serving.messages import MOST_MEDIA, Sampling, Turn, Written
-from spark_ray.serving.routes.inference import observe_phases, say, token_limit
+from spark_ray.serving.routes.inference import identify, observe_phases, say, token_limit
 from spark_ray.serving.schemas import ModelName, Text
 from spark_ray.serving.schemas import Request as Body
 from spark_ray.serving.services import Services
@@ -109,10 +109,16 @@ async def chat(
     if wanted.stream:
         streaming = getattr(target.model.options(stream=True), methods[1])
         usage = wanted.stream_options is not None and wanted.stream_options.include_usage
-        chunks = _chunks(services.stream(streaming.remote(*arguments), what), identity, usage)
-        return StreamingResponse(
+        served = (await services.facts(target)).served
+        pieces = services.stream(streaming.remote(*arguments), what)
+        # Before the status is sent, so that "try again" is one, and clients do.
+        first = await anext(pieces)
+        chunks = _chunks(first, pieces, identity, usage)
+        stream = StreamingResponse(
             _until_error(chunks, identity["id"]), media_type="text/event-stream"
         )
+        identify(stream, served)
+        return stream
     written: Written = await services.call(
         getattr(target.model, methods[0]).remote(*arguments), what
     )
@@ -234,7 +240,10 @@ def _from_base64(text: str) -> bytes:
 
 
 async def _chunks(
-    pieces: AsyncIterator[str | Written], identity: dict[str, Any], with_usage: bool
+    piece: str | Written,
+    further: AsyncIterator[str | Written],
+    identity: dict[str, Any],
+    with_usage: bool,
 ) -> AsyncIterator[str]:
     def event(choices: list[dict[str, Any]], **more: Any) -> str:
         chunk = {**identity, "object": "chat.completion.chunk", "choices": choices, **more}
@@ -244,14 +253,13 @@ async def _chunks(
         return [{"index": 0, "delta": said, "finish_reason": finish}]
 
     yield event(delta({"role": "assistant", "content": ""}))
-    async for piece in pieces:
-        if isinstance(piece, str):
-            yield event(delta({"content": piece}))
-            continue
-        observe_phases(piece.model.name, piece.timing)
-        yield event(delta({}, piece.finish))
-        if with_usage:
-            yield event([], usage=_usage(piece))
+    while isinstance(piece, str):
+        yield event(delta({"content": piece}))
+        piece = await anext(further)
+    observe_phases(piece.model.name, piece.timing)
+    yield event(delta({}, piece.finish))
+    if with_usage:
+        yield event([], usage=_usage(piece))
     yield "data: [DONE]\n\n"
 
 
