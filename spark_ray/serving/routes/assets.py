@@ -4,7 +4,9 @@ tus 1.0.0 with the extensions creation, termination and expiration (https://tus.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from email.utils import formatdate
 
 from fastapi import APIRouter, Request, Response
@@ -17,6 +19,8 @@ from spark_ray.serving.schemas import AssetInfo, FetchRequest
 from spark_ray.serving.services import Services
 
 router = APIRouter(prefix="/v1/assets", tags=["assets"])
+
+Write = Callable[[bytes], Awaitable[None]]
 
 TUS_VERSION = "1.0.0"
 _MOST_DIGITS = 18
@@ -107,12 +111,35 @@ async def append(
         raise ApiError(415, "unsupported_content_type", f"Content-Type must be {_CHUNK_TYPE}")
     at = _bytes(request, "Upload-Offset", "the first byte")
     asset = await asyncio.to_thread(services.assets.get, asset_id, caller.id)
-    with services.assets.part(asset, at) as part:
+    async with _part(services, asset, at) as write:
         async for chunk in request.stream():
-            await asyncio.to_thread(part.write, chunk)
+            await write(chunk)
     if asset.received_bytes == asset.size_bytes:
         asset = await asyncio.to_thread(services.assets.complete, asset)
     return Response(status_code=204, headers=_tus_headers(services, asset))
+
+
+@asynccontextmanager
+async def _part(services: Services, asset: Asset, at: int) -> AsyncIterator[Write]:
+    """`AssetStore.part` in one thread, where a piece that is being written when the client goes
+    away is written before the part is closed."""
+    loop = asyncio.get_running_loop()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="part")
+    part = services.assets.part(asset, at)
+    try:
+        writer = await loop.run_in_executor(thread, part.__enter__)
+
+        async def write(chunk: bytes) -> None:
+            await loop.run_in_executor(thread, writer.write, chunk)
+
+        try:
+            yield write
+        except BaseException as error:
+            await loop.run_in_executor(thread, part.__exit__, type(error), error, None)
+            raise
+        await loop.run_in_executor(thread, part.__exit__, None, None, None)
+    finally:
+        thread.shutdown(wait=False)
 
 
 @router.get("/{asset_id}")

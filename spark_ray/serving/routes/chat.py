@@ -21,10 +21,9 @@ from spark_ray.core.anatomy import Task
 from spark_ray.core.schema import Clip
 from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.catalog import Target
-from spark_ray.serving.database import Asset
 from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.keys import Caller
-from spark_ray.serving.messages import MOST_MEDIA, Sampling, Turn, Written
+from spark_ray.serving.messages import MOST_MEDIA, Decoded, Sampling, Turn, Written
 from spark_ray.serving.routes.inference import identify, observe_phases, say, token_limit
 from spark_ray.serving.schemas import ModelName, Text
 from spark_ray.serving.schemas import Request as Body
@@ -156,7 +155,7 @@ async def _conversation(
     async def shown(part: Part) -> str | Clip:
         if part.type == "text":
             return part.text or ""
-        decoded = await services.decode(await _asset(services, caller, part), target)
+        decoded = await _decoded(services, caller, part, target)
         if not decoded.clip.frames:
             raise ApiError(
                 422, "unusable_media", f"model {target.name!r} sees, and hears nothing",
@@ -203,7 +202,7 @@ async def _description(
             "the last message must bring one image_url, video_url or input_audio",
             param="messages",
         )
-    decoded = await services.decode(await _asset(services, caller, media[0]), target)
+    decoded = await _decoded(services, caller, media[0], target)
     task: Task = "caption" if decoded.clip.frames and ability == "caption" else "transcript"
     return decoded, task, limit
 
@@ -214,20 +213,23 @@ def _parts(message: Message) -> list[Part]:
     return message.content
 
 
-async def _asset(services: Services, caller: Caller, part: Part) -> Asset:
-    """What a part of a message shows."""
+async def _decoded(services: Services, caller: Caller, part: Part, target: Target) -> Decoded:
+    """What a part of a message shows. Data within the message are not kept."""
     if part.type == "input_audio":
         data = (part.input_audio or {}).get("data", "")
-        return await services.store(caller.id, io.BytesIO(_from_base64(data)))
-    named = part.image_url if part.type == "image_url" else part.video_url
-    if named is None:
-        raise ApiError(422, "invalid_request", f"{part.type} is missing", param="messages")
-    if named.url.startswith(_DATA_URL):
+    else:
+        named = part.image_url if part.type == "image_url" else part.video_url
+        if named is None:
+            raise ApiError(422, "invalid_request", f"{part.type} is missing", param="messages")
+        if not named.url.startswith(_DATA_URL):
+            is_asset = named.url.startswith("asset-")
+            asset = await services.media(
+                caller, named.url if is_asset else None, None if is_asset else named.url
+            )
+            return await services.decode(asset, target)
         data = named.url.partition(",")[2]
-        return await services.store(caller.id, io.BytesIO(_from_base64(data)))
-    if named.url.startswith("asset-"):
-        return await services.media(caller, named.url, None)
-    return await services.media(caller, None, named.url)
+    async with services.borrowed(caller.id, io.BytesIO(_from_base64(data))) as asset:
+        return await services.decode(asset, target)
 
 
 def _from_base64(text: str) -> bytes:

@@ -98,8 +98,8 @@ async def speech(request: Request, caller: Infers, services: UseServices) -> Res
     file, fields = await read_form(request)
     wanted = validated(SpeechForm, fields)
     target = await services.catalog.find(wanted.model, "transcribe")
-    asset = await services.store(caller.id, file.file)
-    decoded = await services.decode(asset, target)
+    async with services.borrowed(caller.id, file.file) as asset:
+        decoded = await services.decode(asset, target)
     if decoded.clip.audio is None:
         raise ApiError(422, "unusable_media", "the file has no sound to write down", param="file")
     written = await write(services, decoded, "transcript", target, None)
