@@ -113,3 +113,33 @@ def test_a_job_reads_nothing_but_what_its_owner_may_name(
     refused = pytest.raises(ApiError, match=r"server's own|addresses that it lists")
     with refused, database.session() as session:
         book.create(session, "me", request, [place])
+
+
+def test_a_job_that_cannot_be_dealt_with_does_not_hold_up_others(tmp_path: Path) -> None:
+    class Broken(RayJobs):
+        def get_job_status(self, submission: str) -> JobStatus:
+            raise RuntimeError("Ray says nothing of this one")
+
+    jobs = Broken(1, "")
+
+    async def keep() -> list[str]:
+        settings = ServeSettings.from_values(state=str(tmp_path), jobs_at_once=3).located()
+        keeper = JobKeeper(settings)
+        keeper._task.cancel()
+        keeper._client = jobs  # type: ignore[assignment]
+        made: list[Job] = []
+        for name, asked in (("first", {}), ("outdated", {"fps": 2}), ("last", {})):
+            request = JobRequest(name=name, assets=["a"], settings=asked)
+            with keeper._database.session() as session:
+                made.append(keeper._book.create(session, "me", request, ["/films/a.mp4"]))
+            if name == "first":
+                keeper.reconcile()
+            if name == "outdated":
+                with keeper._database.session() as session:
+                    stored = session.get_one(Job, made[-1].id)
+                    stored.request = {**stored.request, "settings": {"no_longer_known": 2}}
+        keeper.reconcile()
+        return [keeper._book.get(job.id, "me").state for job in made]
+
+    assert asyncio.run(keep()) == [RUNNING, "failed", RUNNING]
+    assert len(jobs.submitted) == 2
