@@ -175,14 +175,14 @@ class Services:
             self._facts[key] = facts
         return self._facts[key]
 
-    async def call(self, response: Any, what: str) -> Any:
+    async def call(self, response: Any, what: str, timeout_s: float | None = None) -> Any:
         """What a deployment answers, in time. Where nobody waits for it any more, it is stopped.
 
         Raises:
             ApiError: it has no room, is gone, takes too long, or found a mistake of the caller's.
         """
         try:
-            async with asyncio.timeout(self.settings.limits.request_timeout_s):
+            async with asyncio.timeout(timeout_s or self.settings.limits.request_timeout_s):
                 return await response
         except asyncio.CancelledError:
             response.cancel()

@@ -44,12 +44,9 @@ async def _is_ready(services: Services, name: str) -> bool:
     settings = services.catalog.settings(name)
     target = await services.catalog.find(name, settings.abilities[0])
     try:
-        async with asyncio.timeout(_READY_TIMEOUT_S):
-            await target.model.facts.remote()
-    except Exception as error:
-        if isinstance(services.failure(error, name), ApiError):
-            return False
-        raise
+        await services.call(target.model.facts.remote(), f"model {name!r}", _READY_TIMEOUT_S)
+    except ApiError:
+        return False
     return True
 
 

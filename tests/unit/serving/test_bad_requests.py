@@ -3,10 +3,12 @@
 The gateway's own application, over a real database and a real store of assets.
 """
 
+import asyncio
 import gzip
 import io
 import zipfile
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from starlette.testclient import TestClient
 
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
+from spark_ray.serving.routes import system
 from spark_ray.serving.services import Handles, Services
 from spark_ray.serving.settings import ServeSettings
 
@@ -243,3 +246,31 @@ def test_a_defect_says_nothing_of_itself(client: TestClient) -> None:
     answer = client.post("/v1/embeddings", json={"model": "seer", "input": "a"})
     refused(answer, 500, "internal_error")
     assert "AttributeError" not in answer.text
+
+
+def test_asking_whether_it_is_ready_leaves_nothing_in_the_queue_of_a_model(
+    services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a model that is slow to start would be kept busy by those who ask."""
+
+    class Waiting:
+        cancelled = False
+
+        def __await__(self) -> Any:
+            return asyncio.sleep(60).__await__()
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    asked: list[Waiting] = []
+
+    def ask() -> Waiting:
+        asked.append(Waiting())
+        return asked[-1]
+
+    model = SimpleNamespace(facts=SimpleNamespace(remote=ask))
+    monkeypatch.setattr(system, "_READY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(services.catalog, "_handles", {"seer": model, "talker": model})
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["waiting_for"]) == (503, ["seer", "talker"])
+    assert [waiting.cancelled for waiting in asked] == [True, True]
