@@ -33,6 +33,12 @@ from spark_ray.serving.services import Handles, Services
 from spark_ray.serving.settings import ServeSettings
 
 ROUTES = (assets, inference, analysis, chat, openai, jobs, datasets, models, system)
+# What a page of another origin may read of an answer; without these it can't upload by parts.
+_EXPOSED = (
+    "Location", "Retry-After", "Server-Timing", "Tus-Extension", "Tus-Max-Size", "Tus-Resumable",
+    "Tus-Version", "Upload-Expires", "Upload-Length", "Upload-Offset", "X-Dataset-Version",
+    "X-Model-Version", "X-Request-Id",
+)  # fmt: skip
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -56,6 +62,7 @@ def create_app(services: Services) -> ASGIApp:
             allow_origins=services.settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
+            expose_headers=_EXPOSED,
         )
     return Envelope(app, services.settings.limits)
 

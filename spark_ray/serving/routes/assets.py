@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 
 from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.database import Asset
-from spark_ray.serving.errors import ApiError
+from spark_ray.serving.errors import TUS_VERSION, ApiError
 from spark_ray.serving.routes.media import read_form, read_json, validated
 from spark_ray.serving.schemas import AssetInfo, FetchRequest
 from spark_ray.serving.services import Services
@@ -22,7 +22,6 @@ router = APIRouter(prefix="/v1/assets", tags=["assets"])
 
 Write = Callable[[bytes], Awaitable[None]]
 
-TUS_VERSION = "1.0.0"
 _MOST_DIGITS = 18
 _CHUNK_TYPE = "application/offset+octet-stream"
 _UPLOAD = {

@@ -91,13 +91,14 @@ async def chat(
     """Answer a conversation, or describe the media of its last message; whole or in pieces."""
     ability = _ability(services, wanted.model)
     target = await services.catalog.find(wanted.model, ability)
-    limit = token_limit(services, wanted.max_completion_tokens or wanted.max_tokens)
+    given = "max_completion_tokens" if wanted.max_completion_tokens else "max_tokens"
+    limit = token_limit(services, getattr(wanted, given), given)
     arguments: tuple[Any, ...]
     if ability == "chat":
         arguments = await _conversation(services, caller, wanted, target, limit)
         methods = ("reply", "reply_in_pieces")
     else:
-        arguments = await _description(services, caller, wanted, target, ability, limit)
+        arguments = await _description(services, caller, wanted, target, limit)
         methods = ("write", "stream")
     identity = {
         "id": request.state.request_id,
@@ -182,7 +183,6 @@ async def _description(
     caller: Caller,
     wanted: ChatRequest,
     target: Target,
-    ability: Ability,
     limit: int,
 ) -> tuple[Any, Task, int]:
     """The media of the last message, for a model that says what is most likely about them."""
@@ -203,8 +203,17 @@ async def _description(
             param="messages",
         )
     decoded = await _decoded(services, caller, media[0], target)
-    task: Task = "caption" if decoded.clip.frames and ability == "caption" else "transcript"
-    return decoded, task, limit
+    clip, able = decoded.clip, services.catalog.abilities(target.name)
+    if clip.frames and "caption" in able:
+        return decoded, "caption", limit
+    if clip.audio is not None and "transcribe" in able:
+        return decoded, "transcript", limit
+    raise ApiError(
+        422,
+        "unusable_media",
+        f"model {target.name!r} can't describe this: it can {' and '.join(able)}",
+        param="messages",
+    )
 
 
 def _parts(message: Message) -> list[Part]:

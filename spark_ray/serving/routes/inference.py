@@ -41,12 +41,10 @@ async def write(
     return written
 
 
-def token_limit(services: Services, wanted: int | None) -> int:
+def token_limit(services: Services, wanted: int | None, name: str = "max_new_tokens") -> int:
     most = services.settings.limits.max_new_tokens
     if wanted is not None and wanted > most:
-        raise ApiError(
-            422, "invalid_request", f"max_new_tokens: at most {most}", param="max_new_tokens"
-        )
+        raise ApiError(422, "invalid_request", f"{name}: at most {most}", param=name)
     return wanted or min(_DEFAULT_TOKENS, most)
 
 
