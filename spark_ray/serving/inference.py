@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -21,8 +22,11 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from spark_ray.apotheon.processing import PreparedClip
 from spark_ray.core.anatomy import Task
+from spark_ray.core.errors import ModelError
 from spark_ray.core.logging import configure_logging
-from spark_ray.core.schema import Caption, Clip, Transcript
+from spark_ray.core.schema import Caption, Clip, FrameSample, Transcript
+from spark_ray.media.audio_codec import SAMPLE_RATE, encode_audio
+from spark_ray.media.geometry import encode_jpeg
 from spark_ray.models.apotheon import Apotheon
 from spark_ray.models.captioning import CaptionOptions, build_captioner, captioners
 from spark_ray.models.registered import SCHEME, pinned_reference
@@ -43,6 +47,10 @@ from spark_ray.serving.settings import ModelSettings
 
 Result = TypeVar("Result")
 
+_Answer = tuple[Caption | Transcript | Exception | None, float, float]
+"""With the time at which its batch began, and the seconds that it took."""
+
+_SILENT_S = 60.0
 _GONE = RuntimeError("its caller has gone")
 
 MODELS_PER_REPLICA = 2
@@ -123,7 +131,11 @@ class ApotheonServer:
         return await asyncio.to_thread(_load_apotheon, self._name, reference)
 
     async def check_health(self) -> None:
-        """Ask the usual model for a real answer."""
+        """Ask the version that was asked last for a real answer.
+
+        Not always the one that it began with: that one may have been replaced, even deleted, and
+        would be loaded again and again in place of one that somebody asks for.
+        """
         loaded = await self.model(self._usual)
         grey = loaded.apotheon.processor.prepare([np.full((64, 64, 3), 128, np.uint8)], [0.0], None)
         await self._worker.run(
@@ -132,7 +144,10 @@ class ApotheonServer:
 
     async def _loaded(self) -> _Loaded:
         """The version that the request names; only those of registered models do."""
-        return await self.model(serve.get_multiplexed_model_id() or self._usual)
+        reference = serve.get_multiplexed_model_id() or self._usual
+        loaded = await self.model(reference)
+        self._usual = reference
+        return loaded
 
     async def write(self, decoded: Decoded, task: Task, max_new_tokens: int) -> Written:
         """A caption or a transcript of a clip."""
@@ -318,12 +333,21 @@ class BackendServer:
         info = self._backend.load()
         assert info is not None, "every backend that may be served holds a model"
         self._served = ServedModel(name=name, version=info.revision, weights_hash=info.weights_hash)
+        self._answered = float("-inf")
         _size_batches(self._answer, settings)
+
+    async def check_health(self) -> None:
+        """Ask for a real answer, unless one was given lately: these models take their time."""
+        if time.monotonic() - self._answered > _SILENT_S:
+            with suppress(ModelError):  # it found no words for nothing, which is an answer
+                await self._worker.run(partial(self._ask, [_test_clip()]))
 
     async def write(self, decoded: Decoded, task: Task, max_new_tokens: int) -> Written:
         """A caption or a transcript of a clip; `max_new_tokens` is the backend's own setting."""
         received = time.perf_counter()
         answer, started, model = await self._answer(decoded.clip)
+        if isinstance(answer, Exception):
+            raise answer
         timing = Timing(preprocess=decoded.seconds, queue=started - received, model=model)
         if answer is None:
             return Written(text="", model=self._served, timing=timing)
@@ -351,13 +375,24 @@ class BackendServer:
         yield written
 
     @serve.batch()
-    async def _answer(
-        self, clips: list[Clip]
-    ) -> list[tuple[Caption | Transcript | None, float, float]]:
-        return await self._worker.run(partial(self._ask, clips))
+    async def _answer(self, clips: list[Clip]) -> list[_Answer]:
+        return await self._worker.run(partial(self._answers, clips))
 
-    def _ask(self, clips: list[Clip]) -> list[tuple[Caption | Transcript | None, float, float]]:
+    def _answers(self, clips: list[Clip]) -> list[_Answer]:
+        """What breaks one does not break the others."""
         started = time.perf_counter()
+        try:
+            answers = self._ask(clips)
+        except Exception as error:  # noqa: BLE001 - raised in the request that it belongs to
+            if len(clips) == 1:
+                return [(error, started, time.perf_counter() - started)]
+            return [self._answers([clip])[0] for clip in clips]
+        seconds = time.perf_counter() - started
+        task = "caption" if self._is_captioner else "transcript"
+        observe_call(self._served.name, task, len(clips), seconds)
+        return [(answer, started, seconds) for answer in answers]
+
+    def _ask(self, clips: list[Clip]) -> list[Caption | Transcript | None]:
         # Answers go by id, and the same clip may be asked about twice at once.
         unique = [
             clip.model_copy(update={"clip_id": str(number)}) for number, clip in enumerate(clips)
@@ -367,13 +402,25 @@ class BackendServer:
             if self._is_captioner
             else self._backend.transcribe(unique)
         )
-        seconds = time.perf_counter() - started
-        task = "caption" if self._is_captioner else "transcript"
-        observe_call(self._served.name, task, len(clips), seconds)
-        return [(answers.get(clip.clip_id), started, seconds) for clip in unique]
+        self._answered = time.monotonic()
+        return [answers.get(clip.clip_id) for clip in unique]
 
     async def facts(self) -> ModelFacts:
         return ModelFacts(served=self._served)
+
+
+def _test_clip() -> Clip:
+    """A second of grey and silence."""
+    return Clip(
+        clip_id="test",
+        video_id=None,
+        unit_id="test",
+        source_path="test",
+        end_s=1.0,
+        samples=[FrameSample(time=0.0)],
+        frames=[encode_jpeg(np.full((64, 64, 3), 128, np.uint8), 90)],
+        audio=encode_audio(np.zeros(SAMPLE_RATE, np.int16), "flac"),
+    )
 
 
 def _build_backend(settings: ModelSettings) -> Any:
