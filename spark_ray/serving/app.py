@@ -6,9 +6,10 @@ from ray import serve
 from ray.serve import Application, Deployment
 
 from spark_ray.models.vllm import require_vllm
+from spark_ray.serving.backends import BackendServer
 from spark_ray.serving.decoding import Decoder
 from spark_ray.serving.gateway import Gateway
-from spark_ray.serving.inference import ApotheonServer, BackendServer
+from spark_ray.serving.inference import ApotheonServer
 from spark_ray.serving.jobs import JobKeeper
 from spark_ray.serving.search import SearchServer
 from spark_ray.serving.settings import APOTHEON, VLLM, ModelSettings, ServeSettings

@@ -16,15 +16,14 @@ from spark_ray.core.errors import CorruptMedia, ModelError
 from spark_ray.core.schema import Caption, Clip
 from spark_ray.media.audio_codec import decode_audio
 from spark_ray.models.apotheon import Apotheon
+from spark_ray.serving.backends import BackendServer, _test_clip
 from spark_ray.serving.inference import (
     ApotheonServer,
-    BackendServer,
     Pending,
     Worker,
     _answers,
     _load_apotheon,
     _Loaded,
-    _test_clip,
     _write_group,
 )
 from spark_ray.serving.messages import ServedModel, Written
