@@ -4,12 +4,12 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import (
@@ -35,6 +35,8 @@ from spark_ray.serving.throttle import Throttle
 from spark_ray.serving.tokens import TokenVerifier
 
 log = get_logger(__name__)
+
+Result = TypeVar("Result")
 
 _END = object()
 _TRANSFERS = 32
@@ -235,3 +237,13 @@ class Services:
 def _check_wanted(gone: threading.Event) -> None:
     if gone.is_set():
         raise RuntimeError("its caller has gone")  # for the thread alone; nobody is told
+
+
+async def together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """All results, in their order. Where one fails, the others are broken off."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

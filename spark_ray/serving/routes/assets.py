@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.database import Asset
@@ -139,6 +140,14 @@ async def _part(services: Services, asset: Asset, at: int) -> AsyncIterator[Writ
         await loop.run_in_executor(thread, part.__exit__, None, None, None)
     finally:
         thread.shutdown(wait=False)
+
+
+@router.get("")
+async def show_all(
+    caller: Infers, services: UseServices, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> list[AssetInfo]:
+    """The newest assets of this key."""
+    return [info(one) for one in await asyncio.to_thread(services.assets.list, caller.id, limit)]
 
 
 @router.get("/{asset_id}")

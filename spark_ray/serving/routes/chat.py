@@ -4,7 +4,6 @@ With a model that follows instructions (backend vllm), a chat is a conversation 
 that it shows. Other models have none to follow: they describe what the last message shows.
 """
 
-import asyncio
 import base64
 import binascii
 import io
@@ -27,7 +26,7 @@ from spark_ray.serving.messages import MOST_MEDIA, Decoded, Sampling, Turn, Writ
 from spark_ray.serving.routes.inference import identify, observe_phases, say, token_limit
 from spark_ray.serving.schemas import ModelName, Text
 from spark_ray.serving.schemas import Request as Body
-from spark_ray.serving.services import Services
+from spark_ray.serving.services import Services, together
 from spark_ray.serving.settings import Ability
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -164,7 +163,7 @@ async def _conversation(
             )  # fmt: skip
         return decoded.clip
 
-    seen = iter(await asyncio.gather(*(shown(part) for part in parts)))
+    seen = iter(await together(map(shown, parts)))
     turns = [
         Turn(
             role="system" if message.role == "developer" else message.role,

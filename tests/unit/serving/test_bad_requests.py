@@ -235,6 +235,8 @@ def test_what_is_anothers_does_not_exist(services: Services, client: TestClient)
     patch = {**TUS, **other, "Content-Type": "application/offset+octet-stream"}
     refused(client.get(place, headers=other), 404, "asset_not_found")
     refused(client.delete(place, headers=other), 404, "asset_not_found")
+    assert client.get("/v1/assets", params={"limit": 1}).json()[0]["id"] in place
+    assert client.get("/v1/assets", headers=other).json() == []
     sent = client.patch(place, headers={**patch, "Upload-Offset": "0"}, content=b"x")
     refused(sent, 404, "asset_not_found")
     job = {"name": "a", "assets": [place.rpartition("/")[2]]}

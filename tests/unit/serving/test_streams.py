@@ -14,7 +14,7 @@ from spark_ray.serving.errors import ApiError
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.messages import ModelFacts, ServedModel, Timing, Written
-from spark_ray.serving.services import Handles, Services
+from spark_ray.serving.services import Handles, Services, together
 from spark_ray.serving.settings import ServeSettings
 
 SERVED = ServedModel(name="talker", version="3", dataset="films", dataset_version="v2")
@@ -137,3 +137,26 @@ def test_what_came_to_its_end_is_left_alone(tmp_path: Path) -> None:
     pieces = Pieces(whole())
     assert asyncio.run(read(pieces)) == ["a ", "boat", WHOLE]
     assert not pieces.cancelled
+
+
+def test_where_one_of_several_fails_the_others_are_broken_off() -> None:
+    ended: list[str] = []
+
+    async def long() -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            ended.append("broken off")
+            raise
+
+    async def failing() -> None:
+        await asyncio.sleep(0)
+        raise ApiError(503, "overloaded", "no room")
+
+    async def ask() -> None:
+        with pytest.raises(ApiError):
+            await together([long(), failing()])
+        await asyncio.sleep(0)
+
+    asyncio.run(ask())
+    assert ended == ["broken off"]
