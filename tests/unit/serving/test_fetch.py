@@ -143,13 +143,15 @@ def test_who_sends_a_byte_now_and_then_is_too_slow(monkeypatch: pytest.MonkeyPat
     resolve_to(monkeypatch, "93.184.216.34")
     ours, theirs = socket.socketpair()
     ended = threading.Event()
+    sent: list[bytes] = []
 
     def drip() -> None:
         theirs.recv(1 << 16)
         theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n")
         with contextlib.suppress(OSError):
-            while not ended.wait(0.05):
+            while len(sent) < 90 and not ended.wait(0.05):
                 theirs.sendall(b"x")
+                sent.append(b"x")
 
     def connect(self: http.client.HTTPConnection) -> None:
         self.sock = ours
@@ -160,6 +162,7 @@ def test_who_sends_a_byte_now_and_then_is_too_slow(monkeypatch: pytest.MonkeyPat
     slow = Fetcher(["example.com"], [], 100, 0.3)
     try:
         assert code_of(slow, "https://example.com/a") == "fetch_timeout"
+        assert len(sent) < 45, "it was waited for to its end"
     finally:
         ended.set()
         dripping.join()
