@@ -276,3 +276,47 @@ def test_asking_whether_it_is_ready_leaves_nothing_in_the_queue_of_a_model(
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["waiting_for"]) == (503, ["seer", "talker"])
     assert [waiting.cancelled for waiting in asked] == [True, True]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions", "/v1/captions"])
+def test_no_body_is_read_of_who_has_no_key(services: Services, path: str, kind: str) -> None:
+    read, status = post_without_end(services, path, {"content-type": kind})
+    assert (read, status) == (0, 401)
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [("/v1/embeddings", 8 << 20), ("/v1/search", 8 << 20), ("/v1/assets", 1 << 20)],
+)
+def test_only_where_files_are_taken_a_body_may_be_as_large_as_one(
+    services: Services, path: str, most: int
+) -> None:
+    headers = {
+        "authorization": f"Bearer {secret(services)}",
+        "content-type": "multipart/form-data; boundary=x",
+    }
+    read, status = post_without_end(services, path, headers)
+    assert status in (400, 413)
+    assert read <= most + (2 << 20)
+
+
+def post_without_end(services: Services, path: str, headers: dict[str, str]) -> tuple[int, int]:
+    """Send 64 MiB unless somebody says no; the bytes that were read, and the status."""
+    read, statuses = 0, []
+
+    async def receive() -> dict[str, Any]:
+        nonlocal read
+        read += 1 << 20
+        return {"type": "http.request", "body": bytes(1 << 20), "more_body": read < 64 << 20}
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(),
+        "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }  # fmt: skip
+    asyncio.run(create_app(services)(scope, receive, send))
+    return read, statuses[0]
