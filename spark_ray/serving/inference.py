@@ -201,7 +201,10 @@ class ApotheonServer:
 
     async def embed_texts(self, texts: list[str]) -> Embedded:
         loaded = await self._loaded()
-        return await self._embed(loaded, partial(loaded.apotheon.embed_texts, texts))
+        tokenize = loaded.apotheon.processor.tokenize
+        tokens = await asyncio.to_thread(lambda: sum(len(tokenize(text)) for text in texts))
+        embedded = await self._embed(loaded, partial(loaded.apotheon.embed_texts, texts))
+        return embedded.model_copy(update={"tokens": tokens})
 
     async def embed_clips(self, clips: list[Clip]) -> Embedded:
         loaded = await self._loaded()

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from ray.serve.exceptions import BackPressureError
 
 from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.core.provenance import text_hash
@@ -39,6 +40,7 @@ from spark_ray.serving.settings import ServeSettings
 log = get_logger(__name__)
 
 _CLIPS_AT_ONCE = 32
+_BUSY_S = 1.0
 _MOST_HELD = 8
 """Indices in memory; each promoted model and each new version of a dataset needs another."""
 
@@ -162,12 +164,22 @@ class SearchServer:
         for start in range(0, len(rows), _CLIPS_AT_ONCE):
             batch = rows[start : start + _CLIPS_AT_ONCE]
             clips = await asyncio.to_thread(_read_clips, samples, batch)
-            embedded: Embedded = await handle.embed_clips.remote(clips)
-            vectors += embedded.vectors
+            vectors += (await _embedded(handle, clips)).vectors
             log.info("embedded", dataset=samples.version.location, clips=len(vectors))
         made = np.asarray(vectors, np.float32)
         await asyncio.to_thread(self._folder.write, name, _to_bytes(made))
         return _Index(samples, made)
+
+
+async def _embedded(handle: Any, clips: list[Clip]) -> Embedded:
+    """Those who wait for an answer go first: a model without room is asked again."""
+    while True:
+        try:
+            embedded: Embedded = await handle.embed_clips.remote(clips)
+        except BackPressureError:
+            await asyncio.sleep(_BUSY_S)
+        else:
+            return embedded
 
 
 def _is_lost(task: "asyncio.Task[_Index]") -> bool:

@@ -61,7 +61,7 @@ async def embeddings(
                 {"object": "embedding", "index": number, "embedding": _encoded(vector, wanted)}
                 for number, vector in enumerate(embedded.vectors)
             ],
-            "usage": {"prompt_tokens": 0, "total_tokens": 0},
+            "usage": {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens},
         }
     )
     say(answer, embedded)

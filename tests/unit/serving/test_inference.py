@@ -125,6 +125,22 @@ def test_health_is_asked_of_the_version_that_answers_now(
     assert asked[-1] == "models:/apotheon/2"
 
 
+def test_embeddings_count_the_tokens_of_their_texts(
+    loaded: _Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = object.__new__(ApotheonServer)
+    server._usual, server._worker = "mine", Worker("test")
+
+    async def model(reference: str) -> _Loaded:
+        return loaded
+
+    monkeypatch.setattr(server, "model", model)
+    texts = ["a red circle grows", "a boat"]
+    embedded = asyncio.run(server.embed_texts(texts))
+    assert len(embedded.vectors) == 2
+    assert embedded.tokens == sum(len(loaded.apotheon.processor.tokenize(t)) for t in texts) > 4
+
+
 class Captioner:
     """A backend that breaks at one picture, and finds no words for another."""
 

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.serve.exceptions import BackPressureError
 
 from spark_ray.serving import search
+from spark_ray.serving.messages import Embedded, ServedModel
 from spark_ray.serving.search import SearchServer
 from spark_ray.serving.settings import ServeSettings
 
@@ -81,3 +83,20 @@ def test_the_indices_asked_for_last_are_held(
         return [location for location, _ in server._making]
 
     assert played(tmp_path, Made(), scenario) == ["/sets/films/v1", "/sets/ads/v1"]
+
+
+def test_a_busy_model_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the embedding of a large dataset would begin anew each time."""
+    monkeypatch.setattr(search, "_BUSY_S", 0.0)
+    asked: list[int] = []
+    right = Embedded(vectors=[[1.0]], model=ServedModel(name="seer"))
+
+    async def embed(clips: list[Any]) -> Embedded:
+        asked.append(len(clips))
+        if len(asked) < 3:
+            raise BackPressureError(num_queued_requests=9, max_queued_requests=8)
+        return right
+
+    handle = SimpleNamespace(embed_clips=SimpleNamespace(remote=embed))
+    assert asyncio.run(search._embedded(handle, [])) == right
+    assert len(asked) == 3
