@@ -55,6 +55,7 @@ def create_app(services: Services) -> ASGIApp:
     app.state.services = services
     for module in ROUTES:
         app.include_router(module.router)
+    _declare_keys(app)
     app.add_exception_handler(SparkRayError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -69,6 +70,16 @@ def create_app(services: Services) -> ASGIApp:
             expose_headers=_EXPOSED,
         )
     return Envelope(app, services.settings.limits, _TAKE_FILES)
+
+
+def _declare_keys(app: FastAPI) -> None:
+    """Clients and `/docs` learn from the OpenAPI document that a key is sent, and how.
+
+    Routes that need none say so in their own entry.
+    """
+    document = app.openapi()  # made once, and kept by the app
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"key": []}]
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:

@@ -77,7 +77,7 @@ async def _begin_upload(request: Request, services: Services, owner: str) -> Res
     )
 
 
-@router.options("", status_code=204, response_class=Response)
+@router.options("", status_code=204, response_class=Response, openapi_extra={"security": []})
 async def capabilities(services: UseServices) -> Response:
     """What of tus this server can do."""
     return Response(

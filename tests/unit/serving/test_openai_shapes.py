@@ -125,3 +125,14 @@ def test_a_page_of_an_allowed_origin_can_upload_by_parts(tmp_path: Path) -> None
     assert answer.headers["access-control-allow-origin"] == page
     readable = answer.headers["access-control-expose-headers"].lower()
     assert all(name in readable for name in ("location", "upload-offset", "x-request-id"))
+
+
+def test_the_document_says_where_a_key_is_needed(tmp_path: Path) -> None:
+    asked = client(tmp_path, decoded())
+    document = asked.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    del asked.headers["Authorization"]
+    for path, operations in document["paths"].items():
+        if "get" in operations and path != "/readyz":
+            needs_key = operations["get"].get("security", document["security"]) != []
+            assert needs_key == (asked.get(path).status_code == 401), path
