@@ -6,15 +6,17 @@ from ray import serve
 from ray.serve import Application, Deployment
 
 from spark_ray.models.vllm import require_vllm
+from spark_ray.serving.backends import BackendServer
 from spark_ray.serving.decoding import Decoder
 from spark_ray.serving.gateway import Gateway
-from spark_ray.serving.inference import ApotheonServer, BackendServer
+from spark_ray.serving.inference import ApotheonServer
 from spark_ray.serving.jobs import JobKeeper
 from spark_ray.serving.search import SearchServer
 from spark_ray.serving.settings import APOTHEON, VLLM, ModelSettings, ServeSettings
 
 _DECODER_THREADS = 2
 _GATEWAY_REQUESTS = 256
+_SEARCH_REQUESTS = 32
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -32,7 +34,12 @@ def build(args: dict[str, Any]) -> Application:
         ray_actor_options={"num_cpus": settings.decoder_cpus},
     ).bind(settings.job_settings, settings.limits, _DECODER_THREADS)
     models = {name: _model(name, model) for name, model in settings.models.items()}
-    search = _deployed(SearchServer, ray_actor_options={"num_cpus": 0.1}).bind(settings, models)
+    search = _deployed(
+        SearchServer,
+        max_ongoing_requests=_SEARCH_REQUESTS,
+        max_queued_requests=4 * _SEARCH_REQUESTS,
+        ray_actor_options={"num_cpus": 0.1},
+    ).bind(settings, models)
     keeper = _deployed(
         JobKeeper, num_replicas=1, ray_actor_options={"num_cpus": 0}, health_check_period_s=10
     ).bind(settings)
@@ -40,6 +47,7 @@ def build(args: dict[str, Any]) -> Application:
         Gateway,
         num_replicas=settings.gateway_replicas,
         max_ongoing_requests=_GATEWAY_REQUESTS,
+        max_queued_requests=4 * _GATEWAY_REQUESTS,
         ray_actor_options={"num_cpus": settings.gateway_cpus},
     ).bind(settings, decoder, models, search, keeper)
 

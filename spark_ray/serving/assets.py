@@ -4,6 +4,7 @@ A file arrives in parts (one, or as many as a resumed upload took), each committ
 what was received survives the loss of a replica. Its first bytes say what it is.
 """
 
+import builtins
 import hashlib
 import re
 import secrets
@@ -158,6 +159,12 @@ class AssetStore:
             raise not_found("asset", asset_id)
         return asset
 
+    def list(self, owner: str, limit: int) -> list[Asset]:
+        """The caller's newest, which it may have to choose some of to delete."""
+        mine = select(Asset).where(Asset.owner == owner, Asset.expires >= time.time())
+        with self._database.session() as session:
+            return list(session.scalars(mine.order_by(Asset.created.desc()).limit(limit)))
+
     def location(self, asset: Asset) -> str:
         """Where its bytes are.
 
@@ -191,7 +198,7 @@ class AssetStore:
             session.execute(delete(AssetPart).where(AssetPart.asset_id == asset_id))
         self._folder.remove(_place(asset_id))
 
-    def _parts(self, asset_id: str) -> list[str]:
+    def _parts(self, asset_id: str) -> builtins.list[str]:
         mine = select(AssetPart.name).where(AssetPart.asset_id == asset_id)
         with self._database.session() as session:
             return list(session.scalars(mine.order_by(AssetPart.offset)))

@@ -56,6 +56,10 @@ class Catalog:
     def settings(self, name: str) -> ModelSettings:
         return self._models[name]
 
+    def abilities(self, name: str) -> tuple[Ability, ...]:
+        """What the model of a name can do, whichever version that means."""
+        return self._models[name.partition("@")[0].partition("/")[0]].abilities
+
     async def find(self, name: str | None, ability: Ability) -> Target:
         """The model of that name, or the first that can do it.
 

@@ -19,14 +19,15 @@ from spark_ray.serving.settings import RequestLimits
 log = get_logger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_UPLOADS = (b"multipart/form-data", b"application/offset+octet-stream")
 _FORM_BYTES = 64 << 10  # of a form's fields and boundaries, besides the file
 
 
 class Envelope:
-    """Outermost of the gateway's layers."""
+    """Outermost of the gateway's layers. Only paths that match `take_files` take large bodies."""
 
-    def __init__(self, app: ASGIApp, limits: RequestLimits) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, limits: RequestLimits, take_files: re.Pattern[str]) -> None:
+        self._app, self._limits, self._take_files = app, limits, take_files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +63,8 @@ class Envelope:
                 await send(last)
 
         try:
-            bounded = _Bounded(receive, headers, self._limits)
+            takes_files = self._take_files.fullmatch(scope["path"]) is not None
+            bounded = _Bounded(receive, headers, self._limits, takes_files)
             with bound_contextvars(request_id=request_id):
                 await self._app(scope, bounded, send_with_id)
         except ApiError as error:
@@ -90,10 +92,14 @@ class _Bounded:
     """A request's body, up to the bytes and within the seconds that its kind may take."""
 
     def __init__(
-        self, receive: Receive, headers: dict[bytes, bytes], limits: RequestLimits
+        self,
+        receive: Receive,
+        headers: dict[bytes, bytes],
+        limits: RequestLimits,
+        takes_files: bool,
     ) -> None:
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        uploads = kind in (b"multipart/form-data", b"application/offset+octet-stream")
+        uploads = takes_files and kind in _UPLOADS
         self._most_bytes = (
             limits.max_upload_bytes + _FORM_BYTES if uploads else limits.max_body_bytes
         )

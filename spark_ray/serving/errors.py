@@ -15,6 +15,9 @@ from spark_ray.core.errors import (
     StorageError,
 )
 
+TUS_VERSION = "1.0.0"
+"""Of the protocol for resumable uploads."""
+
 
 class ApiError(SparkRayError):
     """An answer other than success."""
@@ -115,6 +118,8 @@ def headers_of(error: ApiError) -> dict[str, str]:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s + 0.5)))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.status == 412:
+        headers["Tus-Version"] = TUS_VERSION
     return headers
 
 

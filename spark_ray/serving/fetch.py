@@ -23,6 +23,7 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _MOST_REDIRECTS = 3
 _CHUNK_BYTES = 1 << 18
 _CONNECT_TIMEOUT_S = 10.0
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # leads on to the IPv4 address in its last bits
 
 
 class Fetcher:
@@ -64,6 +65,9 @@ class Fetcher:
         inside = any(url.startswith(f"{bucket.rstrip('/')}/") for bucket in self._buckets)
         if not url.startswith("s3://") or not inside or {"", ".", ".."} & set(parts):
             raise _not_allowed(url, self._buckets)
+        # A job's inputs are lines of a file: what is behind a line break would be one of its own.
+        if not url.isprintable():
+            raise ApiError(400, "invalid_url", f"{url!r} holds a character that can't be printed")
 
     def _from_bucket(self, url: str) -> Iterator[bytes]:
         self.check_bucket(url)
@@ -91,8 +95,7 @@ class Fetcher:
                         raise ApiError(
                             422, "fetch_failed", f"{url}: answered with status {response.status}"
                         )
-                    while chunk := response.read(_CHUNK_BYTES):
-                        yield chunk
+                    yield from _body(response)
                     return
                 except (OSError, http.client.HTTPException, UnicodeError) as error:
                     raise ApiError(422, "fetch_failed", f"{url}: can't be fetched") from error
@@ -113,6 +116,20 @@ class Fetcher:
         if not any(fnmatch(host.lower(), allowed.lower()) for allowed in self._hosts):
             raise _not_allowed(host, self._hosts)
         return parts
+
+
+def _body(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """What has come at each time, so that one who sends a byte now and then is seen to be slow.
+
+    Raises:
+        IncompleteRead: it ended before it should.
+    """
+    left = response.length
+    while left != 0 and (chunk := response.read1(_CHUNK_BYTES)):
+        left = None if left is None else left - len(chunk)
+        yield chunk
+    if left:
+        raise http.client.IncompleteRead(b"", left)
 
 
 def public_address(host: str) -> str:
@@ -136,6 +153,8 @@ def _is_public(address: str) -> bool:
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         inner = parsed.ipv4_mapped or parsed.sixtofour
+        if parsed in _NAT64:
+            inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
         if inner is not None:
             return _is_public(str(inner))
     return parsed.is_global and not parsed.is_multicast

@@ -1,5 +1,6 @@
 """The gateway: the one deployment that speaks HTTP. It authenticates, validates and routes."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from spark_ray import __version__
 from spark_ray.core.errors import SparkRayError
 from spark_ray.core.logging import configure_logging
 from spark_ray.monitoring.logs import serve_ids
+from spark_ray.serving.access import Admission
 from spark_ray.serving.envelope import Envelope
 from spark_ray.serving.errors import ApiError, as_api_error, body, headers_of
 from spark_ray.serving.routes import (
@@ -33,6 +35,13 @@ from spark_ray.serving.services import Handles, Services
 from spark_ray.serving.settings import ServeSettings
 
 ROUTES = (assets, inference, analysis, chat, openai, jobs, datasets, models, system)
+# What a page of another origin may read of an answer; without these it can't upload by parts.
+_EXPOSED = (
+    "Location", "Retry-After", "Server-Timing", "Tus-Extension", "Tus-Max-Size", "Tus-Resumable",
+    "Tus-Version", "Upload-Expires", "Upload-Length", "Upload-Offset", "X-Dataset-Version",
+    "X-Model-Version", "X-Request-Id",
+)  # fmt: skip
+_TAKE_FILES = re.compile(r"/v1/(assets|captions|transcriptions|analyze|audio/transcriptions)(/.*)?")
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -46,18 +55,31 @@ def create_app(services: Services) -> ASGIApp:
     app.state.services = services
     for module in ROUTES:
         app.include_router(module.router)
+    _declare_keys(app)
     app.add_exception_handler(SparkRayError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _defect)
+    app.add_middleware(Admission, services=services)
     if services.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=services.settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
+            expose_headers=_EXPOSED,
         )
-    return Envelope(app, services.settings.limits)
+    return Envelope(app, services.settings.limits, _TAKE_FILES)
+
+
+def _declare_keys(app: FastAPI) -> None:
+    """Clients and `/docs` learn from the OpenAPI document that a key is sent, and how.
+
+    Routes that need none say so in their own entry.
+    """
+    document = app.openapi()  # made once, and kept by the app
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"key": []}]
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""The deployments that hold models: Apotheon, and the backends of the dataset job.
+"""The deployment that holds Apotheon.
 
 A replica runs one forward pass at a time, in a thread, so that its event loop goes on taking
 requests, notices those whose caller has gone, and answers health checks meanwhile.
@@ -22,12 +22,10 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 from spark_ray.apotheon.processing import PreparedClip
 from spark_ray.core.anatomy import Task
 from spark_ray.core.logging import configure_logging
-from spark_ray.core.schema import Caption, Clip, Transcript
+from spark_ray.core.schema import Clip
 from spark_ray.models.apotheon import Apotheon
-from spark_ray.models.captioning import CaptionOptions, build_captioner, captioners
 from spark_ray.models.registered import SCHEME, pinned_reference
 from spark_ray.models.training_record import TRAINING_RECORD, TrainingRecord
-from spark_ray.models.transcription import TranscriptionOptions, build_transcriber
 from spark_ray.monitoring.logs import serve_ids
 from spark_ray.monitoring.metrics import observe_call
 from spark_ray.serving.catalog import DEFAULT_ALIAS
@@ -108,7 +106,7 @@ class ApotheonServer:
         configure_logging(ids=serve_ids)
         self._name = name
         self._worker = Worker("apotheon")
-        _size_batches(self._write, settings)
+        size_batches(self._write, settings)
         assert settings.reference is not None
         self._usual = settings.reference
         if self._usual.startswith(SCHEME):
@@ -123,7 +121,11 @@ class ApotheonServer:
         return await asyncio.to_thread(_load_apotheon, self._name, reference)
 
     async def check_health(self) -> None:
-        """Ask the usual model for a real answer."""
+        """Ask the version that was asked last for a real answer.
+
+        Not always the one that it began with: that one may have been replaced, even deleted, and
+        would be loaded again and again in place of one that somebody asks for.
+        """
         loaded = await self.model(self._usual)
         grey = loaded.apotheon.processor.prepare([np.full((64, 64, 3), 128, np.uint8)], [0.0], None)
         await self._worker.run(
@@ -132,7 +134,10 @@ class ApotheonServer:
 
     async def _loaded(self) -> _Loaded:
         """The version that the request names; only those of registered models do."""
-        return await self.model(serve.get_multiplexed_model_id() or self._usual)
+        reference = serve.get_multiplexed_model_id() or self._usual
+        loaded = await self.model(reference)
+        self._usual = reference
+        return loaded
 
     async def write(self, decoded: Decoded, task: Task, max_new_tokens: int) -> Written:
         """A caption or a transcript of a clip."""
@@ -196,7 +201,10 @@ class ApotheonServer:
 
     async def embed_texts(self, texts: list[str]) -> Embedded:
         loaded = await self._loaded()
-        return await self._embed(loaded, partial(loaded.apotheon.embed_texts, texts))
+        tokenize = loaded.apotheon.processor.tokenize
+        tokens = await asyncio.to_thread(lambda: sum(len(tokenize(text)) for text in texts))
+        embedded = await self._embed(loaded, partial(loaded.apotheon.embed_texts, texts))
+        return embedded.model_copy(update={"tokens": tokens})
 
     async def embed_clips(self, clips: list[Clip]) -> Embedded:
         loaded = await self._loaded()
@@ -227,7 +235,7 @@ class ApotheonServer:
         return (await self._loaded()).facts
 
 
-def _size_batches(batched: Any, settings: ModelSettings) -> None:
+def size_batches(batched: Any, settings: ModelSettings) -> None:
     """Set at run time: the decorator is applied before there are settings."""
     batched.set_max_batch_size(settings.max_batch_size)
     batched.set_batch_wait_timeout_s(settings.batch_wait_s)
@@ -305,89 +313,3 @@ def _write_group(
 def _observe(written: Sequence[Written], task: Task) -> None:
     """Record the forward pass of these texts; not those of health checks."""
     observe_call(written[0].model.name, task, len(written), written[0].timing.model)
-
-
-class BackendServer:
-    """A captioner or transcriber of the dataset job, loaded once."""
-
-    def __init__(self, name: str, settings: ModelSettings) -> None:
-        configure_logging(ids=serve_ids)
-        self._worker = Worker(settings.backend)
-        self._is_captioner = settings.backend in captioners.names
-        self._backend = _build_backend(settings)
-        info = self._backend.load()
-        assert info is not None, "every backend that may be served holds a model"
-        self._served = ServedModel(name=name, version=info.revision, weights_hash=info.weights_hash)
-        _size_batches(self._answer, settings)
-
-    async def write(self, decoded: Decoded, task: Task, max_new_tokens: int) -> Written:
-        """A caption or a transcript of a clip; `max_new_tokens` is the backend's own setting."""
-        received = time.perf_counter()
-        answer, started, model = await self._answer(decoded.clip)
-        timing = Timing(preprocess=decoded.seconds, queue=started - received, model=model)
-        if answer is None:
-            return Written(text="", model=self._served, timing=timing)
-        if isinstance(answer, Caption):
-            return Written(
-                text=answer.text,
-                all_captions=answer.all_captions,
-                model=self._served,
-                timing=timing,
-            )
-        return Written(
-            text=answer.text,
-            segments=answer.segments,
-            language=answer.language,
-            model=self._served,
-            timing=timing,
-        )
-
-    async def stream(
-        self, decoded: Decoded, task: Task, max_new_tokens: int
-    ) -> AsyncIterator[str | Written]:
-        """These backends write a text at once: it is the only piece."""
-        written = await self.write(decoded, task, max_new_tokens)
-        yield written.text
-        yield written
-
-    @serve.batch()
-    async def _answer(
-        self, clips: list[Clip]
-    ) -> list[tuple[Caption | Transcript | None, float, float]]:
-        return await self._worker.run(partial(self._ask, clips))
-
-    def _ask(self, clips: list[Clip]) -> list[tuple[Caption | Transcript | None, float, float]]:
-        started = time.perf_counter()
-        # Answers go by id, and the same clip may be asked about twice at once.
-        unique = [
-            clip.model_copy(update={"clip_id": str(number)}) for number, clip in enumerate(clips)
-        ]
-        answers = (
-            self._backend.caption(unique)
-            if self._is_captioner
-            else self._backend.transcribe(unique)
-        )
-        seconds = time.perf_counter() - started
-        task = "caption" if self._is_captioner else "transcript"
-        observe_call(self._served.name, task, len(clips), seconds)
-        return [(answers.get(clip.clip_id), started, seconds) for clip in unique]
-
-    async def facts(self) -> ModelFacts:
-        return ModelFacts(served=self._served)
-
-
-def _build_backend(settings: ModelSettings) -> Any:
-    if settings.backend in captioners.names:
-        return build_captioner(
-            CaptionOptions.model_validate(
-                {
-                    "caption_backend": settings.backend,
-                    "caption_model": settings.reference,
-                    "caption_batch_size": settings.max_batch_size,
-                }
-            )
-        )
-    model = {"transcription_model": settings.reference} if settings.reference else {}
-    return build_transcriber(
-        TranscriptionOptions.model_validate({"transcription_backend": settings.backend, **model})
-    )

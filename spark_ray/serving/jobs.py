@@ -12,6 +12,7 @@ import secrets
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -20,11 +21,12 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from spark_ray.core.errors import SparkRayError
+from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import build_progress
 from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.ingest import LIST_SUFFIXES
 from spark_ray.datasets.layout import METADATA, resolve_published
 from spark_ray.datasets.publish import publication_of
 from spark_ray.monitoring.logs import serve_ids
@@ -41,6 +43,11 @@ WAITING, RUNNING, STOPPING = "queued", "running", "cancelling"
 ENDED = frozenset(("succeeded", "failed", "cancelled"))
 
 _FIXED = frozenset(("input", "output", "version", "ray_address", "dashboard"))
+# Places that the server can read and a job's owner need not, and bounds that guard it. A server
+# offers others by its `job_settings`.
+_FIXED |= {"captions_file", "caption_model", "caption_revision", "transcription_model"}
+_FIXED |= {"max_pixels", "max_frame_rate", "max_file_bytes", "decode_timeout_s"}
+_LISTS = tuple(LIST_SUFFIXES)
 _MOST_ATTEMPTS = 5
 _POLL_S = 1.0
 _CLEAN_UP_EVERY_S = 3600.0
@@ -65,6 +72,12 @@ class JobBook:
         """
         if not locations:
             raise ApiError(400, "media_missing", "give 'assets' or 'urls' to build the dataset of")
+        lists = [place for place in locations if place.strip().lower().endswith(_LISTS)]
+        if lists:
+            raise ApiError(
+                400, "invalid_request", f"{lists[0]!r}: give the addresses that it lists",
+                param="urls",
+            )  # fmt: skip
         fixed = sorted(_FIXED & set(request.settings))
         if fixed:
             raise ApiError(
@@ -159,7 +172,7 @@ class JobBook:
         )
 
     def log(self, job: Job) -> str:
-        """What the build printed, from all of its attempts that are still known."""
+        """What the build printed, in its last attempt."""
         folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
         if folder.exists("log.txt"):
             return folder.read("log.txt").decode("utf-8", "replace")
@@ -171,7 +184,7 @@ class JobBook:
 class JobKeeper:
     """Holds jobs and Ray's Jobs API together. One replica; a second would do no harm."""
 
-    def __init__(self, settings: ServeSettings, max_running: int = 1) -> None:
+    def __init__(self, settings: ServeSettings) -> None:
         configure_logging(ids=serve_ids)
         self._settings = settings
         self._database = Database(settings.database)
@@ -179,7 +192,6 @@ class JobKeeper:
         self._assets = AssetStore(
             Folder(f"{settings.state}/assets"), self._database, settings.limits
         )
-        self._max_running = max_running
         self._cleaned = 0.0
         self._client: JobSubmissionClient | None = None
         self._beat = time.monotonic()
@@ -213,14 +225,23 @@ class JobKeeper:
             JOBS.set(sum(job.state == state for job in jobs), state=state)
         running = [job for job in jobs if job.state != WAITING]
         for job in running:
-            self._look_after(job)
+            self._carefully(self._look_after, job)
         busy = {_dataset(job) for job in running}
-        room = self._max_running - len(running)
+        room = self._settings.jobs_at_once - len(running)
         for job in jobs:
             if room > 0 and job.state == WAITING and _dataset(job) not in busy:
-                self._submit(job)
+                self._carefully(self._submit, job)
                 busy.add(_dataset(job))
                 room -= 1
+
+    def _carefully(self, step: Callable[[Job], None], job: Job) -> None:
+        """One job that can't be dealt with does not hold up those of others."""
+        try:
+            step(job)
+        except ConfigError as error:  # the server's own settings are others than they were
+            self._end(job, "failed", error=str(error))
+        except Exception as error:  # noqa: BLE001 - the next round may find the world in order
+            log.error("job not kept", job=job.id, error=f"{type(error).__name__}: {error}")
 
     def _look_after(self, job: Job) -> None:
         status = self._status(job)

@@ -104,8 +104,9 @@ class Written(Record):
 
 
 class Embedded(Record):
-    """Unit vectors, one for each text or clip."""
+    """Unit vectors, one for each text or clip; `tokens` are those of all texts."""
 
     vectors: list[list[float]]
+    tokens: int = 0
     model: ServedModel
     timing: Timing = Field(default_factory=Timing)

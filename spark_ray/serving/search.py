@@ -8,11 +8,13 @@ All vectors of a dataset are held and compared: 100,000 clips of 512 numbers are
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+from ray.serve.exceptions import BackPressureError
 
 from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.core.provenance import text_hash
@@ -38,6 +40,9 @@ from spark_ray.serving.settings import ServeSettings
 log = get_logger(__name__)
 
 _CLIPS_AT_ONCE = 32
+_BUSY_S = 1.0
+_MOST_HELD = 8
+"""Indices in memory; each promoted model and each new version of a dataset needs another."""
 
 
 @dataclass
@@ -115,11 +120,7 @@ class SearchServer:
             DatasetError: there is no such dataset.
         """
         samples = await asyncio.to_thread(self._library.index, dataset)
-        key = (samples.version.location, reference or model)
-        task = self._making.get(key)
-        if task is None or (task.done() and task.exception() is not None):
-            task = asyncio.create_task(self._make(samples, model, reference))
-            self._making[key] = task
+        task = self._index(samples, model, reference)
         if not task.done():
             await asyncio.wait([task], timeout=2.0)
         if not task.done():
@@ -131,6 +132,22 @@ class SearchServer:
             )
         nearest = partial(task.result().nearest, np.asarray(query, np.float32), limit)
         return await asyncio.to_thread(nearest), samples.version.location.rpartition("/")[2]
+
+    def _index(
+        self, samples: SampleIndex, model: str, reference: str | None
+    ) -> "asyncio.Task[_Index]":
+        """What makes the index, or has made it; one that failed or was broken off begins anew."""
+        key = (samples.version.location, reference or model)
+        task = self._making.pop(key, None)
+        if task is None or _is_lost(task):
+            # Not in the context of the request that happens to be first: Serve, which knows it by
+            # that, would break the work off with it.
+            task = asyncio.create_task(self._make(samples, model, reference), context=Context())
+        self._making[key] = task  # the last, as it was asked for last
+        ready = [key for key, task in self._making.items() if task.done()]
+        for old in ready[:-_MOST_HELD]:
+            del self._making[old]
+        return task
 
     async def _make(self, samples: SampleIndex, model: str, reference: str | None) -> _Index:
         handle = self._models[model.partition("@")[0].partition("/")[0]]
@@ -147,12 +164,26 @@ class SearchServer:
         for start in range(0, len(rows), _CLIPS_AT_ONCE):
             batch = rows[start : start + _CLIPS_AT_ONCE]
             clips = await asyncio.to_thread(_read_clips, samples, batch)
-            embedded: Embedded = await handle.embed_clips.remote(clips)
-            vectors += embedded.vectors
+            vectors += (await _embedded(handle, clips)).vectors
             log.info("embedded", dataset=samples.version.location, clips=len(vectors))
         made = np.asarray(vectors, np.float32)
         await asyncio.to_thread(self._folder.write, name, _to_bytes(made))
         return _Index(samples, made)
+
+
+async def _embedded(handle: Any, clips: list[Clip]) -> Embedded:
+    """Those who wait for an answer go first: a model without room is asked again."""
+    while True:
+        try:
+            embedded: Embedded = await handle.embed_clips.remote(clips)
+        except BackPressureError:
+            await asyncio.sleep(_BUSY_S)
+        else:
+            return embedded
+
+
+def _is_lost(task: "asyncio.Task[_Index]") -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 def _read_clips(samples: SampleIndex, rows: Sequence[dict[str, Any]]) -> list[Clip]:

@@ -2,9 +2,13 @@
 
 import asyncio
 import io
+import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -33,6 +37,9 @@ from spark_ray.serving.tokens import TokenVerifier
 log = get_logger(__name__)
 
 Result = TypeVar("Result")
+
+_END = object()
+_TRANSFERS = 32
 
 
 @dataclass
@@ -66,6 +73,8 @@ class Services:
         self.catalog = Catalog(settings.models, handles.models, settings.alias_lifetime_s)
         self.jobs = JobBook(settings, self.database)
         self.datasets = DatasetNames(settings.datasets, str(settings.jobs_output))
+        # A slow host must not hold the threads that look up keys.
+        self._transfers = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="transfer")
         self._facts: dict[tuple[str, str | None], ModelFacts] = {}
 
     async def caller(self, secret: str) -> Caller | None:
@@ -80,30 +89,45 @@ class Services:
 
     async def store(self, owner: str, file: io.IOBase | Any) -> Asset:
         """A complete asset of an open file."""
-
-        def copy() -> Asset:
-            asset = self.assets.begin(owner)
-            with self.assets.part(asset, 0) as part:
-                while chunk := file.read(1 << 20):
-                    part.write(chunk)
-            return self.assets.complete(asset)
-
-        return await asyncio.to_thread(copy)
+        return await self._copied(owner, iter(lambda: file.read(1 << 20), b""))
 
     async def fetch(self, owner: str, url: str) -> Asset:
         """A complete asset of what is at an address."""
+        return await self._copied(owner, self.fetcher.chunks(url))
+
+    @asynccontextmanager
+    async def borrowed(self, owner: str, file: io.IOBase | Any) -> AsyncIterator[Asset]:
+        """As `store`, for the block alone: of media whose asset the answer does not name."""
+        asset = await self.store(owner, file)
+        try:
+            yield asset
+        finally:
+            await asyncio.to_thread(self.assets.delete, asset)
+
+    async def _copied(self, owner: str, chunks: Iterator[bytes]) -> Asset:
+        """Nothing is kept of what breaks off: nobody has heard of its asset."""
+        gone = threading.Event()
 
         def copy() -> Asset:
-            chunks = self.fetcher.chunks(url)
             first = next(chunks, b"")  # so that nothing is begun for a place that is not allowed
             asset = self.assets.begin(owner)
-            with self.assets.part(asset, 0) as part:
-                part.write(first)
-                for chunk in chunks:
-                    part.write(chunk)
-            return self.assets.complete(asset)
+            try:
+                with self.assets.part(asset, 0) as part:
+                    for chunk in chain((first,), chunks):
+                        _check_wanted(gone)
+                        part.write(chunk)
+                asset = self.assets.complete(asset)
+                _check_wanted(gone)
+            except BaseException:
+                self.assets.delete(asset)
+                raise
+            return asset
 
-        return await asyncio.to_thread(copy)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._transfers, copy)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
 
     async def media(self, caller: Caller, asset_id: str | None, url: str | None) -> Asset:
         """The asset that a request names, by id or by address.
@@ -153,14 +177,14 @@ class Services:
             self._facts[key] = facts
         return self._facts[key]
 
-    async def call(self, response: Any, what: str) -> Any:
+    async def call(self, response: Any, what: str, timeout_s: float | None = None) -> Any:
         """What a deployment answers, in time. Where nobody waits for it any more, it is stopped.
 
         Raises:
             ApiError: it has no room, is gone, takes too long, or found a mistake of the caller's.
         """
         try:
-            async with asyncio.timeout(self.settings.limits.request_timeout_s):
+            async with asyncio.timeout(timeout_s or self.settings.limits.request_timeout_s):
                 return await response
         except asyncio.CancelledError:
             response.cancel()
@@ -169,14 +193,24 @@ class Services:
             response.cancel()
             raise self.failure(error, what) from error
 
-    async def stream(self, pieces: AsyncIterator[Result], what: str) -> AsyncIterator[Result]:
-        """What a deployment streams; errors as of `call`."""
+    async def stream(self, pieces: Any, what: str) -> AsyncIterator[Any]:
+        """What a deployment streams; errors as of `call`. Where nobody reads on, it is stopped."""
+        end = asyncio.get_running_loop().time() + self.settings.limits.request_timeout_s
+        complete = False
         try:
-            async with asyncio.timeout(self.settings.limits.request_timeout_s):
-                async for piece in pieces:
+            while not complete:
+                # Around one piece at a time: another task may read the next, and a timeout
+                # interrupts the task that it began in.
+                async with asyncio.timeout_at(end):
+                    piece = await anext(pieces, _END)
+                complete = piece is _END
+                if not complete:
                     yield piece
         except Exception as error:
             raise self.failure(error, what) from error
+        finally:
+            if not complete:
+                pieces.cancel()
 
     def failure(self, error: Exception, what: str) -> Exception:
         """An error of Ray's as one of ours; others, which are defects, as they are."""
@@ -198,3 +232,18 @@ class Services:
                 retry_after_s=1.0,
             )  # fmt: skip
         return error
+
+
+def _check_wanted(gone: threading.Event) -> None:
+    if gone.is_set():
+        raise RuntimeError("its caller has gone")  # for the thread alone; nobody is told
+
+
+async def together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """All results, in their order. Where one fails, the others are broken off."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

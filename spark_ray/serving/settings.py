@@ -147,6 +147,7 @@ class ServeSettings(JobConfig):
     jobs_output: str | None = Field(
         None, description="where datasets of jobs are published; unset means `state`/datasets"
     )
+    jobs_at_once: int = Field(1, ge=1, description="jobs that run at a time; others are queued")
     job_settings: dict[str, object] = Field(
         default_factory=dict, description="settings of `spark-ray data build` for every job"
     )

@@ -18,10 +18,10 @@ from spark_ray.serving.database import Asset
 from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.library import small_pictures
 from spark_ray.serving.messages import Decoded, Timing, Written
-from spark_ray.serving.routes.inference import say, token_limit, write
+from spark_ray.serving.routes.inference import observe_phases, say, token_limit, write
 from spark_ray.serving.routes.media import media_body, read_media_request
 from spark_ray.serving.schemas import AnalyzeAnswer, AnalyzeRequest, ClipView
-from spark_ray.serving.services import Services
+from spark_ray.serving.services import Services, together
 from spark_ray.serving.settings import Ability
 
 router = APIRouter(prefix="/v1", tags=["inference"])
@@ -58,11 +58,9 @@ async def analyze(
     inquiry = await _inquire(services, request.state.request_id, asset, wanted)
     if wanted.stream:
         return StreamingResponse(_events(services, inquiry), media_type="text/event-stream")
-    texts = await asyncio.gather(
-        *(
-            write(services, inquiry.decoded, task, target, wanted.max_new_tokens)
-            for task, target in inquiry.targets.items()
-        )
+    texts = await together(
+        write(services, inquiry.decoded, task, target, wanted.max_new_tokens)
+        for task, target in inquiry.targets.items()
     )
     written = dict(zip(inquiry.targets, texts, strict=True))
     for text in texts:
@@ -160,6 +158,7 @@ async def _events(services: Services, inquiry: _Inquiry) -> AsyncIterator[str]:
                 raise piece
             if isinstance(piece, Written):
                 written[task] = piece
+                observe_phases(piece.model.name, piece.timing)
             else:
                 yield _event(task, {"text": piece})
         yield _event("answer", _answer(inquiry, written))

@@ -4,21 +4,25 @@ tus 1.0.0 with the extensions creation, termination and expiration (https://tus.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from email.utils import formatdate
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.database import Asset
-from spark_ray.serving.errors import ApiError
+from spark_ray.serving.errors import TUS_VERSION, ApiError
 from spark_ray.serving.routes.media import read_form, read_json, validated
 from spark_ray.serving.schemas import AssetInfo, FetchRequest
 from spark_ray.serving.services import Services
 
 router = APIRouter(prefix="/v1/assets", tags=["assets"])
 
-TUS_VERSION = "1.0.0"
+Write = Callable[[bytes], Awaitable[None]]
+
 _MOST_DIGITS = 18
 _CHUNK_TYPE = "application/offset+octet-stream"
 _UPLOAD = {
@@ -73,7 +77,7 @@ async def _begin_upload(request: Request, services: Services, owner: str) -> Res
     )
 
 
-@router.options("", status_code=204, response_class=Response)
+@router.options("", status_code=204, response_class=Response, openapi_extra={"security": []})
 async def capabilities(services: UseServices) -> Response:
     """What of tus this server can do."""
     return Response(
@@ -107,12 +111,43 @@ async def append(
         raise ApiError(415, "unsupported_content_type", f"Content-Type must be {_CHUNK_TYPE}")
     at = _bytes(request, "Upload-Offset", "the first byte")
     asset = await asyncio.to_thread(services.assets.get, asset_id, caller.id)
-    with services.assets.part(asset, at) as part:
+    async with _part(services, asset, at) as write:
         async for chunk in request.stream():
-            await asyncio.to_thread(part.write, chunk)
+            await write(chunk)
     if asset.received_bytes == asset.size_bytes:
         asset = await asyncio.to_thread(services.assets.complete, asset)
     return Response(status_code=204, headers=_tus_headers(services, asset))
+
+
+@asynccontextmanager
+async def _part(services: Services, asset: Asset, at: int) -> AsyncIterator[Write]:
+    """`AssetStore.part` in one thread, where a piece that is being written when the client goes
+    away is written before the part is closed."""
+    loop = asyncio.get_running_loop()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="part")
+    part = services.assets.part(asset, at)
+    try:
+        writer = await loop.run_in_executor(thread, part.__enter__)
+
+        async def write(chunk: bytes) -> None:
+            await loop.run_in_executor(thread, writer.write, chunk)
+
+        try:
+            yield write
+        except BaseException as error:
+            await loop.run_in_executor(thread, part.__exit__, type(error), error, None)
+            raise
+        await loop.run_in_executor(thread, part.__exit__, None, None, None)
+    finally:
+        thread.shutdown(wait=False)
+
+
+@router.get("")
+async def show_all(
+    caller: Infers, services: UseServices, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> list[AssetInfo]:
+    """The newest assets of this key."""
+    return [info(one) for one in await asyncio.to_thread(services.assets.list, caller.id, limit)]
 
 
 @router.get("/{asset_id}")

@@ -4,7 +4,6 @@ With a model that follows instructions (backend vllm), a chat is a conversation 
 that it shows. Other models have none to follow: they describe what the last message shows.
 """
 
-import asyncio
 import base64
 import binascii
 import io
@@ -21,14 +20,13 @@ from spark_ray.core.anatomy import Task
 from spark_ray.core.schema import Clip
 from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.catalog import Target
-from spark_ray.serving.database import Asset
 from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.keys import Caller
-from spark_ray.serving.messages import MOST_MEDIA, Sampling, Turn, Written
-from spark_ray.serving.routes.inference import observe_phases, say, token_limit
+from spark_ray.serving.messages import MOST_MEDIA, Decoded, Sampling, Turn, Written
+from spark_ray.serving.routes.inference import identify, observe_phases, say, token_limit
 from spark_ray.serving.schemas import ModelName, Text
 from spark_ray.serving.schemas import Request as Body
-from spark_ray.serving.services import Services
+from spark_ray.serving.services import Services, together
 from spark_ray.serving.settings import Ability
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -92,13 +90,14 @@ async def chat(
     """Answer a conversation, or describe the media of its last message; whole or in pieces."""
     ability = _ability(services, wanted.model)
     target = await services.catalog.find(wanted.model, ability)
-    limit = token_limit(services, wanted.max_completion_tokens or wanted.max_tokens)
+    given = "max_completion_tokens" if wanted.max_completion_tokens else "max_tokens"
+    limit = token_limit(services, getattr(wanted, given), given)
     arguments: tuple[Any, ...]
     if ability == "chat":
         arguments = await _conversation(services, caller, wanted, target, limit)
         methods = ("reply", "reply_in_pieces")
     else:
-        arguments = await _description(services, caller, wanted, target, ability, limit)
+        arguments = await _description(services, caller, wanted, target, limit)
         methods = ("write", "stream")
     identity = {
         "id": request.state.request_id,
@@ -109,10 +108,16 @@ async def chat(
     if wanted.stream:
         streaming = getattr(target.model.options(stream=True), methods[1])
         usage = wanted.stream_options is not None and wanted.stream_options.include_usage
-        chunks = _chunks(services.stream(streaming.remote(*arguments), what), identity, usage)
-        return StreamingResponse(
+        served = (await services.facts(target)).served
+        pieces = services.stream(streaming.remote(*arguments), what)
+        # Before the status is sent, so that "try again" is one, and clients do.
+        first = await anext(pieces)
+        chunks = _chunks(first, pieces, identity, usage)
+        stream = StreamingResponse(
             _until_error(chunks, identity["id"]), media_type="text/event-stream"
         )
+        identify(stream, served)
+        return stream
     written: Written = await services.call(
         getattr(target.model, methods[0]).remote(*arguments), what
     )
@@ -150,7 +155,7 @@ async def _conversation(
     async def shown(part: Part) -> str | Clip:
         if part.type == "text":
             return part.text or ""
-        decoded = await services.decode(await _asset(services, caller, part), target)
+        decoded = await _decoded(services, caller, part, target)
         if not decoded.clip.frames:
             raise ApiError(
                 422, "unusable_media", f"model {target.name!r} sees, and hears nothing",
@@ -158,7 +163,7 @@ async def _conversation(
             )  # fmt: skip
         return decoded.clip
 
-    seen = iter(await asyncio.gather(*(shown(part) for part in parts)))
+    seen = iter(await together(map(shown, parts)))
     turns = [
         Turn(
             role="system" if message.role == "developer" else message.role,
@@ -177,7 +182,6 @@ async def _description(
     caller: Caller,
     wanted: ChatRequest,
     target: Target,
-    ability: Ability,
     limit: int,
 ) -> tuple[Any, Task, int]:
     """The media of the last message, for a model that says what is most likely about them."""
@@ -197,9 +201,18 @@ async def _description(
             "the last message must bring one image_url, video_url or input_audio",
             param="messages",
         )
-    decoded = await services.decode(await _asset(services, caller, media[0]), target)
-    task: Task = "caption" if decoded.clip.frames and ability == "caption" else "transcript"
-    return decoded, task, limit
+    decoded = await _decoded(services, caller, media[0], target)
+    clip, able = decoded.clip, services.catalog.abilities(target.name)
+    if clip.frames and "caption" in able:
+        return decoded, "caption", limit
+    if clip.audio is not None and "transcribe" in able:
+        return decoded, "transcript", limit
+    raise ApiError(
+        422,
+        "unusable_media",
+        f"model {target.name!r} can't describe this: it can {' and '.join(able)}",
+        param="messages",
+    )
 
 
 def _parts(message: Message) -> list[Part]:
@@ -208,20 +221,23 @@ def _parts(message: Message) -> list[Part]:
     return message.content
 
 
-async def _asset(services: Services, caller: Caller, part: Part) -> Asset:
-    """What a part of a message shows."""
+async def _decoded(services: Services, caller: Caller, part: Part, target: Target) -> Decoded:
+    """What a part of a message shows. Data within the message are not kept."""
     if part.type == "input_audio":
         data = (part.input_audio or {}).get("data", "")
-        return await services.store(caller.id, io.BytesIO(_from_base64(data)))
-    named = part.image_url if part.type == "image_url" else part.video_url
-    if named is None:
-        raise ApiError(422, "invalid_request", f"{part.type} is missing", param="messages")
-    if named.url.startswith(_DATA_URL):
+    else:
+        named = part.image_url if part.type == "image_url" else part.video_url
+        if named is None:
+            raise ApiError(422, "invalid_request", f"{part.type} is missing", param="messages")
+        if not named.url.startswith(_DATA_URL):
+            is_asset = named.url.startswith("asset-")
+            asset = await services.media(
+                caller, named.url if is_asset else None, None if is_asset else named.url
+            )
+            return await services.decode(asset, target)
         data = named.url.partition(",")[2]
-        return await services.store(caller.id, io.BytesIO(_from_base64(data)))
-    if named.url.startswith("asset-"):
-        return await services.media(caller, named.url, None)
-    return await services.media(caller, None, named.url)
+    async with services.borrowed(caller.id, io.BytesIO(_from_base64(data))) as asset:
+        return await services.decode(asset, target)
 
 
 def _from_base64(text: str) -> bytes:
@@ -234,7 +250,10 @@ def _from_base64(text: str) -> bytes:
 
 
 async def _chunks(
-    pieces: AsyncIterator[str | Written], identity: dict[str, Any], with_usage: bool
+    piece: str | Written,
+    further: AsyncIterator[str | Written],
+    identity: dict[str, Any],
+    with_usage: bool,
 ) -> AsyncIterator[str]:
     def event(choices: list[dict[str, Any]], **more: Any) -> str:
         chunk = {**identity, "object": "chat.completion.chunk", "choices": choices, **more}
@@ -244,14 +263,13 @@ async def _chunks(
         return [{"index": 0, "delta": said, "finish_reason": finish}]
 
     yield event(delta({"role": "assistant", "content": ""}))
-    async for piece in pieces:
-        if isinstance(piece, str):
-            yield event(delta({"content": piece}))
-            continue
-        observe_phases(piece.model.name, piece.timing)
-        yield event(delta({}, piece.finish))
-        if with_usage:
-            yield event([], usage=_usage(piece))
+    while isinstance(piece, str):
+        yield event(delta({"content": piece}))
+        piece = await anext(further)
+    observe_phases(piece.model.name, piece.timing)
+    yield event(delta({}, piece.finish))
+    if with_usage:
+        yield event([], usage=_usage(piece))
     yield "data: [DONE]\n\n"
 
 

@@ -10,7 +10,7 @@ from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.catalog import Target
 from spark_ray.serving.database import Asset
 from spark_ray.serving.errors import ApiError
-from spark_ray.serving.messages import Decoded, Embedded, Timing, Written
+from spark_ray.serving.messages import Decoded, Embedded, ServedModel, Timing, Written
 from spark_ray.serving.routes.media import media_body, read_media_request
 from spark_ray.serving.schemas import (
     CaptionAnswer,
@@ -41,12 +41,10 @@ async def write(
     return written
 
 
-def token_limit(services: Services, wanted: int | None) -> int:
+def token_limit(services: Services, wanted: int | None, name: str = "max_new_tokens") -> int:
     most = services.settings.limits.max_new_tokens
     if wanted is not None and wanted > most:
-        raise ApiError(
-            422, "invalid_request", f"max_new_tokens: at most {most}", param="max_new_tokens"
-        )
+        raise ApiError(422, "invalid_request", f"{name}: at most {most}", param=name)
     return wanted or min(_DEFAULT_TOKENS, most)
 
 
@@ -138,14 +136,18 @@ async def _embed_asset(services: Services, owner: str, asset_id: str, target: Ta
 
 def say(response: Response, written: Written | Embedded) -> None:
     """Who answered and how long each phase took, as headers."""
-    model = written.model
-    observe_phases(model.name, written.timing)
-    response.headers["X-Model-Version"] = _header(f"{model.name}@{model.version or '-'}")
-    if model.dataset is not None:
-        response.headers["X-Dataset-Version"] = _header(f"{model.dataset}@{model.dataset_version}")
+    observe_phases(written.model.name, written.timing)
+    identify(response, written.model)
     response.headers["Server-Timing"] = ", ".join(
         f"{name};dur={1000 * seconds:.2f}" for name, seconds in written.timing
     )
+
+
+def identify(response: Response, model: ServedModel) -> None:
+    """Who answers, as headers."""
+    response.headers["X-Model-Version"] = _header(f"{model.name}@{model.version or '-'}")
+    if model.dataset is not None:
+        response.headers["X-Dataset-Version"] = _header(f"{model.dataset}@{model.dataset_version}")
 
 
 def observe_phases(model: str, timing: Timing) -> None:

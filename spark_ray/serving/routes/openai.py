@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import Field
 
+from spark_ray.core.schema import Segment
 from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import Decoded, Embedded, Written
@@ -60,7 +61,7 @@ async def embeddings(
                 {"object": "embedding", "index": number, "embedding": _encoded(vector, wanted)}
                 for number, vector in enumerate(embedded.vectors)
             ],
-            "usage": {"prompt_tokens": 0, "total_tokens": 0},
+            "usage": {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens},
         }
     )
     say(answer, embedded)
@@ -98,8 +99,8 @@ async def speech(request: Request, caller: Infers, services: UseServices) -> Res
     file, fields = await read_form(request)
     wanted = validated(SpeechForm, fields)
     target = await services.catalog.find(wanted.model, "transcribe")
-    asset = await services.store(caller.id, file.file)
-    decoded = await services.decode(asset, target)
+    async with services.borrowed(caller.id, file.file) as asset:
+        decoded = await services.decode(asset, target)
     if decoded.clip.audio is None:
         raise ApiError(422, "unusable_media", "the file has no sound to write down", param="file")
     written = await write(services, decoded, "transcript", target, None)
@@ -109,12 +110,15 @@ async def speech(request: Request, caller: Infers, services: UseServices) -> Res
 
 
 def _speech_answer(written: Written, decoded: Decoded, form: str) -> Response:
+    segments = written.segments
+    if not segments and written.text:  # the model tells no times: it was said within the whole
+        segments = [Segment(start=0.0, end=decoded.clip.duration_s, text=written.text)]
     if form == "text":
         return PlainTextResponse(written.text + "\n")
     if form == "srt":
-        return PlainTextResponse(as_srt(written.segments), media_type="application/x-subrip")
+        return PlainTextResponse(as_srt(segments), media_type="application/x-subrip")
     if form == "vtt":
-        return PlainTextResponse(as_vtt(written.segments), media_type="text/vtt")
+        return PlainTextResponse(as_vtt(segments), media_type="text/vtt")
     if form == "json":
         return JSONResponse({"text": written.text})
     return JSONResponse(
@@ -136,7 +140,7 @@ def _speech_answer(written: Written, decoded: Decoded, form: str) -> Response:
                     "compression_ratio": 0.0,
                     "no_speech_prob": 0.0,
                 }
-                for number, segment in enumerate(written.segments)
+                for number, segment in enumerate(segments)
             ],
         }
     )

@@ -1,7 +1,7 @@
 """Health, who asks, the cluster, and what operators scrape."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 import ray
 from fastapi import APIRouter, Query, Response
@@ -22,15 +22,16 @@ from spark_ray.serving.services import Services
 router = APIRouter(tags=["system"])
 
 _READY_TIMEOUT_S = 5.0
+_OPEN: dict[str, Any] = {"security": []}
 
 
-@router.get("/healthz")
+@router.get("/healthz", openapi_extra=_OPEN)
 async def healthz() -> Health:
     """Whether this replica runs."""
     return Health(status="ok")
 
 
-@router.get("/readyz", responses={503: {"model": Health}})
+@router.get("/readyz", responses={503: {"model": Health}}, openapi_extra=_OPEN)
 async def readyz(services: UseServices) -> Response:
     """Whether every model answers."""
     names = services.catalog.names()
@@ -44,12 +45,9 @@ async def _is_ready(services: Services, name: str) -> bool:
     settings = services.catalog.settings(name)
     target = await services.catalog.find(name, settings.abilities[0])
     try:
-        async with asyncio.timeout(_READY_TIMEOUT_S):
-            await target.model.facts.remote()
-    except Exception as error:
-        if isinstance(services.failure(error, name), ApiError):
-            return False
-        raise
+        await services.call(target.model.facts.remote(), f"model {name!r}", _READY_TIMEOUT_S)
+    except ApiError:
+        return False
     return True
 
 

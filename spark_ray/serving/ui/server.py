@@ -4,6 +4,7 @@ Nothing of Gradio answers to a visitor without a session, uploads and queues inc
 """
 
 import os
+import re
 from urllib.parse import parse_qs
 
 import httpx2 as httpx
@@ -33,6 +34,7 @@ _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),
     (b"referrer-policy", b"same-origin"),
 ]
+_ANY_PATH = re.compile(".*", re.DOTALL)  # Gradio's own uploads are on several
 _OPEN = frozenset(("/login", "/logout"))
 _MOST_FORM_BYTES = 16 << 10
 _MOST_PAGE_BYTES = 4 << 20
@@ -82,7 +84,7 @@ def guarded(app: ASGIApp, settings: UiSettings, sessions: Sessions) -> ASGIApp:
     limits = RequestLimits.model_validate(
         {"max_upload_bytes": settings.max_upload_bytes, "max_body_bytes": _MOST_PAGE_BYTES}
     )
-    return Envelope(_Guard(app, sessions), limits)
+    return Envelope(_Guard(app, sessions), limits, _ANY_PATH)
 
 
 def _add_login(app: FastAPI, settings: UiSettings, visitors: Visitors) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 
@@ -59,7 +60,9 @@ def test_a_request_keeps_its_id_through_the_gateway() -> None:
         await answer(scope, receive, send)  # type: ignore[arg-type]
 
     async def ask() -> tuple[str, dict]:
-        transport = httpx.ASGITransport(Envelope(app, RequestLimits.model_validate({})))
+        transport = httpx.ASGITransport(
+            Envelope(app, RequestLimits.model_validate({}), re.compile(""))
+        )
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             answer = await client.get("/")
         return answer.headers["x-request-id"], answer.json()

@@ -3,10 +3,12 @@
 The gateway's own application, over a real database and a real store of assets.
 """
 
+import asyncio
 import gzip
 import io
 import zipfile
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from starlette.testclient import TestClient
 
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
+from spark_ray.serving.routes import system
 from spark_ray.serving.services import Handles, Services
 from spark_ray.serving.settings import ServeSettings
 
@@ -232,6 +235,8 @@ def test_what_is_anothers_does_not_exist(services: Services, client: TestClient)
     patch = {**TUS, **other, "Content-Type": "application/offset+octet-stream"}
     refused(client.get(place, headers=other), 404, "asset_not_found")
     refused(client.delete(place, headers=other), 404, "asset_not_found")
+    assert client.get("/v1/assets", params={"limit": 1}).json()[0]["id"] in place
+    assert client.get("/v1/assets", headers=other).json() == []
     sent = client.patch(place, headers={**patch, "Upload-Offset": "0"}, content=b"x")
     refused(sent, 404, "asset_not_found")
     job = {"name": "a", "assets": [place.rpartition("/")[2]]}
@@ -243,3 +248,75 @@ def test_a_defect_says_nothing_of_itself(client: TestClient) -> None:
     answer = client.post("/v1/embeddings", json={"model": "seer", "input": "a"})
     refused(answer, 500, "internal_error")
     assert "AttributeError" not in answer.text
+
+
+def test_asking_whether_it_is_ready_leaves_nothing_in_the_queue_of_a_model(
+    services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a model that is slow to start would be kept busy by those who ask."""
+
+    class Waiting:
+        cancelled = False
+
+        def __await__(self) -> Any:
+            return asyncio.sleep(60).__await__()
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    asked: list[Waiting] = []
+
+    def ask() -> Waiting:
+        asked.append(Waiting())
+        return asked[-1]
+
+    model = SimpleNamespace(facts=SimpleNamespace(remote=ask))
+    monkeypatch.setattr(system, "_READY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(services.catalog, "_handles", {"seer": model, "talker": model})
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["waiting_for"]) == (503, ["seer", "talker"])
+    assert [waiting.cancelled for waiting in asked] == [True, True]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions", "/v1/captions"])
+def test_no_body_is_read_of_who_has_no_key(services: Services, path: str, kind: str) -> None:
+    read, status = post_without_end(services, path, {"content-type": kind})
+    assert (read, status) == (0, 401)
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [("/v1/embeddings", 8 << 20), ("/v1/search", 8 << 20), ("/v1/assets", 1 << 20)],
+)
+def test_only_where_files_are_taken_a_body_may_be_as_large_as_one(
+    services: Services, path: str, most: int
+) -> None:
+    headers = {
+        "authorization": f"Bearer {secret(services)}",
+        "content-type": "multipart/form-data; boundary=x",
+    }
+    read, status = post_without_end(services, path, headers)
+    assert status in (400, 413)
+    assert read <= most + (2 << 20)
+
+
+def post_without_end(services: Services, path: str, headers: dict[str, str]) -> tuple[int, int]:
+    """Send 64 MiB unless somebody says no; the bytes that were read, and the status."""
+    read, statuses = 0, []
+
+    async def receive() -> dict[str, Any]:
+        nonlocal read
+        read += 1 << 20
+        return {"type": "http.request", "body": bytes(1 << 20), "more_body": read < 64 << 20}
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(),
+        "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }  # fmt: skip
+    asyncio.run(create_app(services)(scope, receive, send))
+    return read, statuses[0]

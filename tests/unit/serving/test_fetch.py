@@ -1,6 +1,9 @@
 """What a server may be told to fetch, and what not."""
 
+import contextlib
+import http.client
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -53,7 +56,7 @@ def test_hosts_must_be_on_the_list() -> None:
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.1.2.3", "169.254.169.254", "192.168.0.1", "0.0.0.0", "224.0.0.1", "::1",
-     "fe80::1%eth0", "::ffff:10.0.0.1", "2002:0a00:0001::1", "fd00::1"],
+     "fe80::1%eth0", "::ffff:10.0.0.1", "2002:0a00:0001::1", "fd00::1", "64:ff9b::a9fe:a9fe"],
 )  # fmt: skip
 def test_names_that_lead_inside_are_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_to(monkeypatch, "93.184.216.34", address)
@@ -87,6 +90,7 @@ class _Answers:
     def __call__(self, host: str, address: str, timeout_s: float) -> "_Answers":
         self.hosts.append(host)
         self.status, self.headers, self.body = self.responses.pop(0)
+        self.length = int(self.headers.get("Content-Length", len(self.body)))
         return self
 
     def request(self, *_: Any, **__: Any) -> None: ...
@@ -97,7 +101,7 @@ class _Answers:
     def getheader(self, name: str) -> str | None:
         return self.headers.get(name)
 
-    def read(self, size: int) -> bytes:
+    def read1(self, size: int) -> bytes:
         data, self.body = self.body[:size], self.body[size:]
         return data
 
@@ -127,8 +131,53 @@ def test_what_comes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert code_of(fetcher("example.com"), "https://example.com/a") == "fetch_failed"
 
 
+def test_half_a_file_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to(monkeypatch, "93.184.216.34")
+    answers = _Answers((200, {"Content-Length": "60"}, bytes(30)))
+    monkeypatch.setattr(fetch, "_PinnedConnection", answers)
+    assert code_of(fetcher("example.com"), "https://example.com/a") == "fetch_failed"
+
+
+def test_who_sends_a_byte_now_and_then_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a real socket, since it is the reading from it that could wait for more."""
+    resolve_to(monkeypatch, "93.184.216.34")
+    ours, theirs = socket.socketpair()
+    ended = threading.Event()
+    sent: list[bytes] = []
+
+    def drip() -> None:
+        theirs.recv(1 << 16)
+        theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while len(sent) < 90 and not ended.wait(0.05):
+                theirs.sendall(b"x")
+                sent.append(b"x")
+
+    def connect(self: http.client.HTTPConnection) -> None:
+        self.sock = ours
+
+    monkeypatch.setattr(fetch._PinnedConnection, "connect", connect)
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    slow = Fetcher(["example.com"], [], 100, 0.3)
+    try:
+        assert code_of(slow, "https://example.com/a") == "fetch_timeout"
+        assert len(sent) < 45, "it was waited for to its end"
+    finally:
+        ended.set()
+        dripping.join()
+        theirs.close()
+
+
 @pytest.mark.parametrize(
     "url", ["s3://other/a.mp4", "s3://mine-too/a.mp4", "s3://mine/../other/a", "s3://mine//a"]
 )
 def test_buckets_must_be_on_the_list(url: str) -> None:
     assert code_of(fetcher(buckets=("s3://mine",)), url) == "address_not_allowed"
+
+
+def test_a_line_break_does_not_lead_out_of_the_bucket() -> None:
+    """A job's inputs are lines of a file, where this would be a folder of the server's own."""
+    with pytest.raises(ApiError) as raised:
+        fetcher(buckets=("s3://mine",)).check_bucket("s3://mine/a\n/etc/private")
+    assert raised.value.code == "invalid_url"

@@ -1,15 +1,32 @@
 """What a replica does with a batch: one forward pass, in which each request has its own end."""
 
+import asyncio
 import dataclasses
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trained
+from PIL import Image
+from ray import serve
 
+from spark_ray.core.errors import CorruptMedia, ModelError
+from spark_ray.core.schema import Caption, Clip
+from spark_ray.media.audio_codec import decode_audio
 from spark_ray.models.apotheon import Apotheon
-from spark_ray.serving.inference import Pending, _answers, _load_apotheon, _Loaded, _write_group
-from spark_ray.serving.messages import Written
+from spark_ray.serving.backends import BackendServer, _test_clip
+from spark_ray.serving.inference import (
+    ApotheonServer,
+    Pending,
+    Worker,
+    _answers,
+    _load_apotheon,
+    _Loaded,
+    _write_group,
+)
+from spark_ray.serving.messages import ServedModel, Written
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +97,103 @@ def test_a_model_says_where_it_comes_from(loaded: _Loaded, tmp_path: Path) -> No
     assert loaded.served.weights_hash == loaded.apotheon.weights.info().weights_hash
     trained.save_tiny(tmp_path)
     assert _load_apotheon("other", str(tmp_path)).served.dataset is None
+
+
+def test_health_is_asked_of_the_version_that_answers_now(
+    loaded: _Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that it began with may have been deleted since."""
+    server = object.__new__(ApotheonServer)
+    server._usual, server._worker = "models:/apotheon/1", Worker("test")
+    asked: list[str] = []
+
+    async def model(reference: str) -> _Loaded:
+        asked.append(reference)
+        if reference == "models:/apotheon/1" and len(asked) > 1:
+            raise ModelError("it was deleted")
+        return loaded
+
+    monkeypatch.setattr(server, "model", model)
+
+    async def replace() -> None:
+        await server.check_health()
+        monkeypatch.setattr(serve, "get_multiplexed_model_id", lambda: "models:/apotheon/2")
+        await server._loaded()
+        await server.check_health()
+
+    asyncio.run(replace())
+    assert asked[-1] == "models:/apotheon/2"
+
+
+def test_embeddings_count_the_tokens_of_their_texts(
+    loaded: _Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = object.__new__(ApotheonServer)
+    server._usual, server._worker = "mine", Worker("test")
+
+    async def model(reference: str) -> _Loaded:
+        return loaded
+
+    monkeypatch.setattr(server, "model", model)
+    texts = ["a red circle grows", "a boat"]
+    embedded = asyncio.run(server.embed_texts(texts))
+    assert len(embedded.vectors) == 2
+    assert embedded.tokens == sum(len(loaded.apotheon.processor.tokenize(t)) for t in texts) > 4
+
+
+class Captioner:
+    """A backend that breaks at one picture, and finds no words for another."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def caption(self, clips: Sequence[Clip]) -> dict[str, Caption]:
+        self.calls.append(len(clips))
+        if any(clip.frames == [b"broken"] for clip in clips):
+            raise CorruptMedia("this picture is none")
+        if any(clip.source_path == "test" for clip in clips):
+            raise ModelError("nothing was said")
+        return {clip.clip_id: Caption(text="a boat", all_captions=["a boat"]) for clip in clips}
+
+
+@pytest.fixture
+def backend() -> BackendServer:
+    server = object.__new__(BackendServer)
+    server._backend, server._worker = Captioner(), Worker("test")
+    server._is_captioner, server._answered = True, float("-inf")
+    server._served = ServedModel(name="seer")
+    return server
+
+
+def clip_of(frame: bytes) -> Clip:
+    return Clip(clip_id="c", video_id="v", unit_id="v", source_path="x", frames=[frame])
+
+
+def test_what_breaks_one_clip_of_a_backend_does_not_break_the_others(
+    backend: BackendServer,
+) -> None:
+    first, broken, last = backend._answers([clip_of(f) for f in (b"one", b"broken", b"two")])
+    assert isinstance(first[0], Caption)
+    assert isinstance(broken[0], CorruptMedia)
+    assert isinstance(last[0], Caption)
+
+
+def test_a_backend_that_is_silent_is_asked_whether_it_still_answers(
+    backend: BackendServer,
+) -> None:
+    asyncio.run(backend.check_health())
+    assert backend._backend.calls == [1]
+    backend._answers([clip_of(b"one")])
+    asyncio.run(backend.check_health())
+    assert backend._backend.calls == [1, 1], "it has just answered"
+    backend._answered = float("-inf")
+    backend._backend.caption = None
+    with pytest.raises(TypeError):
+        asyncio.run(backend.check_health())
+
+
+def test_the_clip_of_health_checks_can_be_seen_and_heard() -> None:
+    clip = _test_clip()
+    assert clip.audio is not None
+    assert decode_audio(clip.audio).shape == (16_000,)
+    assert Image.open(io.BytesIO(clip.frames[0])).size == (64, 64)

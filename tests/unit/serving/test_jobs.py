@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from ray.job_submission import JobStatus
 
-from spark_ray.serving.database import Job
-from spark_ray.serving.jobs import RUNNING, JobKeeper
+from spark_ray.serving.database import Database, Job
+from spark_ray.serving.errors import ApiError
+from spark_ray.serving.jobs import RUNNING, JobBook, JobKeeper
 from spark_ray.serving.schemas import JobRequest
 from spark_ray.serving.settings import ServeSettings
 
@@ -91,3 +92,54 @@ def test_a_build_that_says_why_it_can_not_be_done_is_not_tried_again(
     job = kept(tmp_path, RayJobs(exit_code, log), rounds=3)
     assert (job.state, job.attempts) == ("failed", 1)
     assert str(job.error).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("asked", "place"),
+    [
+        ({"settings": {"captions_file": "s3://private/names.csv"}}, "s3://films/a.mp4"),
+        ({"settings": {"caption_model": "/home/somebody"}}, "s3://films/a.mp4"),
+        ({"settings": {"transcription_model": "s3://private/model"}}, "s3://films/a.mp4"),
+        ({"settings": {"max_pixels": 10**12}}, "s3://films/a.mp4"),
+        ({}, "s3://films/others.TXT "),  # whose lines could name any place
+    ],
+)
+def test_a_job_reads_nothing_but_what_its_owner_may_name(
+    tmp_path: Path, asked: dict[str, Any], place: str
+) -> None:
+    settings = ServeSettings.from_values(state=str(tmp_path)).located()
+    database = Database(settings.database)
+    book, request = JobBook(settings, database), JobRequest(name="set", **asked)
+    refused = pytest.raises(ApiError, match=r"server's own|addresses that it lists")
+    with refused, database.session() as session:
+        book.create(session, "me", request, [place])
+
+
+def test_a_job_that_cannot_be_dealt_with_does_not_hold_up_others(tmp_path: Path) -> None:
+    class Broken(RayJobs):
+        def get_job_status(self, submission: str) -> JobStatus:
+            raise RuntimeError("Ray says nothing of this one")
+
+    jobs = Broken(1, "")
+
+    async def keep() -> list[str]:
+        settings = ServeSettings.from_values(state=str(tmp_path), jobs_at_once=3).located()
+        keeper = JobKeeper(settings)
+        keeper._task.cancel()
+        keeper._client = jobs  # type: ignore[assignment]
+        made: list[Job] = []
+        for name, asked in (("first", {}), ("outdated", {"fps": 2}), ("last", {})):
+            request = JobRequest(name=name, assets=["a"], settings=asked)
+            with keeper._database.session() as session:
+                made.append(keeper._book.create(session, "me", request, ["/films/a.mp4"]))
+            if name == "first":
+                keeper.reconcile()
+            if name == "outdated":
+                with keeper._database.session() as session:
+                    stored = session.get_one(Job, made[-1].id)
+                    stored.request = {**stored.request, "settings": {"no_longer_known": 2}}
+        keeper.reconcile()
+        return [keeper._book.get(job.id, "me").state for job in made]
+
+    assert asyncio.run(keep()) == [RUNNING, "failed", RUNNING]
+    assert len(jobs.submitted) == 2

@@ -1,0 +1,138 @@
+"""Answers in OpenAI's shapes: what a client reads in them, and what it is told it can't have."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from spark_ray.core.schema import Clip, Segment
+from spark_ray.serving.gateway import create_app
+from spark_ray.serving.keys import KeyStore
+from spark_ray.serving.messages import Decoded, ModelFacts, ServedModel, Timing, Written
+from spark_ray.serving.routes.openai import _speech_answer
+from spark_ray.serving.services import Handles, Services
+from spark_ray.serving.settings import ServeSettings
+
+SERVED = ServedModel(name="any")
+
+
+def decoded(**found: Any) -> Decoded:
+    clip = Clip(clip_id="c", video_id="v", unit_id="v", source_path="x", end_s=2.5, **found)
+    return Decoded(clip=clip, seconds=0.0)
+
+
+def written(text: str, *segments: Segment) -> Written:
+    return Written(text=text, segments=list(segments), model=SERVED, timing=Timing())
+
+
+class Response:
+    """Stands for what a handle of Serve returns."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def __await__(self) -> Any:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Any:
+        return self._answer
+
+    def cancel(self) -> None: ...
+
+
+def client(folder: Path, clip: Decoded, **settings: Any) -> TestClient:
+    """Of a server with a captioner and a transcriber, to which every file is this clip."""
+    made = ServeSettings.from_values(
+        state=str(folder),
+        models={"seer": {"backend": "blip"}, "listener": {"backend": "whisper"}},
+        **settings,
+    )
+    model = SimpleNamespace(
+        facts=SimpleNamespace(remote=lambda: Response(ModelFacts(served=SERVED))),
+        write=SimpleNamespace(remote=lambda decoded, task, limit: Response(written(task))),
+    )
+    decoder = SimpleNamespace(decode=SimpleNamespace(remote=lambda file: Response(clip)))
+    handles = Handles(decoder=decoder, models={"seer": model, "listener": model})
+    services = Services(made.located(), handles)
+    _, key = KeyStore(services.database).create(
+        "test", ["infer"], requests_per_minute=6000, max_concurrent=4, lifetime_s=None
+    )
+    return TestClient(create_app(services), headers={"Authorization": f"Bearer {key}"})
+
+
+def chat(client: TestClient, model: str, **more: Any) -> Any:
+    shown = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,ZkxhQw=="}}
+    messages = [{"role": "user", "content": [shown]}]
+    return client.post(
+        "/v1/chat/completions", json={"model": model, "messages": messages, **more}
+    ).json()
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+def test_subtitles_hold_what_was_said_also_without_times(form: str) -> None:
+    answer = bytes(_speech_answer(written("a boat"), decoded(), form).body).decode()
+    assert "a boat" in answer
+    assert "00:00:02" in answer
+    assert "a boat" not in bytes(_speech_answer(written(""), decoded(), form).body).decode()
+    timed = written("a boat", Segment(start=1.0, end=1.5, text="boat"))
+    assert "00:00:02" not in bytes(_speech_answer(timed, decoded(), form).body).decode()
+
+
+@pytest.mark.parametrize(
+    ("model", "found", "said"),
+    [
+        ("seer", {"frames": [b"x"], "audio": b"x"}, "caption"),
+        ("listener", {"frames": [b"x"], "audio": b"x"}, "transcript"),
+    ],
+)
+def test_a_model_is_asked_for_what_it_can_do(
+    tmp_path: Path, model: str, found: dict[str, Any], said: str
+) -> None:
+    answer = chat(client(tmp_path, decoded(**found)), model)
+    assert answer["choices"][0]["message"]["content"] == said
+
+
+@pytest.mark.parametrize(
+    ("model", "found"), [("seer", {"audio": b"x"}), ("listener", {"frames": [b"x"]})]
+)
+def test_what_a_model_can_not_see_or_hear_is_no_empty_answer(
+    tmp_path: Path, model: str, found: dict[str, Any]
+) -> None:
+    answer = chat(client(tmp_path, decoded(**found)), model)
+    assert answer["error"]["code"] == "unusable_media"
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_limit_is_called_as_the_caller_called_it(tmp_path: Path, name: str) -> None:
+    error = chat(client(tmp_path, decoded()), "seer", **{name: 9999})["error"]
+    assert error["param"] == name
+    assert error["message"].startswith(name)
+
+
+def test_another_protocol_is_told_which_one_is_spoken(tmp_path: Path) -> None:
+    answer = client(tmp_path, decoded()).post("/v1/assets", headers={"Tus-Resumable": "9.9.9"})
+    assert (answer.status_code, answer.headers["tus-version"]) == (412, "1.0.0")
+
+
+def test_a_page_of_an_allowed_origin_can_upload_by_parts(tmp_path: Path) -> None:
+    page = "https://pages.example.com"
+    answer = client(tmp_path, decoded(), cors_origins=[page]).post(
+        "/v1/assets", headers={"Origin": page, "Tus-Resumable": "1.0.0", "Upload-Length": "9"}
+    )
+    assert answer.status_code == 201
+    assert answer.headers["access-control-allow-origin"] == page
+    readable = answer.headers["access-control-expose-headers"].lower()
+    assert all(name in readable for name in ("location", "upload-offset", "x-request-id"))
+
+
+def test_the_document_says_where_a_key_is_needed(tmp_path: Path) -> None:
+    asked = client(tmp_path, decoded())
+    document = asked.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    del asked.headers["Authorization"]
+    for path, operations in document["paths"].items():
+        if "get" in operations and path != "/readyz":
+            needs_key = operations["get"].get("security", document["security"]) != []
+            assert needs_key == (asked.get(path).status_code == 401), path
