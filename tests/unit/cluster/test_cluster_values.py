@@ -59,6 +59,7 @@ def test_rendering_again_spares_what_somebody_wrote(
         ({"provider": "azure"}, "provider: should be 'aws', 'gcp', 'on_premise' or 'kuberay'"),
         ({"provider": "gcp", "gcp": None}, "gcp: describe it, since provider is gcp"),
         ({"provider": "aws", "head": {}}, "head: provider aws needs a aws_machine"),
+        ({"provider": "aws", "aws": {}}, "aws: provider aws needs a machine_image"),
         (
             {"cpu_workers": {"cpus": 4, "memory_gib": 8, "min_nodes": 3, "max_nodes": 2}},
             "min_nodes=3 is more than max_nodes=2",
