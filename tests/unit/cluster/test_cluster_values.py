@@ -104,6 +104,20 @@ def test_wrong_values_are_one_sentence(changes: dict[str, Any], expected: str) -
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_who_submits_as_a_file_says_sends_the_token(
+    provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's client sends none without RAY_AUTH_MODE=token, and the cluster refuses it then."""
+    monkeypatch.chdir(ROOT)
+    files = render(ClusterValues.from_values(**given(provider=provider)))
+    texts = [text for text in files.values() if "spark-ray submit" in text]
+    assert texts
+    for text in texts:
+        before, _, _ = text.partition("spark-ray submit")
+        assert "RAY_AUTH_MODE=token" in before
+
+
 def test_what_goes_into_shell_lines_is_quoted() -> None:
     values = ClusterValues.from_values(**given(provider="aws", env={"NOTE": "a b; $(reboot)"}))
     (file,) = render(values).values()
