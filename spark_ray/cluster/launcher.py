@@ -97,6 +97,7 @@ def _aws_node(values: ClusterValues, nodes: Head | Workers) -> dict[str, Any]:
     disk = {"VolumeSize": values.disk_gib, "VolumeType": "gp3", "Encrypted": True}
     node: dict[str, Any] = {
         "InstanceType": nodes.aws_machine,
+        "ImageId": values.aws.machine_image,
         "BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Ebs": disk}],
         # Two hops: the container asks for the role's credentials through the host.
         "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 2},

@@ -90,7 +90,8 @@ def _launcher_steps(values: ClusterValues) -> list[str]:
     file = f"{values.provider}.yaml"
     return [
         f"    ray get-auth-token --generate && ray up {file}",
-        f"    ray dashboard {file}     # then, elsewhere: spark-ray submit JOB.yaml",
+        f"    ray dashboard {file}     # then, elsewhere:",
+        "    RAY_AUTH_MODE=token spark-ray submit JOB.yaml --address http://127.0.0.1:8265",
     ]
 
 
@@ -120,7 +121,7 @@ def _cluster_steps(values: ClusterValues) -> list[str]:
     return [
         "    kubectl apply -f raycluster.yaml",
         f"    kubectl {where} port-forward service/{values.name}-head-svc 8265",
-        f"    export RAY_AUTH_TOKEN=$(kubectl {where} get secret {values.name} "
+        f"    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(kubectl {where} get secret {values.name} "
         "-o jsonpath={.data.auth_token} | base64 -d)",
         "    spark-ray submit JOB.yaml --address http://127.0.0.1:8265",
     ]

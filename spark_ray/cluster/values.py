@@ -91,6 +91,10 @@ class Aws(_Values):
     """Amazon EC2."""
 
     region: Word = "eu-central-1"
+    machine_image: Word | None = Field(
+        None,
+        description="AMI of that region, Ubuntu with Docker and, for GPUs, NVIDIA's driver: ami-…",
+    )
     instance_profile: Word | None = Field(
         None, description="IAM instance profile of all nodes, for the buckets"
     )
@@ -116,7 +120,7 @@ class OnPremise(_Values):
 
 
 class Kubernetes(_Values):
-    """Kubernetes with the KubeRay operator, version 1.5 or later."""
+    """Kubernetes with the KubeRay operator, version 1.5.1 or later: former ones know no token."""
 
     namespace: Name = "spark-ray"
     operator_namespace: Name = Field("kuberay-system", description="where KubeRay itself runs")
@@ -190,6 +194,9 @@ class ClusterValues(JobConfig):
     def _provider_is_described(self) -> "ClusterValues":
         if self.provider in ("gcp", "on_premise") and getattr(self, self.provider) is None:
             raise ValueError(f"{self.provider}: describe it, since provider is {self.provider}")
+        if self.provider == "aws" and self.aws.machine_image is None:
+            # Ray's own choice has a driver of 2022, too old for the CUDA of our images.
+            raise ValueError("aws: provider aws needs a machine_image")
         if self.provider in ("aws", "gcp"):
             for group in ("head", "cpu_workers", "gpu_workers"):
                 nodes = getattr(self, group)

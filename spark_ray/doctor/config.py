@@ -7,7 +7,9 @@ from pydantic import Field
 from spark_ray.cluster.config import ClusterPlace
 from spark_ray.core.config import JobConfig
 
-Need = Literal["cluster", "gpu", "models", "train", "serve", "s3", "whisper", "faster-whisper"]
+Need = Literal[
+    "cluster", "gpu", "models", "train", "tune", "serve", "ui", "s3", "whisper", "faster-whisper"
+]
 
 
 class DoctorConfig(JobConfig, ClusterPlace):

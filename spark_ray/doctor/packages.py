@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from spark_ray.doctor.config import DoctorConfig
 from spark_ray.doctor.findings import Finding, wrong_if
 
-_EXTRAS = ("models", "train", "serve", "s3", "whisper", "faster-whisper")
+_EXTRAS = ("models", "train", "tune", "serve", "ui", "s3", "whisper", "faster-whisper")
 _SCENES = "scenedetect"
 _INSTALL_SCENES = "pip install --no-deps -r requirements/no-deps.txt"
 

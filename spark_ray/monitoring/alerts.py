@@ -79,7 +79,8 @@ def _cluster() -> list[Rule]:
             "NodeNotScraped", "page", "5m",
             'up{job="ray"} == 0',
             "{{ $labels.instance }} can't be scraped",
-            "The Ray node is gone, or its metrics port is closed: see the cluster's node list.",
+            "Ray has it among its living nodes, and its metrics port does not answer: its agent "
+            "hangs, or a firewall is between. Nodes that are gone leave the list of targets.",
         ),
     ]  # fmt: skip
 

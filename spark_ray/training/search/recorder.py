@@ -7,13 +7,16 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from spark_ray.core.errors import SparkRayError
 from spark_ray.core.storage import Folder
+from spark_ray.core.wording import counted
 from spark_ray.models.registered import open_client
 from spark_ray.training.run import RUN
 from spark_ray.training.search.cleaning import free_leaked_placement_groups
 from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import (
     RUNS,
+    TUNE,
     Report,
     TrialRecord,
     TrialState,
@@ -46,6 +49,22 @@ class Recorder(Callback):
     def __init__(self, config: StudyConfig) -> None:
         self.config, self.folder = config, Folder(config.study_dir)
         self._began_s: dict[str, float] = {}
+        self._looked = False
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """
+        Raises:
+            SparkRayError: Ray Tune could not read its own state, and would begin the study anew.
+        """
+        if not self._looked and not trials:
+            ended = [one for one in read_trials(self.folder) if one.state != "running"]
+            if ended:
+                raise SparkRayError(
+                    f"{self.folder / TUNE}: Ray Tune can't read what it kept of "
+                    f"{counted(len(ended), 'trial')} that ended; go on with the versions of Ray "
+                    "and SparkRay that the study was begun with, or give another study_dir"
+                )
+        self._looked = True
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

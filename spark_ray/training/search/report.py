@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -34,13 +35,25 @@ def write_report(studies: Sequence[Study], target: str | None = None) -> str:
     return target
 
 
-def render(studies: Sequence[Study]) -> str:
-    try:
-        from plotly.offline import get_plotlyjs
+def check_packages() -> None:
+    """Whether a report can be made; for those who make one only after hours.
 
-        from spark_ray.training.search import charts
-    except ImportError as error:
-        raise MissingDependency(error.name or "plotly", "tune", "a study's report") from error
+    Raises:
+        MissingDependency: Plotly or Optuna is not installed.
+    """
+    for package in ("optuna", "plotly"):
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise MissingDependency(package, "tune", "a study's report") from error
+
+
+def render(studies: Sequence[Study]) -> str:
+    check_packages()
+    from plotly.offline import get_plotlyjs
+
+    from spark_ray.training.search import charts
+
     figures: dict[str, Any] = {"history": charts.history(studies)}
     shares = [charts.importances(study) for study in studies]
     for number, study in enumerate(studies):

@@ -38,7 +38,7 @@ from spark_ray.training.search.records import (
     read_trials,
     write_trial,
 )
-from spark_ray.training.search.report import write_report
+from spark_ray.training.search.report import check_packages, write_report
 from spark_ray.training.search.space import corners, grid_size
 from spark_ray.training.search.trial import (
     FAILURES,
@@ -73,6 +73,7 @@ def tune_training(config: StudyConfig) -> Study:
     if study.record.state == "finished" and not config.retry_failed:
         print("  is done      nothing is left to do", file=sys.stderr)
         return study
+    check_packages()
     pinned = _pinned(config, study.record.dataset)
     runs, steps = _check(pinned)
     _print_plan(study, steps)

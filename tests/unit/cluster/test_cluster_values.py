@@ -59,6 +59,7 @@ def test_rendering_again_spares_what_somebody_wrote(
         ({"provider": "azure"}, "provider: should be 'aws', 'gcp', 'on_premise' or 'kuberay'"),
         ({"provider": "gcp", "gcp": None}, "gcp: describe it, since provider is gcp"),
         ({"provider": "aws", "head": {}}, "head: provider aws needs a aws_machine"),
+        ({"provider": "aws", "aws": {}}, "aws: provider aws needs a machine_image"),
         (
             {"cpu_workers": {"cpus": 4, "memory_gib": 8, "min_nodes": 3, "max_nodes": 2}},
             "min_nodes=3 is more than max_nodes=2",
@@ -101,6 +102,20 @@ def test_wrong_values_are_one_sentence(changes: dict[str, Any], expected: str) -
         ClusterValues.from_values(**given(**changes))
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_who_submits_as_a_file_says_sends_the_token(
+    provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's client sends none without RAY_AUTH_MODE=token, and the cluster refuses it then."""
+    monkeypatch.chdir(ROOT)
+    files = render(ClusterValues.from_values(**given(provider=provider)))
+    texts = [text for text in files.values() if "spark-ray submit" in text]
+    assert texts
+    for text in texts:
+        before, _, _ = text.partition("spark-ray submit")
+        assert "RAY_AUTH_MODE=token" in before
 
 
 def test_what_goes_into_shell_lines_is_quoted() -> None:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from spark_ray.serving.proxy import PROXY_ENVIRONMENT
 ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "cluster" / "images"
 KINDS = ("cpu", "gpu")
+# vLLM has an environment of its own.
+LAPTOPS_ONLY = {"bench", "demo", "dev", "docs", "monitoring", "notebooks", "vllm"}
 
 
 def instructions(kind: str) -> list[tuple[str, str]]:
@@ -41,9 +44,26 @@ def test_every_package_is_installed_with_the_constraints(kind: str, tmp_path: Pa
         assert "--constraint requirements/constraints.txt" in line or "--no-deps" in line
     assert "torch setuptools" in installs[0], "first, so that nothing else chooses its build"
     (extras,) = re.findall(r"--editable '\.\[(.*?)\]'", printed)
-    project = (ROOT / "pyproject.toml").read_text()
-    assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in extras.split(","))
-    assert {"models", "train", "serve", "s3"} <= set(extras.split(","))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    nodes_need = set(project["optional-dependencies"]) - LAPTOPS_ONLY
+    assert set(extras.split(",")) == nodes_need, "any job and any file of Serve runs on any node"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ray_up_finds_ray_in_a_login_shell(kind: str, tmp_path: Path) -> None:
+    """Debian's /etc/profile sets PATH anew, then reads what lies in /etc/profile.d."""
+    runs = " && ".join(rest for word, rest in instructions(kind) if word == "RUN")
+    (write,) = [step for step in runs.split("&&") if "/etc/profile.d/" in step]
+    subprocess.run(write.replace("/etc/profile.d", str(tmp_path)), shell=True, check=True)
+    (script,) = tmp_path.glob("*.sh")
+    debian = "/usr/local/bin:/usr/bin:/bin"
+    path = subprocess.run(
+        ["/bin/sh", "-c", f"PATH={debian}; . {script}; echo $PATH"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    (environment,) = [rest for word, rest in instructions(kind) if word == "ENV"]
+    image = dict(pair.split("=", 1) for pair in environment.split())["PATH"]
+    assert path == image.replace("$PATH", debian)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -119,3 +119,4 @@ def test_ray_starts_its_nodes_on_aws(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for instance in instances.values():
         assert instance["IamInstanceProfile"]["Arn"].endswith("/spark-ray")
         assert instance["MetadataOptions"]["HttpTokens"] == "required"
+        assert instance["ImageId"] == "ami-0123456789abcdef0", "not Ray's own"

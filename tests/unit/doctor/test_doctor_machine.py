@@ -133,6 +133,14 @@ def test_missing_and_unfit_packages_are_named() -> None:
     assert packages.check_group("", [Requirement("numpy>1")], needed=True).state == "ok"
 
 
+def test_what_a_node_needs_can_be_asked_for() -> None:
+    """Every extra that a job or a server takes along; `needs` makes it wrong where it lacks."""
+    given = DoctorConfig.from_values(needs=["tune", "ui"])
+    looked_at = {finding.text.partition(":")[0] for finding in packages.check_packages(given)}
+    assert any("spark-ray[tune]" in text for text in looked_at)
+    assert any("spark-ray[ui]" in text for text in looked_at)
+
+
 def test_a_second_opencv_is_found_by_its_metadata(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from ray.tune.experiment import Trial
 from studies import study_config
 
+from spark_ray.core.errors import SparkRayError
 from spark_ray.core.storage import Folder
 from spark_ray.training.search.recorder import Recorder
 from spark_ray.training.search.records import TrialRecord, read_trial, read_trials, write_trial
@@ -110,3 +111,16 @@ def test_a_trial_that_was_asked_to_end_was_stopped_and_not_finished(told: Told):
     assert (told.record(second).state, told.record(second).reason) == ("finished", None)
     told.recorder.on_trial_start(3, told.trials, first)
     assert told.record(first).state == "stopped", "a resumed study does not begin it again"
+
+
+def test_a_study_whose_state_ray_can_not_read_is_not_silently_done_again(told: Told):
+    first, _ = told.trials
+    told.recorder.on_step_begin(0, [])
+    told.recorder.on_trial_start(0, told.trials, first)
+    resumed = Recorder(told.recorder.config)
+    resumed.on_step_begin(0, [])  # killed in its first second, so nothing is lost
+    told.recorder.on_trial_complete(1, told.trials, first)
+    told.recorder.on_step_begin(1, [])
+    Recorder(told.recorder.config).on_step_begin(0, told.trials)
+    with pytest.raises(SparkRayError, match="can't read what it kept of 1 trial that ended"):
+        Recorder(told.recorder.config).on_step_begin(0, [])

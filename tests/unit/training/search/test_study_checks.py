@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from studies import trial, write_study
 
-from spark_ray.core.errors import ConfigError, DatasetError
+from spark_ray.core.errors import ConfigError, DatasetError, MissingDependency
 from spark_ray.datasets.samples import SPLITS, split_of
 from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import Study
@@ -84,6 +84,15 @@ def test_a_metric_that_no_split_can_give_is_named_before_the_first_trial(tmp_pat
     given = config(partial, tmp_path)
     with pytest.raises(ConfigError, match="no validation split, so no trial would report"):
         tune_training(given)
+
+
+def test_what_the_report_needs_is_asked_for_before_the_first_trial(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(MissingDependency, match=r"a study's report needs .*spark-ray\[tune\]"):
+        tune_training(config(dataset, tmp_path))
+    assert not (tmp_path / "study").exists()
 
 
 def test_a_folder_with_something_else_is_left_alone(dataset: Path, tmp_path: Path):
