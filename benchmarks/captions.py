@@ -50,6 +50,7 @@ def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Res
             "reference": str(model),
             "num_cpus": 1,
             "max_batch_size": best,
+            "batch_wait_s": 0.25,  # little beside the seconds that a batch takes
             "max_queued": 4 * _AT_ONCE,
         }
         with served(folder, _PORT, models={"seer": seer}, job_settings=_JOBS) as key:

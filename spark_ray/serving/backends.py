@@ -52,6 +52,7 @@ class BackendServer:
     async def write(self, decoded: Decoded, task: Task, max_new_tokens: int) -> Written:
         """A caption or a transcript of a clip; `max_new_tokens` is the backend's own setting."""
         received = time.perf_counter()
+        await self._worker.free()
         answer, started, model = await self._answer(decoded.clip)
         if isinstance(answer, Exception):
             raise answer
@@ -83,7 +84,7 @@ class BackendServer:
 
     @serve.batch()
     async def _answer(self, clips: list[Clip]) -> list[_Answer]:
-        return await self._worker.run(partial(self._answers, clips))
+        return await self._worker.run_batch(partial(self._answers, clips))
 
     def _answers(self, clips: list[Clip]) -> list[_Answer]:
         """What breaks one does not break the others."""

@@ -64,10 +64,25 @@ class Pending:
 
 
 class Worker:
-    """One thread for one model's arithmetic."""
+    """One thread for one model's arithmetic, and a door at which requests wait for their batch.
+
+    Serve forms a batch soon after its first request came, even while the batch before is being
+    worked on: requests that trickle in would be worked on by ones and twos. Those that wait at the
+    door until the thread is free go into one batch.
+    """
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._door = asyncio.Lock()
+
+    async def free(self) -> None:
+        """Returns when no batch is being worked on."""
+        async with self._door:
+            pass
+
+    async def run_batch(self, function: Callable[[], Result]) -> Result:
+        async with self._door:
+            return await self.run(function)
 
     async def run(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
@@ -149,6 +164,7 @@ class ApotheonServer:
         pending = Pending(prepared, task, max_new_tokens)
         preprocess = decoded.seconds + pending.received - started
         try:
+            await self._worker.free()
             written = await self._write(pending)
         except asyncio.CancelledError:
             pending.cancelled.set()
@@ -166,7 +182,7 @@ class ApotheonServer:
         answers: dict[int, Written | Exception] = {}
         for group in groups.values():
             wanted = [request for request in group if not request.cancelled.is_set()]
-            answers |= await self._worker.run(partial(_answers, loaded, wanted))
+            answers |= await self._worker.run_batch(partial(_answers, loaded, wanted))
         return [answers.get(id(request), _GONE) for request in requests]
 
     async def stream(
