@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.harness import ROOT
 from benchmarks.netns import Network
+from spark_ray.cluster.values import KEEPALIVE
 
 RAY = Path(sys.executable).with_name("ray")
 _PORT, _REDIS_PORT = 6379, 6380
@@ -40,6 +41,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            **KEEPALIVE,
         }
         self._head_options: list[str] = []
         self._workers: dict[int, subprocess.Popen[bytes]] = {}

@@ -4,11 +4,10 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from spark_ray.cluster.values import ClusterValues, Head, Workers
+from spark_ray.cluster.values import MODELS, ClusterValues, Head, Workers
 
 HEAD_TYPE = "head"
 MODELS_ON_HOST = "/mnt/models"
-MODELS = "/models"
 
 _TOKEN = "~/.ray/auth_token"  # noqa: S105 - where it is, not what it is
 _CONTAINER_USER = 1000
@@ -140,11 +139,10 @@ def _resources(workers: Workers) -> dict[str, int]:
 
 
 def _docker_options(values: ClusterValues) -> list[str]:
-    environment = {"HF_HOME": f"{MODELS}/huggingface", **values.env}
     return [
         f"--ulimit nofile={_FILES}:{_FILES}",
         f"--volume {MODELS_ON_HOST}:{MODELS}",
-        *(f"--env {shlex.quote(f'{name}={value}')}" for name, value in environment.items()),
+        *(f"--env {shlex.quote(f'{name}={value}')}" for name, value in values.environment.items()),
     ]
 
 

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from spark_ray.cluster.values import ClusterValues, Head, Workers
+from spark_ray.cluster.values import MODELS, ClusterValues, Head, Workers
 
-MODELS = "/models"
 TLS = "/etc/ray/tls"
 JOB_FOLDER = "/etc/spark-ray"
 JOB_FILE = "job.yaml"
@@ -135,11 +134,7 @@ def _ray_container(
     resources = {"cpu": str(size.cpus), "memory": f"{size.memory_gib}Gi"}
     if isinstance(size, Workers) and size.gpus:
         resources[_GPU] = str(size.gpus)
-    environment = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "HF_HOME": f"{MODELS}/huggingface",
-        **values.env,
-    }
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", **values.environment}
     container: dict[str, Any] = {
         "name": name,
         "image": image,

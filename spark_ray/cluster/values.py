@@ -147,6 +147,21 @@ class Kubernetes(_Values):
     redis_image: Word = "redis:7.4-bookworm"
 
 
+MODELS = "/models"
+"""Where containers keep weights that come from a hub."""
+
+KEEPALIVE = {
+    "RAY_grpc_client_keepalive_time_ms": "45000",
+    "RAY_grpc_client_keepalive_timeout_ms": "40000",
+}
+"""When Ray gives up a connection on which nothing comes back; the same on all nodes.
+
+A node that loses its power ends no connection. Ray notices after a minute, but whatever was asked
+of that node waits for TCP to give up, which takes more than two with Ray's own settings. It is
+longer than the half minute for which a cable may be out.
+"""
+
+
 class ClusterValues(JobConfig):
     """Render the files of a Ray cluster from one small set of values.
 
@@ -189,6 +204,11 @@ class ClusterValues(JobConfig):
     serve_config: str | None = Field(
         None, description="a file such as serve_configs/gpu.yaml, for a RayService; kuberay"
     )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every node."""
+        return {"HF_HOME": f"{MODELS}/huggingface", **KEEPALIVE, **self.env}
 
     @model_validator(mode="after")
     def _provider_is_described(self) -> "ClusterValues":
