@@ -115,6 +115,35 @@ def test_a_job_reads_nothing_but_what_its_owner_may_name(
         book.create(session, "me", request, [place])
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"decode_workers": 10_000},
+        {"caption_workers": 1},
+        {"transcription_workers": 64},
+        {"model_gpus": 8},
+        {"caption_batch_size": 4096},
+        {"transcription_device": "cuda:1"},
+        {"ray_address": "10.0.0.1:6379"},
+    ],
+)
+def test_how_much_of_the_cluster_a_job_takes_is_the_servers_to_say(
+    tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    settings = ServeSettings.from_values(
+        state=str(tmp_path), job_settings={"decode_workers": 3, "model_gpus": 0.5}
+    ).located()
+    database = Database(settings.database)
+    book = JobBook(settings, database)
+    refused = pytest.raises(ApiError, match=f"'{next(iter(asked))}' is the server's own to set")
+    with refused, database.session() as session:
+        book.create(session, "me", JobRequest(name="set", settings=asked), ["s3://films/a.mp4"])
+    with database.session() as session:
+        job = book.create(session, "me", JobRequest(name="set"), ["s3://films/a.mp4"])
+    config = book.build_config(job)
+    assert (config.decode_workers, config.model_gpus) == (3, 0.5)
+
+
 def test_a_job_that_cannot_be_dealt_with_does_not_hold_up_others(tmp_path: Path) -> None:
     class Broken(RayJobs):
         def get_job_status(self, submission: str) -> JobStatus:
