@@ -1,5 +1,6 @@
 """Answers in OpenAI's shapes: what a client reads in them, and what it is told it can't have."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
+from spark_ray.core.errors import NothingSaid
 from spark_ray.core.schema import Clip, Segment
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
@@ -159,6 +161,20 @@ def test_what_a_model_can_not_see_or_hear_is_no_empty_answer(
 ) -> None:
     answer = chat(client(tmp_path, decoded(**found)), model)
     assert answer["error"]["code"] == "unusable_media"
+
+
+def test_a_model_without_words_is_not_one_that_there_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def speechless(*given: Any) -> Written:
+        raise NothingSaid("caption_model said nothing about clip 0; raise caption_max_new_tokens")
+
+    monkeypatch.setattr(sys.modules[__name__], "answered", speechless)
+    asked = client(tmp_path, decoded(frames=[b"x"]))
+    png = {"file": b"\x89PNG\r\n\x1a\n" + bytes(99)}
+    answer = asked.post("/v1/captions", files=png, data={"model": "seer"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "nothing_said")
+    assert "caption_max_new_tokens" not in answer.text
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
