@@ -177,6 +177,17 @@ def test_a_model_without_words_is_not_one_that_there_is_not(
     assert "caption_max_new_tokens" not in answer.text
 
 
+def test_where_a_model_lies_is_not_shown(tmp_path: Path) -> None:
+    asked = client(tmp_path, decoded())
+    answer = asked.get("/v1/models")
+    assert {model["id"] for model in answer.json()["data"]} == {"seer", "listener", "apotheon"}
+    for place in ("", "/seer", "/listener"):
+        answer = asked.get(f"/v1/models{place}")
+        assert answer.status_code == 200
+        assert "/nowhere" not in answer.text
+        assert "reference" not in answer.text
+
+
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_a_limit_is_called_as_the_caller_called_it(tmp_path: Path, name: str) -> None:
     error = chat(client(tmp_path, decoded()), "seer", **{name: 9999})["error"]
