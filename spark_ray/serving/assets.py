@@ -27,10 +27,11 @@ _CHUNK_BYTES = 1 << 20
 
 
 class AssetStore:
-    """Assets below a folder, and what is known of them in the database."""
+    """Assets in the server's state, and what is known of them in the database."""
 
-    def __init__(self, folder: Folder, database: Database, limits: RequestLimits) -> None:
-        self._folder, self._database, self._limits = folder, database, limits
+    def __init__(self, state: str, database: Database, limits: RequestLimits) -> None:
+        self._folder = Folder(f"{state}/assets", scratch="writing")
+        self._database, self._limits = database, limits
 
     def begin(self, owner: str, size_bytes: int | None = None) -> Asset:
         """A new asset without bytes; `size_bytes` None where the end will tell.
@@ -184,7 +185,11 @@ class AssetStore:
         self._remove(asset.id)
 
     def remove_expired(self) -> int:
-        """Remove what is out of date, or was begun and never finished; how many those were."""
+        """Remove what is out of date, or was begun and never finished; how many those were.
+
+        Files that a killed process was writing go, too, once no upload can be that old.
+        """
+        self._folder.remove_abandoned(2 * self._limits.upload_timeout_s)
         with self._database.session() as session:
             old = list(session.scalars(select(Asset.id).where(Asset.expires < time.time())))
         for asset_id in old:

@@ -191,10 +191,8 @@ class JobKeeper:
         self._settings = settings
         self._database = Database(settings.database)
         self._book = JobBook(settings, self._database)
-        self._assets = AssetStore(
-            Folder(f"{settings.state}/assets"), self._database, settings.limits
-        )
-        self._cleaned = 0.0
+        self._assets = AssetStore(settings.state, self._database, settings.limits)
+        self._cleaned = float("-inf")
         self._client: JobSubmissionClient | None = None
         self._beat = time.monotonic()
         self._task = asyncio.get_running_loop().create_task(self._keep())

@@ -1,6 +1,8 @@
 """The keeper of jobs: which of them it submits again, and which have failed for good."""
 
 import asyncio
+import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 from ray.job_submission import JobStatus
 
+from spark_ray.serving import jobs as jobs_module
 from spark_ray.serving.database import Database, Job
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.jobs import RUNNING, JobBook, JobKeeper
@@ -92,6 +95,19 @@ def test_a_build_that_says_why_it_can_not_be_done_is_not_tried_again(
     job = kept(tmp_path, RayJobs(exit_code, log), rounds=3)
     assert (job.state, job.attempts) == ("failed", 1)
     assert str(job.error).startswith(reason)
+
+
+def test_the_keeper_begins_with_clearing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    just_booted = SimpleNamespace(monotonic=lambda: 5.0, time=time.time)
+    monkeypatch.setattr(jobs_module, "time", just_booted)
+    left = tmp_path / "assets" / "writing" / ".000000000000000-0.00.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x")
+    os.utime(left, (0, 0))
+    kept(tmp_path, RayJobs(0, ""), rounds=1)
+    assert not left.exists()
 
 
 @pytest.mark.parametrize(
