@@ -12,14 +12,12 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
-from ray.util.state import get_log
-from ray.util.state.exception import RayStateApiException
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -55,9 +53,7 @@ _LISTS = tuple(LIST_SUFFIXES)
 _MOST_ATTEMPTS = 5
 _POLL_S = 1.0
 _CLEAN_UP_EVERY_S = 3600.0
-_LOG_TAIL_LINES = 10_000
 _LOG_TAIL_BYTES = 1 << 20
-_NO_LOG = "A file is not found"  # as Ray says where a driver was lost before its first line
 _FAILED_FOR_GOOD = (1, 2)  # exit statuses of `data build`: nothing to publish, wrong settings
 _LAST_WORDS = ("error: ", "nothing published: ")
 
@@ -349,27 +345,9 @@ def _dataset(job: Job) -> tuple[str, str]:
 
 
 def _client() -> JobSubmissionClient:
-    return JobSubmissionClient(_cluster())
-
-
-def _cluster() -> str:
-    return ray.get_runtime_context().gcs_address
+    return JobSubmissionClient(ray.get_runtime_context().gcs_address)
 
 
 def read_log(client: JobSubmissionClient, submission: str) -> str:
-    """The end of what a submission printed; of the whole, which may be long, nobody reads more.
-
-    Raises:
-        RayStateApiException, OSError: it can't be read right now.
-    """
-    if client.get_job_info(submission).driver_node_id is None:
-        return ""  # its driver never began
-    end = b""
-    try:
-        chunks = get_log(_cluster(), submission_id=submission, tail=_LOG_TAIL_LINES, encoding=None)
-        for chunk in cast(Iterator[bytes], chunks):
-            end = (end + chunk)[-_LOG_TAIL_BYTES:]  # one line alone may be longer
-    except RayStateApiException as error:
-        if _NO_LOG not in str(error):
-            raise
-    return end.decode("utf-8", "replace")
+    """The end of what a submission printed."""
+    return client.get_job_logs(submission)[-_LOG_TAIL_BYTES:]
