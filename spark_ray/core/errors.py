@@ -29,6 +29,10 @@ class ModelError(SparkRayError):
     """A model's weights can't be found, read, or don't fit the backend that was asked for."""
 
 
+class NothingSaid(ModelError):
+    """A model that was loaded well has no words for a clip."""
+
+
 class RegistryUnavailable(ModelError):
     """The registry of models can't be asked; what it would say is not known."""
 

@@ -9,10 +9,11 @@ import io
 import os
 import secrets
 import shutil
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
@@ -310,6 +311,21 @@ class Folder:
 
     def _scratch_path(self) -> Path | None:
         return local_path(self / self.scratch) if self.scratch else None
+
+    def remove_abandoned(self, unchanged_s: float) -> int:
+        """Remove from `scratch` what nobody wrote to for so long; how many files those were."""
+        scratch = self._scratch_path()
+        if scratch is None or is_remote(self.location) or not scratch.is_dir():
+            return 0
+        removed = 0
+        with storage_errors(str(scratch), "remove"):
+            for file in scratch.iterdir():
+                # One that was finished meanwhile has its own name by now.
+                with suppress(FileNotFoundError):
+                    if time.time() - file.stat().st_mtime > unchanged_s:
+                        file.unlink()
+                        removed += 1
+        return removed
 
     def names(self, prefix: str = "") -> list[str]:
         """Relative paths of all files below `prefix`, sorted; empty if there is no such folder."""

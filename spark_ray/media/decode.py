@@ -7,6 +7,7 @@ packet is decoded once, and every consumer looks at the frame while it is there.
 from __future__ import annotations  # PyAV's packets are generic for type checkers alone
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -74,7 +75,11 @@ class DecodedClip:
 
 
 def decode_clips(
-    file: BinaryIO, span: Span, options: DecodeOptions, subtitle_language: str | None = None
+    file: BinaryIO,
+    span: Span,
+    options: DecodeOptions,
+    subtitle_language: str | None = None,
+    gone: threading.Event | None = None,
 ) -> Iterator[DecodedClip]:
     """Decode `span` of the video in `file` and yield its clips in order of time.
 
@@ -83,18 +88,26 @@ def decode_clips(
     Subtitles are those in `subtitle_language`, or else in that of the sound.
 
     Raises:
+        CancelledError: `gone` was set meanwhile, because nobody waits for the clips.
         MediaError: one of its subclasses, when the file can't be used or takes too long. Clips that
             were yielded before stay good.
     """
     with open_source(file, options, subtitle_language) as source:
-        yield from _Pass(source, span, options).run()
+        yield from _Pass(source, span, options, gone).run()
 
 
 class _Pass:
     """The state of one pass over one span."""
 
-    def __init__(self, source: MediaSource, span: Span, options: DecodeOptions) -> None:
+    def __init__(
+        self,
+        source: MediaSource,
+        span: Span,
+        options: DecodeOptions,
+        gone: threading.Event | None,
+    ) -> None:
         self._source = source
+        self._gone = gone
         self._span = span
         self._options = options
         self._start_s = span.start_s - _EPSILON_S
@@ -196,7 +209,7 @@ class _Pass:
         return max(SETTLE_S, min(watch_s, self._options.clip_max_s))
 
     def _new_deadline(self) -> Callable[[], None]:
-        return deadline(self._options.decode_timeout_s, "decoding one clip")
+        return deadline(self._options.decode_timeout_s, "decoding one clip", self._gone)
 
     # One frame ------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Pictures and sound that come by themselves, made into what a clip holds."""
 
 import io
+import threading
 from typing import BinaryIO
 
 import av
@@ -48,7 +49,11 @@ def read_picture(data: bytes, options: PictureOptions, max_pixels: int) -> bytes
 
 
 def read_sound(
-    file: BinaryIO, limits: MediaLimits, max_s: float, codec: AudioCodec = "flac"
+    file: BinaryIO,
+    limits: MediaLimits,
+    max_s: float,
+    codec: AudioCodec = "flac",
+    gone: threading.Event | None = None,
 ) -> tuple[bytes, float]:
     """The best audio stream of a file as 16 kHz mono, and its length in seconds.
 
@@ -57,8 +62,9 @@ def read_sound(
         MediaLimitExceeded: it is longer than `max_s`.
         CorruptMedia: nothing of it can be decoded.
         MediaTimeout: decoding took more than `limits.decode_timeout_s`.
+        CancelledError: `gone` was set meanwhile, because nobody waits for the sound.
     """
-    check = deadline(limits.decode_timeout_s, "decoding the sound")
+    check = deadline(limits.decode_timeout_s, "decoding the sound", gone)
     track = AudioTrack()
     try:
         with av.open(

@@ -1,8 +1,10 @@
 """Opening a video: which streams of the file we use, and what they say about themselves."""
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -352,11 +354,16 @@ def _fraction(value: object) -> Fraction:
     return Fraction(value.numerator, value.denominator)  # type: ignore[attr-defined]
 
 
-def deadline(seconds: float, doing: str) -> Callable[[], None]:
-    """A check that raises `MediaTimeout` once `seconds` have passed."""
+def deadline(seconds: float, doing: str, gone: threading.Event | None = None) -> Callable[[], None]:
+    """A check that raises `MediaTimeout` once `seconds` have passed.
+
+    Where `gone` is set, because nobody waits for the outcome, it raises `CancelledError`.
+    """
     end = time.monotonic() + seconds
 
     def check() -> None:
+        if gone is not None and gone.is_set():
+            raise CancelledError(f"{doing} was given up: nobody waits for it")
         if time.monotonic() > end:
             raise MediaTimeout(f"{doing} took more than {seconds:g} s (decode_timeout_s)")
 

@@ -10,7 +10,12 @@ from faster_whisper.utils import _MODELS
 from spark_ray.core.errors import ModelError, unknown_choice
 from spark_ray.core.schema import Clip, ModelInfo, Segment, Transcript, Word
 from spark_ray.media.audio_codec import SAMPLE_RATE, decode_audio
-from spark_ray.models.transcription import TranscriptionOptions, transcribers, transcript_of
+from spark_ray.models.transcription import (
+    TranscriptionOptions,
+    language_of,
+    transcribers,
+    transcript_of,
+)
 from spark_ray.models.weights import CTRANSLATE2, WantedWeights, check_weights, resolve_weights
 
 _WINDOW_S = 30
@@ -88,11 +93,17 @@ class FasterWhisperTranscriber:
 
         Raises:
             CorruptMedia: a clip's audio bytes can't be decoded.
+            ConfigError: a clip is said to be in a language that the model doesn't know.
         """
-        heard = {clip.clip_id: self._hear(clip.audio) for clip in clips if clip.audio is not None}
+        known = self.model.supported_languages
+        heard = {
+            clip.clip_id: self._hear(clip.audio, language_of(clip, self.options, known))
+            for clip in clips
+            if clip.audio is not None
+        }
         return {clip_id: transcript for clip_id, transcript in heard.items() if transcript}
 
-    def _hear(self, audio: bytes) -> Transcript | None:
+    def _hear(self, audio: bytes, language: str | None) -> Transcript | None:
         samples = decode_audio(audio)
         duration_s = samples.size / SAMPLE_RATE
         # The pipeline carries state from window to window; a new one costs nothing and makes a
@@ -100,7 +111,7 @@ class FasterWhisperTranscriber:
         pipeline = faster_whisper.BatchedInferencePipeline(self.model)
         segments, info = pipeline.transcribe(
             samples,
-            language=self.options.transcription_language,
+            language=language,
             batch_size=self.options.transcription_batch_size,
             word_timestamps=self.options.word_timestamps,
             without_timestamps=False,

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from spark_ray.core.errors import CorruptMedia, ModelError
+from spark_ray.core.errors import CorruptMedia, NothingSaid
 from spark_ray.core.schema import Caption, Clip, ModelInfo
 from spark_ray.models.captioning import CaptionOptions
 from spark_ray.models.pretrained import Placement, choose_placement
@@ -76,7 +76,7 @@ class FrameCaptioner(ABC):
 
         Raises:
             CorruptMedia: a frame is no readable JPEG.
-            ModelError: the model said nothing about any frame of a clip.
+            NothingSaid: the model said nothing about any frame of a clip.
         """
         captions = self.frame_captions(clips)
         return {clip_id: clip_caption(clip_id, texts) for clip_id, texts in captions.items()}
@@ -114,12 +114,12 @@ def clip_caption(clip_id: str, captions: list[str], whole: str | None = None) ->
     """The clip's caption from those of its frames; `whole` is the model's own text for the clip.
 
     Raises:
-        ModelError: all of them are empty.
+        NothingSaid: all of them are empty.
     """
     captions = [" ".join(text.split()) for text in captions]
     text = " ".join(whole.split()) if whole is not None else most_central(captions)
     if not text:
-        raise ModelError(
+        raise NothingSaid(
             f"caption_model said nothing about clip {clip_id}; raise caption_max_new_tokens, "
             "or change caption_prompt"
         )

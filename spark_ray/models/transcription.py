@@ -3,10 +3,12 @@
 As with captions, importing this module costs nothing; a backend is imported when it is asked for.
 """
 
+from collections.abc import Collection
+
 from pydantic import BaseModel, Field
 
-from spark_ray.core.errors import ConfigError
-from spark_ray.core.schema import Segment, Transcript, Word
+from spark_ray.core.errors import ConfigError, unknown_choice
+from spark_ray.core.schema import Clip, Segment, Transcript, Word
 from spark_ray.media.languages import LanguageCode
 from spark_ray.models.protocols import Transcriber
 from spark_ray.models.registry import BackendModule, Registry
@@ -94,6 +96,25 @@ def build_transcriber(options: TranscriptionOptions) -> Transcriber:
     # A job's whole configuration inherits these fields; only ours travel to the actors.
     own = {name: getattr(options, name) for name in TranscriptionOptions.model_fields}
     return factory(TranscriptionOptions.model_validate(own))
+
+
+class SpokenClip(Clip):
+    """A clip of which whoever asks says what language is spoken in it, by its ISO 639 code."""
+
+    spoken_language: str
+
+
+def language_of(clip: Clip, options: TranscriptionOptions, known: Collection[str]) -> str | None:
+    """The language to listen for, where the clip or else the setting says it.
+
+    Raises:
+        ConfigError: the clip's is not among those that the model knows.
+    """
+    if not isinstance(clip, SpokenClip):
+        return options.transcription_language
+    if clip.spoken_language not in known:
+        raise unknown_choice("language", clip.spoken_language, known)
+    return clip.spoken_language
 
 
 def transcript_of(

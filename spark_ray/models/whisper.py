@@ -18,7 +18,12 @@ from spark_ray.core.schema import Clip, ModelInfo, Segment, Transcript, Word
 from spark_ray.core.storage import user_path
 from spark_ray.media.audio_codec import SAMPLE_RATE, decode_audio
 from spark_ray.models.pretrained import choose_placement
-from spark_ray.models.transcription import TranscriptionOptions, transcribers, transcript_of
+from spark_ray.models.transcription import (
+    TranscriptionOptions,
+    language_of,
+    transcribers,
+    transcript_of,
+)
 from spark_ray.models.weights import Weights, log, require_online
 
 _DOWNLOAD_MB = {"tiny": 76, "base": 145, "small": 484, "medium": 1528, "turbo": 1618, "large": 3087}
@@ -76,11 +81,17 @@ class WhisperTranscriber:
 
         Raises:
             CorruptMedia: a clip's audio bytes can't be decoded.
+            ConfigError: a clip is said to be in a language that the model doesn't know.
         """
-        heard = {clip.clip_id: self._hear(clip.audio) for clip in clips if clip.audio is not None}
+        known = LANGUAGES if self.model.is_multilingual else {"en"}
+        heard = {
+            clip.clip_id: self._hear(clip.audio, language_of(clip, self.options, known))
+            for clip in clips
+            if clip.audio is not None
+        }
         return {clip_id: transcript for clip_id, transcript in heard.items() if transcript}
 
-    def _hear(self, audio: bytes) -> Transcript | None:
+    def _hear(self, audio: bytes, language: str | None) -> Transcript | None:
         samples = decode_audio(audio)
         gpus = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=gpus):
@@ -88,7 +99,7 @@ class WhisperTranscriber:
             result = whisper.transcribe(
                 self.model,
                 samples,
-                language=self.options.transcription_language,
+                language=language,
                 word_timestamps=self.options.word_timestamps,
                 fp16=bool(gpus),
                 verbose=None,

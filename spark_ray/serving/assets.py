@@ -22,14 +22,16 @@ from spark_ray.serving.errors import ApiError, not_found, too_large
 from spark_ray.serving.settings import RequestLimits
 
 _ID = re.compile(r"asset-[0-9a-f]{24}")
+_STORED = re.compile(rf"/({_ID.pattern})/file$")
 _CHUNK_BYTES = 1 << 20
 
 
 class AssetStore:
-    """Assets below a folder, and what is known of them in the database."""
+    """Assets in the server's state, and what is known of them in the database."""
 
-    def __init__(self, folder: Folder, database: Database, limits: RequestLimits) -> None:
-        self._folder, self._database, self._limits = folder, database, limits
+    def __init__(self, state: str, database: Database, limits: RequestLimits) -> None:
+        self._folder = Folder(f"{state}/assets", scratch="writing")
+        self._database, self._limits = database, limits
 
     def begin(self, owner: str, size_bytes: int | None = None) -> Asset:
         """A new asset without bytes; `size_bytes` None where the end will tell.
@@ -183,7 +185,11 @@ class AssetStore:
         self._remove(asset.id)
 
     def remove_expired(self) -> int:
-        """Remove what is out of date, or was begun and never finished; how many those were."""
+        """Remove what is out of date, or was begun and never finished; how many those were.
+
+        Files that a killed process was writing go, too, once no upload can be that old.
+        """
+        self._folder.remove_abandoned(2 * self._limits.upload_timeout_s)
         with self._database.session() as session:
             old = list(session.scalars(select(Asset.id).where(Asset.expires < time.time())))
         for asset_id in old:
@@ -218,6 +224,12 @@ class PartWriter:
             raise too_large("the file", self._most_bytes)
         self._file.write(data)
         self.size_bytes += len(data)
+
+
+def shown_source(source_path: str) -> str:
+    """Where a clip came from, as callers are told: an asset by its id, not by where it is kept."""
+    stored = _STORED.search(source_path)
+    return source_path if stored is None else stored[1]
 
 
 def _place(asset_id: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from ray import serve
 
 from spark_ray.core.anatomy import Task
-from spark_ray.core.errors import ModelError
+from spark_ray.core.errors import NothingSaid
 from spark_ray.core.logging import configure_logging
 from spark_ray.core.schema import Caption, Clip, FrameSample, Transcript
 from spark_ray.media.audio_codec import SAMPLE_RATE, encode_audio
@@ -46,7 +46,7 @@ class BackendServer:
     async def check_health(self) -> None:
         """Ask for a real answer, unless one was given lately: these models take their time."""
         if time.monotonic() - self._answered > _SILENT_S:
-            with suppress(ModelError):  # it found no words for nothing, which is an answer
+            with suppress(NothingSaid):  # it found no words for nothing, which is an answer
                 await self._worker.run(partial(self._ask, [_test_clip()]))
 
     async def write(self, decoded: Decoded, task: Task, max_new_tokens: int) -> Written:

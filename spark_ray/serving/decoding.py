@@ -1,6 +1,7 @@
 """The deployment that turns a stored file into a clip: the same decode as in the dataset job."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -35,10 +36,11 @@ def decode_options(settings: Mapping[str, object], limits: RequestLimits) -> Bui
     )
 
 
-def decode_file(file: MediaFile, options: BuildConfig) -> Clip:
+def decode_file(file: MediaFile, options: BuildConfig, gone: threading.Event | None = None) -> Clip:
     """The whole file as one clip: frames of a video or picture, sound of a video or recording.
 
     Raises:
+        CancelledError: `gone` was set meanwhile, because nobody waits for the clip.
         MediaError: it can't be used, or is longer, larger or slower than the options allow.
     """
     video_id = file.sha256[:VIDEO_ID_CHARS]
@@ -58,19 +60,22 @@ def decode_file(file: MediaFile, options: BuildConfig) -> Clip:
         )
     if file.kind == "video":
         try:
-            return _decode_video(file, base, options)
+            return _decode_video(file, base, options, gone)
         except NotAVideo:
             pass  # a container without pictures may still have sound
     with open_read(file.location) as opened:
-        audio, seconds = read_sound(opened, options, options.clip_max_s)
+        audio, seconds = read_sound(opened, options, options.clip_max_s, gone=gone)
     return base.model_copy(
         update={"clip_id": clip_id(video_id, 0.0, seconds), "end_s": seconds, "audio": audio}
     )
 
 
-def _decode_video(file: MediaFile, base: Clip, options: BuildConfig) -> Clip:
+def _decode_video(
+    file: MediaFile, base: Clip, options: BuildConfig, gone: threading.Event | None
+) -> Clip:
     with open_read(file.location) as opened:
-        (decoded,) = decode_clips(opened, Span(), options, options.transcription_language)
+        language = options.transcription_language
+        (decoded,) = decode_clips(opened, Span(), options, language, gone)
     assert base.video_id is not None
     return base.model_copy(
         update={
@@ -97,12 +102,18 @@ class Decoder:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     async def decode(self, file: MediaFile) -> Decoded:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._decode, file)
+        loop, gone = asyncio.get_running_loop(), threading.Event()
+        try:
+            return await loop.run_in_executor(self._threads, self._decode, file, gone)
+        except asyncio.CancelledError:
+            gone.set()  # its thread is for those who still wait
+            raise
 
-    def _decode(self, file: MediaFile) -> Decoded:
+    def _decode(self, file: MediaFile, gone: threading.Event) -> Decoded:
         started = time.perf_counter()
         options = decode_options({**self._settings, **file.decoding}, self._limits)
         # A read on storage that hangs would hold the thread for ever.
-        clip = within(lambda: decode_file(file, options), options.decode_timeout_s, "decoding it")
+        clip = within(
+            lambda: decode_file(file, options, gone), options.decode_timeout_s, "decoding it"
+        )
         return Decoded(clip=clip, seconds=time.perf_counter() - started)

@@ -10,6 +10,7 @@ from spark_ray.core.errors import (
     MediaLimitExceeded,
     MediaTimeout,
     ModelError,
+    NothingSaid,
     RegistryUnavailable,
     SparkRayError,
     StorageError,
@@ -90,6 +91,9 @@ def as_api_error(error: SparkRayError) -> ApiError:
     """What a mistake of the user's, found deep in the house, is called over HTTP."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, NothingSaid):
+        # Its own words are for who builds a dataset, and can change the model's settings.
+        return ApiError(422, "nothing_said", "the model has no words for this clip")
     for kind, status, code in _STATUS:
         if isinstance(error, kind):
             again_s = 1.0 if status == 503 else None

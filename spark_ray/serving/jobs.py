@@ -25,7 +25,7 @@ from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import build_progress
-from spark_ray.datasets.config import BuildConfig
+from spark_ray.datasets.config import OPERATIONAL, BuildConfig
 from spark_ray.datasets.ingest import LIST_SUFFIXES
 from spark_ray.datasets.layout import METADATA, resolve_published
 from spark_ray.datasets.publish import publication_of
@@ -42,11 +42,13 @@ log = get_logger(__name__)
 WAITING, RUNNING, STOPPING = "queued", "running", "cancelling"
 ENDED = frozenset(("succeeded", "failed", "cancelled"))
 
-_FIXED = frozenset(("input", "output", "version", "ray_address", "dashboard"))
+_FIXED = frozenset(("input", "output", "version"))
 # Places that the server can read and a job's owner need not, and bounds that guard it. A server
 # offers others by its `job_settings`.
 _FIXED |= {"captions_file", "caption_model", "caption_revision", "transcription_model"}
-_FIXED |= {"max_pixels", "max_frame_rate", "max_file_bytes", "decode_timeout_s"}
+_FIXED |= {"max_pixels", "max_frame_rate", "max_file_bytes"}
+# How much of the cluster a job takes, which changes nothing in the dataset: others need it, too.
+_FIXED |= OPERATIONAL
 _LISTS = tuple(LIST_SUFFIXES)
 _MOST_ATTEMPTS = 5
 _POLL_S = 1.0
@@ -189,10 +191,8 @@ class JobKeeper:
         self._settings = settings
         self._database = Database(settings.database)
         self._book = JobBook(settings, self._database)
-        self._assets = AssetStore(
-            Folder(f"{settings.state}/assets"), self._database, settings.limits
-        )
-        self._cleaned = 0.0
+        self._assets = AssetStore(settings.state, self._database, settings.limits)
+        self._cleaned = float("-inf")
         self._client: JobSubmissionClient | None = None
         self._beat = time.monotonic()
         self._task = asyncio.get_running_loop().create_task(self._keep())

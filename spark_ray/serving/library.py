@@ -7,7 +7,10 @@ a manifest of 100,000 clips takes seconds.
 import base64
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
+
+import pyarrow as pa
 
 from spark_ray.core.errors import SparkRayError
 from spark_ray.core.storage import Folder
@@ -25,6 +28,7 @@ from spark_ray.datasets.reading import load_metadata
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.datasets.settings import explain_settings
 from spark_ray.media.thumbnails import thumbnail
+from spark_ray.serving.assets import shown_source
 from spark_ray.serving.dataset_names import without_location
 from spark_ray.serving.dataset_schemas import (
     ClipChange,
@@ -137,9 +141,10 @@ class Library:
         """
         folder = self._folder(place, version)
         index, row = self._row(folder, clip_id)
-        record = manifest_line_of(folder, clip_id)
+        meta = manifest_line_of(folder, clip_id)["meta"]
         return ClipDetails(
-            **_summary_of(index, row, thumbnails).model_dump(), record=record["meta"]
+            **_summary_of(index, row, thumbnails).model_dump(),
+            record={**meta, "source_path": shown_source(meta["source_path"])},
         )
 
     def frame(self, place: DatasetPlace, version: str, clip_id: str, number: int) -> bytes:
@@ -203,7 +208,7 @@ class Library:
             if key in self._indices:
                 self._indices.move_to_end(key)
                 return self._indices[key]
-        made = load_index(folder.location)
+        made = _as_shown(load_index(folder.location))
         with self._lock:
             self._indices[key] = made
             while len(self._indices) > 1 and (
@@ -244,6 +249,14 @@ class Library:
                 **counted,
             }
         ), metadata
+
+
+def _as_shown(index: SampleIndex) -> SampleIndex:
+    """The index with sources as callers may see them, and search for them."""
+    column = index.table.schema.get_field_index("source_path")
+    shown = [shown_source(path) for path in index.table["source_path"].to_pylist()]
+    table = index.table.set_column(column, "source_path", pa.array(shown, pa.string()))
+    return replace(index, table=table)
 
 
 def _summary_of(index: SampleIndex, row: dict[str, Any], thumbnails: int) -> ClipSummary:

@@ -223,7 +223,6 @@ class ModelCard(Response):
     owned_by: str = "spark-ray"
     backend: str
     abilities: list[str]
-    reference: str | None
 
 
 class ModelList(Response):

@@ -20,7 +20,6 @@ from ray.serve.exceptions import (
 
 from spark_ray.core.errors import SparkRayError
 from spark_ray.core.logging import get_logger
-from spark_ray.core.storage import Folder
 from spark_ray.serving.assets import AssetStore
 from spark_ray.serving.catalog import Catalog, Target
 from spark_ray.serving.database import Asset, Database
@@ -62,8 +61,7 @@ class Services:
         if settings.tokens is not None:
             self.tokens = TokenVerifier(settings.tokens, self.database)
         self.throttle = Throttle(settings.gateway_replicas)
-        folder = Folder(f"{settings.state}/assets", scratch="writing")
-        self.assets = AssetStore(folder, self.database, settings.limits)
+        self.assets = AssetStore(settings.state, self.database, settings.limits)
         self.fetcher = Fetcher(
             settings.allowed_hosts,
             settings.allowed_buckets,

@@ -81,6 +81,11 @@ class ModelSettings(BaseModel):
             return ("caption", "chat")
         return ("caption",) if self.backend in captioners.names else ("transcribe",)
 
+    @property
+    def takes_language(self) -> bool:
+        """Whether a request may say what language is spoken; Apotheon writes what it hears."""
+        return self.backend in ("whisper", "faster_whisper")
+
     @field_validator("backend")
     @classmethod
     def _known_backend(cls, backend: str) -> str:

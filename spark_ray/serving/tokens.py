@@ -156,7 +156,8 @@ class _KeySet:
     """The provider's public keys, read when they are first needed and again after a while.
 
     A key that isn't among them may be new, so they are read again for it, though not at every
-    request: anybody can send a token with a key's name that there never was.
+    request: anybody can send a token with a key's name that there never was. Nor does anyone wait
+    for another's reading of them: a token of a known key is checked with what is there.
     """
 
     def __init__(self, settings: TokenSettings) -> None:
@@ -164,29 +165,34 @@ class _KeySet:
         self._lock = threading.Lock()
         self._keys: list[jwt.PyJWK] = []
         self._read = self._tried = float("-inf")
+        self._is_reading = False
 
     def find(self, name: object) -> jwt.PyJWK | None:
         """The key of that name; without a name, the only one.
 
         Raises:
-            ApiError: they can't be read, and there are none from before that could be used.
+            ApiError: they can't be read, and there are none from before that could be used; or it
+                is not among them, and they are just being read.
         """
+        now = time.monotonic()
+        is_old = now - self._read > self._settings.jwks_lifetime_s
+        if (is_old or self._held(name) is None) and self._may_read_again(now):
+            self._read_again(now)
+        is_being_read = self._is_reading  # before one looks: a key may come with what is read
+        key = self._held(name)
+        if key is None and is_being_read:
+            raise _unavailable("are just being read; try again", 1.0)
+        if not self._keys or now - self._read > self._settings.jwks_lifetime_s + _MOST_STALE_S:
+            raise _unavailable("can't be read, so no token can be checked", _FETCH_AGAIN_S)
+        return key
+
+    def _may_read_again(self, now: float) -> bool:
+        """Whether this thread is to do it: one at a time, and none too soon after another."""
         with self._lock:
-            key = self._held(name)
-            now = time.monotonic()
-            is_old = now - self._read > self._settings.jwks_lifetime_s
-            if (key is None or is_old) and now - self._tried > _FETCH_AGAIN_S:
-                self._tried = now
-                self._read_again(now)
-                key = self._held(name)
-            if not self._keys or now - self._read > self._settings.jwks_lifetime_s + _MOST_STALE_S:
-                raise ApiError(
-                    503,
-                    "identity_provider_unavailable",
-                    "the identity provider's keys can't be read, so no token can be checked",
-                    retry_after_s=_FETCH_AGAIN_S,
-                )
-            return key
+            if self._is_reading or now - self._tried <= _FETCH_AGAIN_S:
+                return False
+            self._is_reading, self._tried = True, now
+            return True
 
     def _held(self, name: object) -> jwt.PyJWK | None:
         if name is None:
@@ -196,10 +202,11 @@ class _KeySet:
     def _read_again(self, now: float) -> None:
         try:
             keys = jwt.PyJWKSet.from_json(self._data().decode()).keys
+            self._keys, self._read = keys, now
         except (httpx.HTTPError, StorageError, ValueError, jwt.PyJWTError) as error:
             log.error("the identity provider's keys can't be read", error=str(error))
-            return
-        self._keys, self._read = keys, now
+        finally:
+            self._is_reading = False
 
     def _data(self) -> bytes:
         if self._settings.jwks_file is not None:
@@ -219,6 +226,15 @@ class _KeySet:
                 if time.monotonic() > end:
                     raise ValueError(f"it took more than {_FETCH_TIMEOUT_S:g} s")
         return data
+
+
+def _unavailable(why: str, again_s: float) -> ApiError:
+    return ApiError(
+        503,
+        "identity_provider_unavailable",
+        f"the identity provider's keys {why}",
+        retry_after_s=again_s,
+    )
 
 
 def _entries(claims: dict[str, Any], path: str) -> list[str]:

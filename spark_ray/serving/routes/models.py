@@ -72,12 +72,7 @@ def _apotheon_reference(services: Services, name: str) -> str | None:
 
 def _card(services: Services, name: str) -> ModelCard:
     settings = services.catalog.settings(name)
-    return ModelCard(
-        id=name,
-        backend=settings.backend,
-        abilities=list(settings.abilities),
-        reference=settings.reference,
-    )
+    return ModelCard(id=name, backend=settings.backend, abilities=list(settings.abilities))
 
 
 def _info(version: ModelVersion) -> ModelVersionInfo:

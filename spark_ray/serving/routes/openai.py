@@ -9,16 +9,24 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import Field
 
 from spark_ray.core.schema import Segment
+from spark_ray.media.languages import LanguageCode, language_code
+from spark_ray.models.transcription import SpokenClip
 from spark_ray.serving.access import Infers, UseServices
+from spark_ray.serving.catalog import Target
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import Decoded, Embedded, Written
 from spark_ray.serving.routes.inference import say, write
 from spark_ray.serving.routes.media import read_form, validated
 from spark_ray.serving.schemas import ModelName, Text
 from spark_ray.serving.schemas import Request as Body
+from spark_ray.serving.services import Services
 from spark_ray.serving.subtitle_files import as_srt, as_vtt
 
 router = APIRouter(prefix="/v1", tags=["openai"])
+
+_UNMEASURED = (
+    "seek", "tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob",
+)  # fmt: skip
 
 
 class EmbeddingRequest(Body):
@@ -32,8 +40,10 @@ class SpeechForm(Body):
     """The fields of `/v1/audio/transcriptions` besides its `file`."""
 
     model: ModelName
-    language: Text | None = None
-    prompt: Text | None = None
+    language: LanguageCode | None = Field(
+        None, max_length=35, description="of what is said, for the models that can be told"
+    )
+    prompt: Text | None = Field(None, description="refused: no model here follows one")
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: float = Field(0.0, ge=0, le=0)
 
@@ -99,14 +109,40 @@ async def speech(request: Request, caller: Infers, services: UseServices) -> Res
     file, fields = await read_form(request)
     wanted = validated(SpeechForm, fields)
     target = await services.catalog.find(wanted.model, "transcribe")
+    language = _language(services, wanted, target)
     async with services.borrowed(caller.id, file.file) as asset:
         decoded = await services.decode(asset, target)
     if decoded.clip.audio is None:
         raise ApiError(422, "unusable_media", "the file has no sound to write down", param="file")
+    if language is not None:
+        spoken = SpokenClip(**dict(decoded.clip), spoken_language=language)
+        decoded = decoded.model_copy(update={"clip": spoken})
     written = await write(services, decoded, "transcript", target, None)
     answer = _speech_answer(written, decoded, wanted.response_format)
     say(answer, written)
     return answer
+
+
+def _language(services: Services, wanted: SpeechForm, target: Target) -> str | None:
+    """The language that the caller says is spoken, as two letters where it has them.
+
+    Raises:
+        ApiError: it, or a prompt, would have no effect on this model.
+    """
+    if wanted.prompt:
+        raise ApiError(
+            400, "invalid_request", "prompt: no model here follows one; leave it out",
+            param="prompt",
+        )  # fmt: skip
+    if wanted.language is None:
+        return None
+    if not services.catalog.settings(target.name).takes_language:
+        raise ApiError(
+            400, "invalid_request",
+            f"language: model {target.name!r} can't be told what is spoken; leave it out",
+            param="language",
+        )  # fmt: skip
+    return language_code(wanted.language)
 
 
 def _speech_answer(written: Written, decoded: Decoded, form: str) -> Response:
@@ -121,24 +157,20 @@ def _speech_answer(written: Written, decoded: Decoded, form: str) -> Response:
         return PlainTextResponse(as_vtt(segments), media_type="text/vtt")
     if form == "json":
         return JSONResponse({"text": written.text})
+    # What nobody measured is null, which OpenAI's client takes as None.
     return JSONResponse(
         {
             "task": "transcribe",
-            "language": written.language or "",
+            "language": written.language,
             "duration": decoded.clip.duration_s,
             "text": written.text,
             "segments": [
                 {
                     "id": number,
-                    "seek": 0,
                     "start": segment.start,
                     "end": segment.end,
                     "text": segment.text,
-                    "tokens": [],
-                    "temperature": 0.0,
-                    "avg_logprob": 0.0,
-                    "compression_ratio": 0.0,
-                    "no_speech_prob": 0.0,
+                    **dict.fromkeys(_UNMEASURED),
                 }
                 for number, segment in enumerate(segments)
             ],

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spark_ray.core.errors import CorruptMedia, ModelError
+from spark_ray.core.errors import CorruptMedia, ModelError, NothingSaid
 from spark_ray.core.schema import Clip
 from spark_ray.models.captioning import CaptionOptions, build_captioner
 from spark_ray.models.frame_captioner import clip_caption, most_central
@@ -177,7 +177,7 @@ def test_the_most_central_caption_wins() -> None:
 
 
 def test_a_clip_about_which_nothing_is_said_is_an_error() -> None:
-    with pytest.raises(ModelError, match="clip-9"):
+    with pytest.raises(NothingSaid, match="clip-9"):
         clip_caption("clip-9", ["", " "])
 
 

@@ -2,6 +2,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from spark_ray.media.audio_codec import encode_audio
 from spark_ray.models.protocols import Transcriber
 from spark_ray.models.transcription import (
     WHISPER_SIZES,
+    SpokenClip,
     TranscriptionOptions,
     build_transcriber,
     transcript_of,
@@ -105,6 +107,28 @@ def test_the_language_is_guessed_where_none_is_set(
 ) -> None:
     transcripts = load(backend, tiny_checkpoint(BACKENDS[backend])).transcribe(clips[:1])
     assert len(transcripts["clip-0"].language or "") in {2, 3}
+
+
+def test_whoever_asks_may_say_what_is_spoken(
+    backend: str, tiny_checkpoint: Checkpoints, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcriber = load(backend, tiny_checkpoint(BACKENDS[backend]))
+    module = pytest.importorskip(backend)
+    owner = module if backend == "whisper" else module.BatchedInferencePipeline
+    transcribe, told = owner.transcribe, []
+
+    def listen(*given: Any, **settings: Any) -> Any:
+        told.append(settings["language"])
+        return transcribe(*given, **settings)
+
+    monkeypatch.setattr(owner, "transcribe", listen)
+    english = SpokenClip(**dict(clips[0]), spoken_language="en")
+    assert transcriber.transcribe([english])["clip-0"].language == "en"
+    transcriber.transcribe(clips[:1])
+    assert told == ["en", None]
+    klingon = english.model_copy(update={"spoken_language": "tlh"})
+    with pytest.raises(ConfigError, match=r"language: 'tlh' .*\ben\b"):
+        transcriber.transcribe([klingon])
 
 
 def test_load_says_which_weights(backend: str, tiny_checkpoint: Checkpoints) -> None:

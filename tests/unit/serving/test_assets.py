@@ -1,12 +1,13 @@
 """Assets: parts that add up, owners, limits, and what goes when it should."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 
 from spark_ray.core.provenance import content_hash
-from spark_ray.core.storage import Folder
 from spark_ray.serving.assets import AssetStore
 from spark_ray.serving.database import Asset, Database
 from spark_ray.serving.errors import ApiError
@@ -21,8 +22,7 @@ def database(tmp_path: Path) -> Database:
 
 
 def make_store(tmp_path: Path, database: Database, **limits: float) -> AssetStore:
-    folder = Folder(str(tmp_path / "assets"), scratch="writing")
-    return AssetStore(folder, database, RequestLimits.model_validate(limits))
+    return AssetStore(str(tmp_path), database, RequestLimits.model_validate(limits))
 
 
 def files(tmp_path: Path) -> list[str]:
@@ -184,3 +184,19 @@ def test_an_asset_is_its_owners_and_ends(tmp_path: Path, database: Database) -> 
         store.get(asset.id, "me")
     assert store.remove_expired() == 1
     assert files(tmp_path) == []
+
+
+def test_what_a_killed_process_was_writing_goes_and_what_is_being_written_stays(
+    tmp_path: Path, database: Database
+) -> None:
+    store = make_store(tmp_path, database, upload_timeout_s=60)
+    asset = store.begin("me", len(FLAC))
+    with store.part(asset, 0) as part:
+        part.write(FLAC)
+        left = tmp_path / "assets" / "writing" / ".000000000000000-0.00.tmp"
+        for age_s, stays in ((100, True), (150, False)):
+            left.write_bytes(FLAC)
+            os.utime(left, (time.time() - age_s,) * 2)
+            store.remove_expired()
+            assert left.exists() == stays
+    assert store.complete(store.get(asset.id, "me")).complete

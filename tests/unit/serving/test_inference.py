@@ -12,7 +12,7 @@ import trained
 from PIL import Image
 from ray import serve
 
-from spark_ray.core.errors import CorruptMedia, ModelError
+from spark_ray.core.errors import CorruptMedia, ModelError, NothingSaid
 from spark_ray.core.schema import Caption, Clip
 from spark_ray.media.audio_codec import decode_audio
 from spark_ray.models.apotheon import Apotheon
@@ -152,7 +152,7 @@ class Captioner:
         if any(clip.frames == [b"broken"] for clip in clips):
             raise CorruptMedia("this picture is none")
         if any(clip.source_path == "test" for clip in clips):
-            raise ModelError("nothing was said")
+            raise NothingSaid("nothing was said")
         return {clip.clip_id: Caption(text="a boat", all_captions=["a boat"]) for clip in clips}
 
 

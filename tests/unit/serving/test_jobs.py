@@ -1,6 +1,8 @@
 """The keeper of jobs: which of them it submits again, and which have failed for good."""
 
 import asyncio
+import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 from ray.job_submission import JobStatus
 
+from spark_ray.serving import jobs as jobs_module
 from spark_ray.serving.database import Database, Job
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.jobs import RUNNING, JobBook, JobKeeper
@@ -94,6 +97,19 @@ def test_a_build_that_says_why_it_can_not_be_done_is_not_tried_again(
     assert str(job.error).startswith(reason)
 
 
+def test_the_keeper_begins_with_clearing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    just_booted = SimpleNamespace(monotonic=lambda: 5.0, time=time.time)
+    monkeypatch.setattr(jobs_module, "time", just_booted)
+    left = tmp_path / "assets" / "writing" / ".000000000000000-0.00.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x")
+    os.utime(left, (0, 0))
+    kept(tmp_path, RayJobs(0, ""), rounds=1)
+    assert not left.exists()
+
+
 @pytest.mark.parametrize(
     ("asked", "place"),
     [
@@ -113,6 +129,35 @@ def test_a_job_reads_nothing_but_what_its_owner_may_name(
     refused = pytest.raises(ApiError, match=r"server's own|addresses that it lists")
     with refused, database.session() as session:
         book.create(session, "me", request, [place])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"decode_workers": 10_000},
+        {"caption_workers": 1},
+        {"transcription_workers": 64},
+        {"model_gpus": 8},
+        {"caption_batch_size": 4096},
+        {"transcription_device": "cuda:1"},
+        {"ray_address": "10.0.0.1:6379"},
+    ],
+)
+def test_how_much_of_the_cluster_a_job_takes_is_the_servers_to_say(
+    tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    settings = ServeSettings.from_values(
+        state=str(tmp_path), job_settings={"decode_workers": 3, "model_gpus": 0.5}
+    ).located()
+    database = Database(settings.database)
+    book = JobBook(settings, database)
+    refused = pytest.raises(ApiError, match=f"'{next(iter(asked))}' is the server's own to set")
+    with refused, database.session() as session:
+        book.create(session, "me", JobRequest(name="set", settings=asked), ["s3://films/a.mp4"])
+    with database.session() as session:
+        job = book.create(session, "me", JobRequest(name="set"), ["s3://films/a.mp4"])
+    config = book.build_config(job)
+    assert (config.decode_workers, config.model_gpus) == (3, 0.5)
 
 
 def test_a_job_that_cannot_be_dealt_with_does_not_hold_up_others(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "datasets"))
@@ -19,6 +20,7 @@ from spark_ray.serving.errors import ApiError
 from spark_ray.serving.keys import Caller
 from spark_ray.serving.library import Library
 from spark_ray.serving.messages import DatasetPlace
+from spark_ray.serving.search import _Index
 from spark_ray.serving.settings import ServeSettings
 
 ME = Caller("key-me", "me", frozenset({"infer"}), 60, 2)
@@ -114,6 +116,25 @@ def test_memory_holds_a_bounded_number_of_clips(
     assert len(library._indices) == 1
     write(tmp_path / "large", count=9)
     assert library.index(str(tmp_path / "large")).table.num_rows == 9, "however large it is"
+
+
+def test_an_asset_is_called_by_its_id_and_not_by_where_it_is_kept(tmp_path: Path) -> None:
+    asset = f"asset-{'5' * 24}"
+    sources = [f"/srv/state/assets/55/{asset}/file", "s3://films/file"]
+    clips = [make_clip(number, source=source) for number, source in enumerate(sources)]
+    write_version(tmp_path / "films", clips, name="v1")
+    library, place = Library(), place_of(tmp_path / "films")
+    page = library.clips(place, "v1", ClipQuery(), (0, 2), 0)
+    assert {clip.source_path for clip in page.clips} == {asset, "s3://films/file"}
+    for summary in page.clips:
+        clip = library.clip(place, "v1", summary.id, 0)
+        assert clip.record["source_path"] == summary.source_path
+        assert "/srv/state" not in clip.model_dump_json()
+    vectors = np.eye(2, dtype=np.float32)
+    hits = _Index(library.index(str(tmp_path / "films")), vectors).nearest(vectors[0], 2)
+    assert {hit.source_path for hit in hits} == {asset, "s3://films/file"}
+    assert library.clips(place, "v1", ClipQuery(text=asset), (0, 2), 0).total == 1
+    assert library.clips(place, "v1", ClipQuery(text="/srv/state"), (0, 2), 0).total == 0
 
 
 def test_frames_are_counted_from_one(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Answers in OpenAI's shapes: what a client reads in them, and what it is told it can't have."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import openai
 import pytest
 from starlette.testclient import TestClient
 
+from spark_ray.core.errors import NothingSaid
 from spark_ray.core.schema import Clip, Segment
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
@@ -46,20 +49,34 @@ def client(folder: Path, clip: Decoded, **settings: Any) -> TestClient:
     """Of a server with a captioner and a transcriber, to which every file is this clip."""
     made = ServeSettings.from_values(
         state=str(folder),
-        models={"seer": {"backend": "blip"}, "listener": {"backend": "whisper"}},
+        models={
+            "seer": {"backend": "blip"},
+            "listener": {"backend": "whisper"},
+            "apotheon": {"reference": "/nowhere"},
+        },
         **settings,
     )
     model = SimpleNamespace(
         facts=SimpleNamespace(remote=lambda: Response(ModelFacts(served=SERVED))),
-        write=SimpleNamespace(remote=lambda decoded, task, limit: Response(written(task))),
+        write=SimpleNamespace(remote=lambda *given: Response(answered(*given))),
     )
     decoder = SimpleNamespace(decode=SimpleNamespace(remote=lambda file: Response(clip)))
-    handles = Handles(decoder=decoder, models={"seer": model, "listener": model})
+    handles = Handles(decoder=decoder, models=dict.fromkeys(made.models, model))
     services = Services(made.located(), handles)
     _, key = KeyStore(services.database).create(
         "test", ["infer"], requests_per_minute=6000, max_concurrent=4, lifetime_s=None
     )
     return TestClient(create_app(services), headers={"Authorization": f"Bearer {key}"})
+
+
+def answered(decoded: Decoded, task: str, limit: int) -> Written:
+    """The task's name, and what language is said to be spoken."""
+    language = getattr(decoded.clip, "spoken_language", None)
+    return written(task).model_copy(update={"language": language})
+
+
+def heard(client: TestClient, **fields: str) -> Any:
+    return client.post("/v1/audio/transcriptions", files={"file": b"fLaC" + bytes(99)}, data=fields)
 
 
 def chat(client: TestClient, model: str, **more: Any) -> Any:
@@ -78,6 +95,48 @@ def test_subtitles_hold_what_was_said_also_without_times(form: str) -> None:
     assert "a boat" not in bytes(_speech_answer(written(""), decoded(), form).body).decode()
     timed = written("a boat", Segment(start=1.0, end=1.5, text="boat"))
     assert "00:00:02" not in bytes(_speech_answer(timed, decoded(), form).body).decode()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [({}, None), ({"language": "deu"}, "de"), ({"language": "pt-BR"}, "pt")]
+)
+def test_the_model_is_told_what_language_is_spoken(
+    tmp_path: Path, given: dict[str, str], told: str | None
+) -> None:
+    asked = client(tmp_path, decoded(audio=b"x"))
+    answer = heard(asked, model="listener", response_format="verbose_json", **given)
+    assert answer.status_code == 200
+    assert answer.json()["language"] == told
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "said"),
+    [
+        ("apotheon", {"language": "en"}, "can't be told"),
+        ("listener", {"prompt": "names: Ada"}, "leave it out"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    tmp_path: Path, model: str, given: dict[str, str], said: str
+) -> None:
+    answer = heard(client(tmp_path, decoded(audio=b"x")), model=model, **given)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, *given)
+    assert said in answer.json()["error"]["message"]
+
+
+def test_openais_client_reads_nothing_that_nobody_measured(tmp_path: Path) -> None:
+    server = client(tmp_path, decoded(audio=b"x"))
+    key = server.headers["Authorization"].removeprefix("Bearer ")
+    asking = openai.OpenAI(base_url=f"{server.base_url}/v1", api_key=key, http_client=server)
+    answer = asking.audio.transcriptions.create(
+        model="listener", file=("a.flac", b"fLaC" + bytes(99)), response_format="verbose_json"
+    )
+    assert (answer.text, answer.duration, answer.language) == ("transcript", 2.5, None)
+    (segment,) = answer.segments or ()
+    assert (segment.id, segment.start, segment.end, segment.text) == (0, 0.0, 2.5, "transcript")
+    for name in ("seek", "tokens", "temperature", "avg_logprob", "compression_ratio"):
+        assert getattr(segment, name) is None
+    assert segment.no_speech_prob is None
 
 
 @pytest.mark.parametrize(
@@ -102,6 +161,31 @@ def test_what_a_model_can_not_see_or_hear_is_no_empty_answer(
 ) -> None:
     answer = chat(client(tmp_path, decoded(**found)), model)
     assert answer["error"]["code"] == "unusable_media"
+
+
+def test_a_model_without_words_is_not_one_that_there_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def speechless(*given: Any) -> Written:
+        raise NothingSaid("caption_model said nothing about clip 0; raise caption_max_new_tokens")
+
+    monkeypatch.setattr(sys.modules[__name__], "answered", speechless)
+    asked = client(tmp_path, decoded(frames=[b"x"]))
+    png = {"file": b"\x89PNG\r\n\x1a\n" + bytes(99)}
+    answer = asked.post("/v1/captions", files=png, data={"model": "seer"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "nothing_said")
+    assert "caption_max_new_tokens" not in answer.text
+
+
+def test_where_a_model_lies_is_not_shown(tmp_path: Path) -> None:
+    asked = client(tmp_path, decoded())
+    answer = asked.get("/v1/models")
+    assert {model["id"] for model in answer.json()["data"]} == {"seer", "listener", "apotheon"}
+    for place in ("", "/seer", "/listener"):
+        answer = asked.get(f"/v1/models{place}")
+        assert answer.status_code == 200
+        assert "/nowhere" not in answer.text
+        assert "reference" not in answer.text
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])

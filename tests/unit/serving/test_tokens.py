@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class Provider(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.answers, self.reached = threading.Event(), threading.Event()
+        self.answers.set()
         self.body, self.status, self.asked = json.dumps({"keys": [jwk(KEY, "one")]}), 200, 0
 
     @property
@@ -51,6 +54,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked += 1
+        self.server.reached.set()
+        self.server.answers.wait(10)
         self.send_response(self.server.status)
         self.send_header("Location", "/elsewhere")
         self.end_headers()
@@ -191,6 +196,30 @@ def test_a_new_key_is_found_and_an_old_one_forgotten(
     assert tokens.caller(token(OTHER_KEY, kid="two")) is not None
     assert tokens.caller(token()) is None
     assert tokens.caller(token(OTHER_KEY, kid=None)) is not None, "there is but one key"
+
+
+def test_nobody_waits_while_the_keys_are_read_for_a_name_that_somebody_made_up(
+    provider: Provider, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens_module, "_FETCH_AGAIN_S", 0.0)
+    tokens = verifier(provider, database)
+    assert tokens.caller(token()) is not None
+    provider.answers.clear()
+    provider.reached.clear()
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            made_up = threads.submit(tokens.caller, token(kid="made-up"))
+            assert provider.reached.wait(10)
+            known = threads.submit(tokens.caller, token(sub="bob"))
+            assert known.result(timeout=5) is not None
+            with pytest.raises(ApiError, match="just being read") as raised:
+                tokens.caller(token(OTHER_KEY, kid="perhaps-new"))
+            assert (raised.value.status, raised.value.retry_after_s) == (503, 1.0)
+            assert not made_up.done()
+        finally:
+            provider.answers.set()
+        assert made_up.result(timeout=10) is None
+    assert provider.asked == 2
 
 
 @pytest.mark.parametrize(
