@@ -126,6 +126,8 @@ class _Place:
 
     def __init__(self, folder: Folder) -> None:
         parent, _, name = folder.location.rstrip("/").rpartition("/")
+        if parent.endswith("/"):  # it is a whole bucket, which nothing lies beside
+            parent = folder.location
         self._parent, self._name = Folder(parent), f"{name}.claim.json"
 
     def read(self) -> Claim | None:

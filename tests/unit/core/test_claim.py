@@ -117,6 +117,19 @@ def test_a_build_that_was_taken_for_dead_leaves_the_claim_of_its_successor(versi
     assert left.job == "successor"
 
 
+@pytest.mark.parametrize("version", KINDS[2:], indirect=True)
+def test_a_whole_bucket_is_claimed_inside(version: Folder) -> None:
+    bucket = Folder(version.location.removesuffix("/set/v1"))
+    with alone(bucket, "tuning", "--study-dir"):
+        assert [name.partition(".")[2] for name in bucket.names()] == ["claim.json"]
+        with (
+            pytest.raises(FolderInUse, match="another tuning"),
+            alone(bucket, "tuning", "--study-dir"),
+        ):
+            pass
+    assert bucket.names() == []
+
+
 def test_the_refusal_says_what_is_running_and_what_to_give_instead(version: Folder) -> None:
     told = "another training of it is running.*; wait for its end, or give another --output-dir"
     with (
