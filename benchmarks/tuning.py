@@ -3,11 +3,10 @@
 First a real study: trials drawn at random over a wide space, each a whole training run on clips
 like those of the demo, validated after every epoch. Its records are the table of learning curves.
 Then five searches of either kind over that table, each with trials in an order of its own: random
-search trains a half of them to their ends; ASHA, with the scheduler of our studies, takes them all
-as they come, two at a time, and ends what is worse than others were: first after an eighth of a
-trial, since before it the learning rates are still warming up, and then at each doubling. A step
-of a replayed curve is a step of training, so the two are compared by steps, and the noise of the
-machine is left out.
+search trains a half of them to their ends; ASHA, with the scheduler of our studies and its
+defaults, takes them all as they come, two at a time, and ends what is worse than others were. A
+step of a replayed curve is a step of training, so the two are compared by steps, and the noise of
+the machine is left out.
 """
 
 import random
@@ -27,7 +26,7 @@ from spark_ray.datasets.build import build_dataset
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.demo.world import SAMPLING
 from spark_ray.media.synthetic import write_world
-from spark_ray.training.search.algorithms import Halving
+from spark_ray.training.search.algorithms import scheduler
 from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import (
     RUNS,
@@ -44,6 +43,12 @@ MORE_SEEDS = 60
 """Of which the median is told beside: that of five moves by a tenth with the seeds."""
 
 METRIC = "validation_loss"
+SPACE = {
+    "learning_rate": {"type": "float", "min": 1e-5, "max": 1e-1, "log": True},
+    "weight_decay": {"type": "float", "min": 0.0, "max": 0.3},
+    "beta2": {"type": "float", "min": 0.9, "max": 0.999},
+    "warmup_ratio": {"type": "float", "min": 0.0, "max": 0.5},
+}
 
 Curve = list[tuple[int, float]]
 """Step and loss, at the end of each epoch."""
@@ -117,12 +122,7 @@ def _study(folder: Path, size: Size) -> StudyConfig:
         search="random",
         num_samples=size.trials,
         metric=METRIC,
-        space={
-            "learning_rate": {"type": "float", "min": 1e-5, "max": 1e-1, "log": True},
-            "weight_decay": {"type": "float", "min": 0.0, "max": 0.3},
-            "beta2": {"type": "float", "min": 0.9, "max": 0.999},
-            "warmup_ratio": {"type": "float", "min": 0.0, "max": 0.5},
-        },
+        space=SPACE,
         train={
             "dataset": str(folder / "dataset"),
             "tasks": ["caption"],
@@ -192,16 +192,14 @@ class Rungs:
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.folder = Folder(str(folder))
-        self.scheduler = Halving(
-            str(folder),
+        config = StudyConfig.from_values(
+            study_dir=str(folder),
+            scheduler="asha",
             metric=METRIC,
-            mode="min",
-            time_attr="step",
-            max_t=steps - 1,
-            grace_period=max(1, steps // 8),
-            reduction_factor=2.0,
-            stop_last_trials=False,
+            space=SPACE,
+            train={"dataset": "replayed"},
         )
+        self.scheduler = scheduler(config, steps)
         self.trials: dict[int, Trial] = {}
 
     def ends(self, number: int, step: int, value: float) -> bool:

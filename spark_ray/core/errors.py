@@ -13,6 +13,10 @@ class ConfigError(SparkRayError):
     """A setting is missing, unknown, out of range or contradicts another."""
 
 
+class FolderInUse(ConfigError):
+    """Another job works in the folder that a setting names."""
+
+
 class StorageError(SparkRayError):
     """A path or bucket can't be listed, read or written."""
 

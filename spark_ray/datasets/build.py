@@ -15,6 +15,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
+from spark_ray.core.claim import alone
 from spark_ray.core.errors import (
     ConfigError,
     DatasetError,
@@ -27,7 +28,6 @@ from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
 from spark_ray.core.wording import counted
 from spark_ray.datasets.advice import captions_advice, sampling_advice
-from spark_ray.datasets.claim import alone
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile, list_inputs
 from spark_ray.datasets.layout import (
@@ -112,7 +112,7 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     if recipe is None:
         advice += captions_advice(captioned, files)
     create_output(version, "output")
-    with alone(version):
+    with alone(version, "build", "--version"):
         if is_published(version):
             raise _published_meanwhile(version)
         recipe = recipe or check_recipe(version, config)  # of one that has ended since

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from spark_ray.core.claim import alone
 from spark_ray.core.errors import OutsideInput
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.storage import Folder, absolute, transfers
@@ -26,7 +27,6 @@ from spark_ray.datasets.build import (
     plan_inputs,
     run_units,
 )
-from spark_ray.datasets.claim import alone
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.funnel import FILE_FILTERS
 from spark_ray.datasets.ingest import files_as_they_are
@@ -102,7 +102,7 @@ def replay_rejects(reference: str, **operational: Any) -> Replay:
     print(f"Replaying {rejected} of {parent.location} into {version.location}", file=sys.stderr)
     stages = model_stages(config)
     version.create()
-    with alone(version), ray_session(config):
+    with alone(version, "build", "--version"), ray_session(config):
         if not version.exists(RECIPE):
             discard(version)
             version.write(_CARRYING, b"")  # so that what a kill leaves is known to be of a build

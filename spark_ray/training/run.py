@@ -5,6 +5,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,14 @@ from spark_ray.apotheon import ApotheonConfig, ApotheonModel
 from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.apotheon.sizes import parameter_table
 from spark_ray.core.anatomy import TASKS
-from spark_ray.core.errors import ConfigError, DatasetError, SparkRayError, unknown_choice
+from spark_ray.core.claim import alone
+from spark_ray.core.errors import (
+    ConfigError,
+    DatasetError,
+    FolderInUse,
+    SparkRayError,
+    unknown_choice,
+)
 from spark_ray.core.progress import Seen, progress_elsewhere
 from spark_ray.core.provenance import code_version, content_hash, git_commit
 from spark_ray.core.storage import Folder, open_read
@@ -65,14 +73,19 @@ class TrainResult:
 def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult:
     """Train, or go on training, as the configuration says.
 
+    Args:
+        context: of a trial, whose study sees to it that nobody else works in its folder.
+
     Raises:
+        FolderInUse: another training of the same run is running.
         StoppedEarly: a callback of the context has ended it.
         SparkRayError: the dataset, the configuration or the cluster can't do it, or a worker
             failed too often; what was reached is in the last checkpoint.
     """
-    context = context or RunContext()
     config = config.located()
     output = Folder(config.output_dir)
+    claim = _claim(output) if context is None else nullcontext()
+    context = context or RunContext()
     zero_config = _zero_config(config, config.offload)
     settings = run_settings(config)
     earlier = _earlier_run(output, config, settings)
@@ -86,7 +99,9 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
         )
         return TrainResult(output, output / MODEL, **finished)
     print_plan(plan, model_config)
-    with ray_session(config):
+    output.create()
+    with claim, ray_session(config):
+        _check_unchanged(output, earlier)
         resources = context.resources or ray.cluster_resources()
         shares, scaling, threads = share_resources(config, resources)
         plan = RunPlan(shares, plan.processor, plan.train, plan.validation)
@@ -114,9 +129,9 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
             ray.get(board.finish.remote(status))
         with tempfile.TemporaryDirectory(prefix="spark-ray-model-") as folder:
             metrics, registered = leave_behind(Path(folder), plan, index, result, run_id)
-    steps = int(cast(Any, result).return_value["steps"])
-    finished = {"steps": steps, "metrics": metrics, "registered": registered}
-    _write_record(output, {**record, "finished": finished})
+        steps = int(cast(Any, result).return_value["steps"])
+        finished = {"steps": steps, "metrics": metrics, "registered": registered}
+        _write_record(output, {**record, "finished": finished})
     return TrainResult(output, output / MODEL, **finished)
 
 
@@ -218,8 +233,8 @@ def _earlier_run(
     Raises:
         ConfigError: the folder holds a run with other settings, or no run at all.
     """
-    if output.exists(RUN):
-        found: dict[str, Any] = json.loads(output.read(RUN))
+    found = _read_record(output)
+    if found:
         check_resumable(config.output_dir, settings, found["settings"])
         step = resumed_step(output)
         where = f"from step {step}" if step else "from its start: it had no checkpoint yet"
@@ -231,6 +246,28 @@ def _earlier_run(
             "or empty folder"
         )
     return {}
+
+
+def _claim(output: Folder) -> AbstractContextManager[None]:
+    return alone(output, "training", "--output-dir")
+
+
+def _check_unchanged(output: Folder, earlier: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        FolderInUse: another training worked here after this one had looked, and has ended.
+    """
+    if _read_record(output) != earlier:
+        raise FolderInUse(
+            f"{output.location}: another training of it ended just now; give the same command "
+            "again to go on from there"
+        )
+
+
+def _read_record(output: Folder) -> dict[str, Any]:
+    """Empty before a run has begun."""
+    found: dict[str, Any] = json.loads(output.read(RUN)) if output.exists(RUN) else {}
+    return found
 
 
 def _pinned(config: TrainConfig, index: SampleIndex) -> str:

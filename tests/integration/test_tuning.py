@@ -24,9 +24,10 @@ from spark_ray.cli import main
 from spark_ray.core.storage import Folder
 from spark_ray.training.cluster import RunContext
 from spark_ray.training.run import train
+from spark_ray.training.search.algorithms import param_space, searcher
 from spark_ray.training.search.cleaning import free_leaked_placement_groups
 from spark_ray.training.search.config import StudyConfig
-from spark_ray.training.search.records import Study, TrialRecord, read_trials
+from spark_ray.training.search.records import TUNE, Study, TrialRecord, read_trials
 from spark_ray.training.search.study import tune_training
 from spark_ray.training.state import TrainState
 
@@ -35,6 +36,8 @@ STEPS = 8
 pytestmark = pytest.mark.timeout(1200)
 
 GOOD, USELESS, DEADLY = 1e-3, 1e-9, 1e30
+GOOD_USELESS_DEADLY = 28
+"""The seed with which Optuna draws them in that order."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,9 @@ def settings(folder: Path) -> dict[str, Any]:
     return {
         "study_dir": str(folder / "study"),
         "tracking_uri": f"sqlite:///{folder}/mlflow.db",
-        "search": "grid",
+        "search": "optuna",
+        "search_seed": GOOD_USELESS_DEADLY,
+        "num_samples": 3,
         "scheduler": "asha",
         "grace_steps": 4,
         "reduction_factor": 2.0,
@@ -114,6 +119,24 @@ def test_after_a_kill_the_study_goes_on_where_it_was(study: Resumed):
     assert good.reports == study.killed[0].reports
     steps = [report.step for report in useless.reports]
     assert steps == sorted(set(steps)), "what was reported is not reported again"
+
+
+def test_the_searcher_goes_on_as_if_nobody_had_killed_it(study: Resumed):
+    """One that forgot would draw the first rate again; one that began a new study, know no loss."""
+    config, trials = study.study.record.config, study.study.trials
+    undisturbed = searcher(config, trials_at_once=3)
+    undisturbed.set_search_properties(None, None, param_space(config))
+    suggested = [undisturbed.suggest(trial.trial_id) for trial in trials]
+    assert [trial.params for trial in trials] == suggested
+    assert [params["learning_rate"] for params in suggested] == [GOOD, USELESS, DEADLY]
+
+    kept = searcher(config, trials_at_once=1)
+    kept.restore_from_dir(study.study.folder / TUNE)
+    known = kept.searcher._ot_study.trials
+    assert [trial.state.name for trial in known] == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert [trial.value for trial in known[:2]] == [
+        trial.reports[-1].metrics["loss"] for trial in trials[:2]
+    ]
 
 
 def test_the_scheduler_remembers_across_the_kill_and_spares_the_rest(study: Resumed):

@@ -11,10 +11,10 @@ import builds
 import pandas as pd
 import pytest
 
+from spark_ray.core.claim import alone
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.assets import published_clips
 from spark_ray.datasets.build import begin
-from spark_ray.datasets.claim import alone
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import list_inputs
 from spark_ray.datasets.plan import make_plan
@@ -96,7 +96,7 @@ def test_a_version_that_is_being_built_is_left_alone(
     half.parent.mkdir(parents=True)
     half.write_text("of a plan")
     build = builds.build_command(few, tmp_path / "set")[3:]
-    with alone(Folder(str(tmp_path / "set" / "v1"))):
+    with alone(Folder(str(tmp_path / "set" / "v1")), "build", "--version"):
         assert builds.main_here(*build) == 2
         assert "v1: another build of it is running" in capsys.readouterr().err
         assert half.read_text() == "of a plan"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
 
 SCHEDULER = "scheduler.json"
-_GRACE_SHARE = 16
+_GRACE_SHARE = 8
 
 
 def domain(parameter: Parameter) -> Any:

@@ -53,10 +53,10 @@ class SearchOptions(BaseModel):
     num_samples: int = Field(16, ge=1, le=10_000, description="trials; a grid counts them itself")
     search_seed: int = Field(0, ge=0, description="of the search; trials have seed")
     grace_steps: int | None = Field(
-        None, ge=1, description="asha, hyperband: steps before any is stopped; unset: 1/16 of a run"
+        None, ge=1, description="asha, hyperband: steps before any is stopped; unset: 1/8 of a run"
     )
     reduction_factor: float = Field(
-        4.0, gt=1, description="asha, hyperband: one of so many goes on, so many times as long"
+        2.0, gt=1, description="asha, hyperband: one of so many goes on, so many times as long"
     )
     brackets: int = Field(3, ge=1, le=8, description="hyperband: halvings, each more patient")
     perturbation_epochs: int = Field(

@@ -14,7 +14,8 @@ import ray
 from ray import tune
 from ray.tune import TuneError
 
-from spark_ray.core.errors import ConfigError, SparkRayError
+from spark_ray.core.claim import alone
+from spark_ray.core.errors import ConfigError, FolderInUse, SparkRayError
 from spark_ray.core.progress import Seen, progress_elsewhere
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
@@ -65,10 +66,12 @@ def tune_training(config: StudyConfig) -> Study:
     """Search, or go on searching, as the configuration says.
 
     Raises:
+        FolderInUse: another tuning of the same study is running.
         SparkRayError: a point of the space, the dataset or the cluster can't do it, or every trial
             failed; each trial's record says why.
     """
     config = config.located()
+    before = _stored(config)
     study = _open(config)
     if study.record.state == "finished" and not config.retry_failed:
         print("  is done      nothing is left to do", file=sys.stderr)
@@ -82,7 +85,13 @@ def tune_training(config: StudyConfig) -> Study:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     # Its advice is for trials that could take over another one's memory; training runs can't.
     warnings.filterwarnings("ignore", "Consider boosting PBT", UserWarning)
-    with ray_session(config):
+    study.folder.create()
+    with alone(study.folder, "tuning", "--study-dir"), ray_session(config):
+        if _stored(config) != before:
+            raise FolderInUse(
+                f"{config.study_dir}: another tuning of it ended just now; give the same command "
+                "again to go on from there"
+            )
         packing = pack(runs, _nodes(), config.max_concurrent)
         print(
             f"  at a time    {counted(packing.trials, 'trial')} of "
@@ -138,6 +147,11 @@ def _open(config: StudyConfig) -> Study:
         planned=grid_size(config.space) if config.search == "grid" else config.num_samples,
     )
     return Study(folder, record, [])
+
+
+def _stored(config: StudyConfig) -> bytes | None:
+    folder = Folder(config.study_dir)
+    return folder.read(STUDY) if folder.exists(STUDY) else None
 
 
 def _check_same(

@@ -5,6 +5,8 @@ import json
 import shutil
 import sys
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +20,15 @@ from transformers import LlamaModel
 
 from spark_ray.apotheon import ApotheonModel
 from spark_ray.apotheon.sizes import tiny
+from spark_ray.core import claim
 from spark_ray.core.anatomy import PARTS
-from spark_ray.core.errors import ConfigError, DatasetError, ModelError
+from spark_ray.core.claim import alone
+from spark_ray.core.errors import ConfigError, DatasetError, FolderInUse, ModelError
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.layout import frame_name
 from spark_ray.datasets.samples import load_index
 from spark_ray.media.audio_codec import encode_audio
+from spark_ray.training import run
 from spark_ray.training.cluster import share_resources
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.engines import TorchEngine
@@ -154,6 +159,35 @@ def test_a_folder_with_something_else_is_left_alone(dataset: Path, tmp_path: Pat
     (tmp_path / "holiday.txt").write_text("photos")
     with pytest.raises(ConfigError, match="something else than a training run"):
         train(config(dataset, output_dir=str(tmp_path)))
+
+
+def test_a_run_that_somebody_trains_is_left_alone(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As by a laptop's command beside a RayJob."""
+    monkeypatch.setattr(claim, "_ENDING_S", 0.0)
+    output = Folder(str(tmp_path / "run"))
+    output.create()
+    with (
+        alone(output, "training", "--output-dir"),
+        pytest.raises(FolderInUse, match="run: another training of it is running"),
+    ):
+        train(config(dataset, output_dir=output.location))
+    assert output.names() == []
+
+
+def test_a_run_that_somebody_ended_a_moment_ago_is_looked_at_again(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    @contextmanager
+    def after_another(output: Folder) -> Iterator[None]:
+        output.write(RUN, b'{"settings": {}}')
+        yield
+
+    monkeypatch.setattr(run, "_claim", after_another)
+    monkeypatch.setattr(run, "ray_session", lambda _: nullcontext())
+    with pytest.raises(FolderInUse, match="another training of it ended just now"):
+        train(config(dataset, output_dir=str(tmp_path / "run")))
 
 
 def test_an_edited_manifest_is_another_run(dataset: Path, tmp_path: Path):

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from studies import trial, write_study
 
-from spark_ray.core.errors import ConfigError, DatasetError, MissingDependency
+from spark_ray.core import claim
+from spark_ray.core.claim import alone
+from spark_ray.core.errors import ConfigError, DatasetError, FolderInUse, MissingDependency
+from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import SPLITS, split_of
 from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import Study
@@ -100,6 +103,20 @@ def test_a_folder_with_something_else_is_left_alone(dataset: Path, tmp_path: Pat
     (tmp_path / "study" / "holiday.txt").write_text("photos")
     with pytest.raises(ConfigError, match="holds something else than a study"):
         tune_training(config(dataset, tmp_path))
+
+
+def test_a_study_that_somebody_goes_on_with_is_left_alone(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(claim, "_ENDING_S", 0.0)
+    study = Folder(str(tmp_path / "study"))
+    study.create()
+    with (
+        alone(study, "tuning", "--study-dir"),
+        pytest.raises(FolderInUse, match="study: another tuning of it is running"),
+    ):
+        tune_training(config(dataset, tmp_path))
+    assert study.names() == []
 
 
 @pytest.mark.parametrize(

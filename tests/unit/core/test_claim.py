@@ -1,4 +1,4 @@
-"""Of two builds of one version the second is refused, and one that was killed bars nobody."""
+"""Of two jobs in one folder the second is refused, and one that was killed bars nobody."""
 
 import fcntl
 import os
@@ -11,10 +11,12 @@ from uuid import uuid4
 
 import pytest
 
-from spark_ray.core.errors import DatasetError, SparkRayError
+from spark_ray.core import claim
+from spark_ray.core.claim import Claim, alone
+from spark_ray.core.errors import FolderInUse, SparkRayError
 from spark_ray.core.storage import Folder
-from spark_ray.datasets import claim
-from spark_ray.datasets.claim import Claim, alone
+
+BUILD = ("build", "--version")
 
 KINDS = ("local", "without locks", "remote")
 
@@ -48,20 +50,20 @@ def leave_behind(version: Folder, **changed: object) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     left = {"host": claim.socket.gethostname(), "processes": claim._processes(), "pid": ended.pid}
-    claim._Place(version).write(Claim.model_validate({**left, "build": "killed", **changed}))
+    claim._Place(version).write(Claim.model_validate({**left, "job": "killed", **changed}))
 
 
 def test_a_second_build_is_refused_while_the_first_lives(version: Folder) -> None:
-    with alone(version):
+    with alone(version, *BUILD):
         for _ in range(2):
             with (
-                pytest.raises(DatasetError, match=r"v1: another build of it is running.*--version"),
-                alone(version),
+                pytest.raises(FolderInUse, match=r"v1: another build of it is running.*--version"),
+                alone(version, *BUILD),
             ):
                 pass
         with ExitStack() as other:
-            other.enter_context(alone(beside(version)))
-    with alone(version):
+            other.enter_context(alone(beside(version), *BUILD))
+    with alone(version, *BUILD):
         pass
     assert litter(version) == []
 
@@ -73,9 +75,9 @@ def beside(version: Folder) -> Folder:
 
 
 def test_a_build_that_fails_bars_nobody(version: Folder) -> None:
-    with pytest.raises(SparkRayError, match="the disk is full"), alone(version):
+    with pytest.raises(SparkRayError, match="the disk is full"), alone(version, *BUILD):
         raise SparkRayError("the disk is full")
-    with alone(version):
+    with alone(version, *BUILD):
         pass
     assert litter(version) == []
 
@@ -85,7 +87,7 @@ def test_the_claim_of_a_process_that_is_gone_is_void_at_once(
     version: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leave_behind(version)
-    with alone(version):
+    with alone(version, *BUILD):
         pass
     assert capsys.readouterr().err == ""
 
@@ -99,7 +101,7 @@ def test_a_claim_that_stands_still_is_void_after_a_while(
 ) -> None:
     leave_behind(version, **changed)
     started = time.monotonic()
-    with alone(version):
+    with alone(version, *BUILD):
         assert time.monotonic() - started >= 1.0
     assert "waiting" in capsys.readouterr().err
     assert litter(version) == []
@@ -107,31 +109,55 @@ def test_a_claim_that_stands_still_is_void_after_a_while(
 
 @pytest.mark.parametrize("version", KINDS[1:], indirect=True)
 def test_a_build_that_was_taken_for_dead_leaves_the_claim_of_its_successor(version: Folder) -> None:
-    with alone(version):
-        leave_behind(version, build="successor", host="another")
+    with alone(version, *BUILD):
+        leave_behind(version, job="successor", host="another")
         time.sleep(0.2)
     left = claim._Place(version).read()
     assert left is not None
-    assert left.build == "successor"
+    assert left.job == "successor"
+
+
+@pytest.mark.parametrize("version", KINDS[2:], indirect=True)
+def test_a_whole_bucket_is_claimed_inside(version: Folder) -> None:
+    bucket = Folder(version.location.removesuffix("/set/v1"))
+    with alone(bucket, "tuning", "--study-dir"):
+        assert [name.partition(".")[2] for name in bucket.names()] == ["claim.json"]
+        with (
+            pytest.raises(FolderInUse, match="another tuning"),
+            alone(bucket, "tuning", "--study-dir"),
+        ):
+            pass
+    assert bucket.names() == []
+
+
+def test_the_refusal_says_what_is_running_and_what_to_give_instead(version: Folder) -> None:
+    told = "another training of it is running.*; wait for its end, or give another --output-dir"
+    with (
+        alone(version, "training", "--output-dir"),
+        pytest.raises(FolderInUse, match=told),
+        alone(version, "training", "--output-dir"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("version", KINDS[:1], indirect=True)
 def test_the_lock_of_a_killed_process_is_gone_with_it(version: Folder) -> None:
     hold = (
         "import sys, time; from spark_ray.core.storage import Folder; "
-        "from spark_ray.datasets.claim import alone\n"
-        "with alone(Folder(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "from spark_ray.core.claim import alone\n"
+        "with alone(Folder(sys.argv[1]), 'build', '--version'):\n"
+        "    print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", hold, version.location], stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(DatasetError, match="another build"), alone(version):
+    with pytest.raises(FolderInUse, match="another build"), alone(version, *BUILD):
         pass
     holder.kill()
     holder.communicate()
-    with alone(version):
+    with alone(version, *BUILD):
         pass
 
 
@@ -150,5 +176,5 @@ def test_a_build_waits_for_one_that_is_just_ending(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ending:
         assert ending.stdout is not None
         assert ending.stdout.readline() == "held\n"
-        with alone(version):
+        with alone(version, *BUILD):
             pass
