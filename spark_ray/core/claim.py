@@ -77,6 +77,14 @@ def alone(folder: Folder, work: str, setting: str) -> Iterator[None]:
         os.close(lock)
 
 
+def ended_meanwhile(folder: str, work: str) -> FolderInUse:
+    """The refusal of who finds the folder free, but no longer as it was looked at before."""
+    return FolderInUse(
+        f"{folder}: another {work} of it ended just now; give the same command again to go on "
+        "from there"
+    )
+
+
 def _lock(use: _Use) -> int | None:
     """The folder, locked; None where the file system has no locks."""
     folder = os.open(local_path(use.folder.location), os.O_RDONLY)

@@ -20,6 +20,11 @@ DEFAULT_ALIAS = "champion"
 _NAME = re.compile(rf"(?P<base>{MODEL_NAME})(?:@(?P<alias>[\w-]{{1,64}})|/(?P<version>\d{{1,9}}))?")
 
 
+def base_name(name: str) -> str:
+    """The name of a model without the alias or version behind it."""
+    return name.partition("@")[0].partition("/")[0]
+
+
 @dataclass(frozen=True)
 class Target:
     """A model that will answer: what to call, and the version of a registered one.
@@ -58,7 +63,7 @@ class Catalog:
 
     def abilities(self, name: str) -> tuple[Ability, ...]:
         """What the model of a name can do, whichever version that means."""
-        return self._models[name.partition("@")[0].partition("/")[0]].abilities
+        return self._models[base_name(name)].abilities
 
     async def find(self, name: str | None, ability: Ability) -> Target:
         """The model of that name, or the first that can do it.

@@ -23,6 +23,7 @@ from spark_ray.core.storage import Folder
 from spark_ray.datasets.browsing import ClipQuery
 from spark_ray.datasets.samples import SampleIndex, read_clip
 from spark_ray.monitoring.logs import serve_ids
+from spark_ray.serving.catalog import base_name
 from spark_ray.serving.dataset_names import name_of
 from spark_ray.serving.dataset_schemas import (
     ClipDetails,
@@ -150,7 +151,7 @@ class SearchServer:
         return task
 
     async def _make(self, samples: SampleIndex, model: str, reference: str | None) -> _Index:
-        handle = self._models[model.partition("@")[0].partition("/")[0]]
+        handle = self._models[base_name(model)]
         if reference is not None:
             handle = handle.options(multiplexed_model_id=reference)
         facts: ModelFacts = await handle.facts.remote()

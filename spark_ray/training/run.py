@@ -21,11 +21,10 @@ from spark_ray.apotheon import ApotheonConfig, ApotheonModel
 from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.apotheon.sizes import parameter_table
 from spark_ray.core.anatomy import TASKS
-from spark_ray.core.claim import alone
+from spark_ray.core.claim import alone, ended_meanwhile
 from spark_ray.core.errors import (
     ConfigError,
     DatasetError,
-    FolderInUse,
     SparkRayError,
     unknown_choice,
 )
@@ -258,10 +257,7 @@ def _check_unchanged(output: Folder, earlier: Mapping[str, Any]) -> None:
         FolderInUse: another training worked here after this one had looked, and has ended.
     """
     if _read_record(output) != earlier:
-        raise FolderInUse(
-            f"{output.location}: another training of it ended just now; give the same command "
-            "again to go on from there"
-        )
+        raise ended_meanwhile(output.location, "training")
 
 
 def _read_record(output: Folder) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pydantic import Field
 from spark_ray.core.anatomy import Task
 from spark_ray.core.schema import Clip
 from spark_ray.serving.access import Infers, UseServices
-from spark_ray.serving.catalog import Target
+from spark_ray.serving.catalog import Target, base_name
 from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.keys import Caller
 from spark_ray.serving.messages import MOST_MEDIA, Decoded, Sampling, Turn, Written
@@ -135,7 +135,7 @@ async def chat(
 
 def _ability(services: Services, name: str) -> Ability:
     """What a model is asked for: to converse, to describe, or at least to write down speech."""
-    base = name.partition("@")[0].partition("/")[0]
+    base = base_name(name)
     for ability in ("chat", "caption", "transcribe"):
         if base in services.catalog.names(ability):
             return ability

@@ -14,8 +14,8 @@ import ray
 from ray import tune
 from ray.tune import TuneError
 
-from spark_ray.core.claim import alone
-from spark_ray.core.errors import ConfigError, FolderInUse, SparkRayError
+from spark_ray.core.claim import alone, ended_meanwhile
+from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.progress import Seen, progress_elsewhere
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
@@ -88,10 +88,7 @@ def tune_training(config: StudyConfig) -> Study:
     study.folder.create()
     with alone(study.folder, "tuning", "--study-dir"), ray_session(config):
         if _stored(config) != before:
-            raise FolderInUse(
-                f"{config.study_dir}: another tuning of it ended just now; give the same command "
-                "again to go on from there"
-            )
+            raise ended_meanwhile(config.study_dir, "tuning")
         packing = pack(runs, _nodes(), config.max_concurrent)
         print(
             f"  at a time    {counted(packing.trials, 'trial')} of "
