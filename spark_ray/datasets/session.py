@@ -12,11 +12,13 @@ from typing import Protocol
 
 import ray
 from ray.data import DataContext
+from ray.data._internal.execution.resource_manager import ResourceManager
 
 from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.interrupts import interrupts_held
 
 _CONNECT_TIMEOUT_S = 10.0
+_LIMITS_INTERVAL_S = 0.1
 _STARTED_HERE = Path(os.environ.get("RAY_TMPDIR") or gettempdir(), "ray", "ray_current_cluster")
 """The cluster of `ray start`, which `ray.init` joins where no address is given; see its docs."""
 
@@ -59,6 +61,9 @@ def ray_session(config: HasCluster) -> Iterator[None]:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Before it first hears what the cluster has, Ray Data keeps to one task, and it asks anew only
+    # after this time, which is a second: all other CPUs would wait for so long. No setting of it.
+    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = _LIMITS_INTERVAL_S
     try:
         yield
     finally:

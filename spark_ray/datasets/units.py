@@ -20,7 +20,7 @@ from spark_ray.datasets.plan import SPAN_TOLERANCE_S, SourceRecord, StoredPlan
 
 _MOST_UNITS_IN_BLOCK = 32
 _MOST_SECONDS_IN_BLOCK = 120.0
-_BLOCKS_AHEAD = 4
+_BLOCKS_AHEAD = 2
 """Blocks for each worker among which what is left would be divided: more wait less at the end."""
 
 
@@ -91,8 +91,7 @@ def group_units(
 
     Between two blocks a worker waits some 60 ms for Ray Data, a killed worker does its block again,
     and at the end the others wait for the last one. So blocks are of two minutes at most, and
-    shrink with the work that is left, as in guided self-scheduling (Polychronopoulos and Kuck,
-    1987).
+    shrink with the work that is left, as in factoring (Hummel, Schonberg and Flynn, 1992).
     """
     block: list[PlannedUnit] = []
     block_s = 0.0

@@ -131,13 +131,16 @@ FORM = (
     b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n',
 )
 JSON = ("Content-Type: application/json", b" ")
+FAST = 0.001
+"""Seconds between two pieces of 64 KiB: half a gigabit a second. Serve's own proxy reads ahead of
+the gateway without a bound, so what it holds depends on how fast a client's network is."""
 
 
 @pytest.mark.parametrize(
     ("kind", "piece", "every_s", "status", "code"),
     [
-        (FORM, bytes(1 << 16), 0.0, 413, "too_large"),
-        (JSON, b" " * (1 << 16), 0.0, 413, "too_large"),
+        (FORM, bytes(1 << 16), FAST, 413, "too_large"),
+        (JSON, b" " * (1 << 16), FAST, 413, "too_large"),
         (FORM, b"x", 0.2, 408, "upload_timeout"),
         (JSON, b" ", 0.2, 408, "upload_timeout"),
     ],

@@ -93,8 +93,8 @@ def test_blocks_shrink_towards_the_end_so_that_no_worker_is_waited_for_long(tmp_
     units = list(planned_units(version, config()))
     sizes = [len(block) for block in group_units(units, 2, len(units))]
     assert sizes == sorted(sizes, reverse=True)
-    assert (sizes[0], sizes[-12:], sum(sizes)) == (32, [1] * 12, 600)
-    assert len(sizes) < 80
+    assert (sizes[0], sizes[-7:], sum(sizes)) == (32, [1] * 7, 600)
+    assert len(sizes) < 40
 
 
 def test_a_worker_reads_exactly_the_units_whose_places_it_is_given(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_a_worker_reads_exactly_the_units_whose_places_it_is_given(tmp_path: Pat
     planned = list(planned_units(version, config()))
     assert [unit.unit_id for unit in planned] == [unit.unit_id for unit in every]
 
-    tables = place_tables(group_units(planned, 1, 3 * 4))
-    assert [len(table) for table in tables] == [3, 2, 1]
+    tables = place_tables(group_units(planned, 1, 3 * 2))
+    assert [len(table) for table in tables] == [3, 1, 1, 1]
     read = UnitReader(version, config())
     assert [unit for table in tables for unit in read(table)] == every
 
