@@ -63,7 +63,7 @@ def ray_session(config: HasCluster) -> Iterator[None]:
     context.print_on_execution_start = False
     # Before it first hears what the cluster has, Ray Data keeps to one task, and it asks anew only
     # after this time, which is a second: all other CPUs would wait for so long. No setting of it.
-    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = _LIMITS_INTERVAL_S
+    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = _LIMITS_INTERVAL_S  # type: ignore[assignment]
     try:
         yield
     finally:
