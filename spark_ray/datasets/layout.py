@@ -16,11 +16,11 @@ from spark_ray.core.storage import Folder, is_remote, local_path, storage_errors
 MANIFEST = "manifest.jsonl"
 METADATA = "metadata.json"
 REJECTS = "rejects.jsonl"
+FILTERED = "filtered.jsonl"
 REPORT = "report.html"
 DATA = "data"
 PARTS = "parts"
 RECIPE = f"{PARTS}/recipe.json"
-FILTERED_BEFORE = f"{PARTS}/filtered_before.json"
 _WRITING = f"{PARTS}/writing"
 SOURCES = "sources.jsonl"
 SHARDS = "shards"
@@ -248,4 +248,17 @@ def reject_line(clip: Clip) -> dict[str, Any]:
         "start": clip.start_s,
         "end": clip.end_s,
         **clip.reject.model_dump(),
+    }
+
+
+def filtered_line(clip: Clip) -> dict[str, Any]:
+    """What is known of a sound clip that a filter turned away, and the value that it saw."""
+    assert clip.filtered is not None
+    return {
+        "id": clip.clip_id,
+        "unit_id": clip.unit_id,
+        "source_path": clip.source_path,
+        "start": clip.start_s,
+        "end": clip.end_s,
+        **clip.filtered.model_dump(),
     }

@@ -16,7 +16,7 @@ from spark_ray.core.provenance import code_version, text_hash
 from spark_ray.core.schema import Clip, ModelInfo, Record
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
-from spark_ray.datasets.layout import FILTERED_BEFORE, PARTS, RECIPE
+from spark_ray.datasets.layout import PARTS, RECIPE
 
 log = get_logger(__name__)
 
@@ -100,23 +100,6 @@ def read_parts(version: Folder) -> Iterator[Outcome]:
     for name in part_names(version):
         for line in version.lines(name):
             yield Outcome.model_validate_json(line)
-
-
-class FilteredBefore(Record):
-    """What filters turned away when a replay's parent was built, as its funnel tells it.
-
-    `units` are done again by the replay, but were decoded to their end by then: their clips are
-    among those that were turned away.
-    """
-
-    filters: dict[str, dict[str, Any]]
-    units: list[str]
-
-
-def read_filtered_before(version: Folder) -> FilteredBefore:
-    if not version.exists(FILTERED_BEFORE):
-        return FilteredBefore(filters={}, units=[])  # it is no replay
-    return FilteredBefore.model_validate_json(version.read(FILTERED_BEFORE))
 
 
 class Progress:

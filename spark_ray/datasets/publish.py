@@ -20,6 +20,7 @@ from spark_ray.core.storage import Folder, storage_errors
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import (
     DATA,
+    FILTERED,
     MANIFEST,
     METADATA,
     PARTS,
@@ -35,7 +36,6 @@ from spark_ray.datasets.ledger import (
     Recipe,
     dump_json,
     part_names,
-    read_filtered_before,
 )
 from spark_ray.datasets.plan import SourceRecord
 from spark_ray.datasets.report import write_report
@@ -128,14 +128,15 @@ def discard(version: Folder) -> None:
 
 
 def _compact(config: BuildConfig, version: Folder) -> _Compaction:
-    """Write manifest, rejects and shards from the parts, sorted by id."""
+    """Write manifest, shards, and what was rejected or filtered, from the parts, sorted by id."""
     found = _Compaction()
-    before = read_filtered_before(version)
-    counted_before = frozenset(before.units)
-    found.filtered |= {name: FilteredOut.of(entry) for name, entry in before.filters.items()}
     settings = config.content_settings() if config.provenance else None
     shards = ShardWriter(version, config.shard_bytes) if config.format != "files" else None
-    with version.writer(MANIFEST) as manifest, version.writer(REJECTS) as rejects:
+    with (
+        version.writer(MANIFEST) as manifest,
+        version.writer(REJECTS) as rejects,
+        version.writer(FILTERED) as filtered,
+    ):
         for outcome in sorted_outcomes(version):
             line = outcome.line
             if outcome.status == "rejected":
@@ -143,10 +144,9 @@ def _compact(config: BuildConfig, version: Folder) -> _Compaction:
                 rejects.write(json_line(line))
                 continue
             if outcome.status == "filtered":
-                if outcome.unit_id in counted_before:
-                    continue
                 entry = found.filtered.setdefault(line["name"], FilteredOut(line["limit"]))
                 entry.add(line["source_path"], line["value"])
+                filtered.write(json_line(line))
                 continue
             found.statistics.add(line)
             if settings is not None:
@@ -222,6 +222,7 @@ def _metadata(
         "files": {
             "manifest": MANIFEST,
             "rejects": REJECTS,
+            "filtered": FILTERED,
             "sources": SOURCES,
             "report": REPORT,
         },

@@ -8,7 +8,7 @@ a file was damaged or a model fell over, is tried once more with the same settin
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -28,10 +28,9 @@ from spark_ray.datasets.build import (
     run_units,
 )
 from spark_ray.datasets.config import BuildConfig
-from spark_ray.datasets.funnel import FILE_FILTERS
 from spark_ray.datasets.ingest import files_as_they_are
 from spark_ray.datasets.layout import (
-    FILTERED_BEFORE,
+    FILTERED,
     METADATA,
     PARTS,
     RECIPE,
@@ -46,10 +45,8 @@ from spark_ray.datasets.layout import (
     writable,
 )
 from spark_ray.datasets.ledger import (
-    FilteredBefore,
     Outcome,
     commit_part,
-    dump_json,
     read_parts,
     read_recipe,
 )
@@ -107,9 +104,7 @@ def replay_rejects(reference: str, **operational: Any) -> Replay:
             discard(version)
             version.write(_CARRYING, b"")  # so that what a kill leaves is known to be of a build
             _carry_over(parent, version, config, metadata["statistics"]["clips"])
-            version.write(
-                FILTERED_BEFORE, dump_json(_filtered_before(metadata, rejects).model_dump())
-            )
+            _carry_filtered(parent, version, retried={line["unit_id"] for line in rejects})
             begin(version, config, _records_to_retry(parent, rejects, config), origin)
         run_units(config, version, stages)
         if not _recovered(parent, version):
@@ -142,6 +137,19 @@ def _carry_over(parent: Folder, version: Folder, config: BuildConfig, clips: int
             progress.advance(len(group))
 
 
+def _carry_filtered(parent: Folder, version: Folder, retried: Set[str]) -> None:
+    """Bring in what filters turned away; units that are decoded again will tell it themselves."""
+    told = parent.lines(FILTERED) if parent.exists(FILTERED) else ()  # older parents don't tell
+    lines = map(json.loads, told)
+    kept = (
+        Outcome(id=line["id"], status="filtered", unit_id=_PARENT_UNIT, unit_size=None, line=line)
+        for line in lines
+        if line["unit_id"] not in retried
+    )
+    while group := list(islice(kept, _LINES_PER_PART)):
+        commit_part(version, group)
+
+
 def _link_assets(parent: Folder, version: Folder, line: dict[str, Any]) -> dict[str, Any]:
     for number in range(1, line["meta"]["num_frames"] + 1):
         version.copy_from(parent, frame_name(line["id"], number))
@@ -166,18 +174,6 @@ def _outcome(line: dict[str, Any], clips: int) -> Outcome:
     line["meta"].pop("shard", None)
     line["meta"].setdefault("has_audio", line["audio"] is not None)  # older parents don't tell
     return Outcome(id=line["id"], status="ok", unit_id=_PARENT_UNIT, unit_size=clips, line=line)
-
-
-def _filtered_before(metadata: dict[str, Any], rejects: Iterable[dict[str, Any]]) -> FilteredBefore:
-    """What the parent's filters turned away of its clips; of files, the plan tells it again."""
-    filters = metadata["funnel"]["filters"]
-    stages: defaultdict[str, set[str]] = defaultdict(set)
-    for line in rejects:
-        stages[line["unit_id"]].add(line["stage"])
-    return FilteredBefore(
-        filters={name: filters[name] for name in filters if name not in FILE_FILTERS},
-        units=[unit for unit, failed in stages.items() if not failed & {"ingest", "decode"}],
-    )
 
 
 def _records_to_retry(

@@ -222,6 +222,30 @@ def test_a_replay_counts_what_its_parents_filters_turned_away(
     assert found == funnel_of(builds.build(few, tmp_path / "clean", **settings))
 
 
+def test_what_was_filtered_before_a_file_failed_is_counted_once(
+    cluster: str, few: Path, tmp_path: Path
+) -> None:
+    """Its first scene is too short, and the file ends in the middle of its second."""
+    film = builds.write_counting(few / "film.mkv", (0, 0, 255, 255, 255, 255))
+    film.write_bytes(film.read_bytes()[: film.stat().st_size * 3 // 4])
+    builds.write_number(few / "long.mp4", 5, seconds=3)
+    settings: dict[str, Any] = {"split": "scenes", "min_clip_s": 2.5}
+    first = builds.build(few, tmp_path / "set", **settings)
+    assert {line["stage"] for line in builds.rejects(first)} == {"ingest", "decode"}
+    assert funnel_of(first)["filters"]["min_clip_s"]["dropped"] == 4
+
+    builds.write_number(few / "clip_004.mp4", 4, seconds=3)
+    assert builds.main_here("data", "replay", tmp_path / "set") == 0
+
+    second = tmp_path / "set" / "v2"
+    assert [line["source_path"] for line in builds.rejects(second)] == [str(film)]
+    assert funnel_of(second)["filters"]["min_clip_s"]["dropped"] == 4
+    told = [json.loads(line) for line in (second / "filtered.jsonl").read_text().splitlines()]
+    assert len({line["id"] for line in told}) == 4
+    assert {(line["name"], line["limit"]) for line in told} == {("min_clip_s", 2.5)}
+    assert all(line["value"] < 2.5 for line in told)
+
+
 def funnel_of(version: Path) -> dict[str, Any]:
     funnel: dict[str, Any] = json.loads((version / "metadata.json").read_text())["funnel"]
     for entry in funnel["filters"].values():
