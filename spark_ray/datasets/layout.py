@@ -138,8 +138,8 @@ def _why_none(dataset: Folder, version: str, published: list[str]) -> str:
             return f"{name} is not finished; run its build command again to resume it"
         if at.exists(REJECTS):
             return (
-                f"{name} was not published, as every file was rejected: {at / REJECTS} says why; "
-                "its build command, run again, tries them all"
+                f"{name} was not published, as no clip was left: {at / REJECTS} says what failed, "
+                "and filters took the rest; its build command, run again, tries all files"
             )
     if published:
         return f"no such published version; there are {', '.join(published)}"
@@ -258,6 +258,7 @@ def filtered_line(clip: Clip) -> dict[str, Any]:
         "id": clip.clip_id,
         "unit_id": clip.unit_id,
         "source_path": clip.source_path,
+        "source_hash": clip.source_hash,
         "start": clip.start_s,
         "end": clip.end_s,
         **clip.filtered.model_dump(),

@@ -195,10 +195,18 @@ def check_model(version: Folder, stage: str, model: ModelInfo) -> None:
     began_with = ModelInfo.model_validate_json(version.read(name))
     if began_with != model:
         raise DatasetError(
-            f"{version.location}: this unfinished build was begun with other weights of the "
-            f"{stage} model {began_with.name} ({_identity(began_with)}, now {_identity(model)}); "
-            "name those by their own folder or version to resume it, or give another --version"
+            f"{version.location}: this build, or that of its parent, was begun with other weights "
+            f"of the {stage} model {began_with.name} ({_identity(began_with)}, now "
+            f"{_identity(model)}); name those by their own folder or version to go on with it, or "
+            "build another --version"
         )
+
+
+def read_models(version: Folder) -> Iterator[tuple[str, ModelInfo]]:
+    """The stages of a build that asked a model, each with the weights that it began with."""
+    for name in version.names(_MODELS):
+        stage = name.rpartition("/")[2].removesuffix(".json")
+        yield stage, ModelInfo.model_validate_json(version.read(name))
 
 
 def _identity(model: ModelInfo) -> str:
