@@ -6,6 +6,21 @@ from pathlib import Path
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where `make test` runs two tests at a time, those of one cluster stay in one process.
+
+    Those of the server run later, with nothing beside them: some bound its time and memory, and to
+    bring it up a second time for the others would take longer than they do.
+    """
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "server" in fixtures:
+            item.add_marker(pytest.mark.alone)
+        for cluster in {"cluster", "head"}.intersection(fixtures):
+            item.add_marker(pytest.mark.xdist_group(cluster))
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Path of a tiny random checkpoint by its family, made when it is first asked for."""
