@@ -2,23 +2,34 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where `make test` runs two tests at a time, those of one cluster stay in one process.
+    """Nothing runs beside the tests of the server.
 
-    Those of the server run later, with nothing beside them: some bound its time and memory, and to
-    bring it up a second time for the others would take longer than they do.
+    Some bound its time and memory, and to bring it up again for the others takes a minute.
     """
     for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if "server" in fixtures:
+        if "server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.alone)
-        for cluster in {"cluster", "head"}.intersection(fixtures):
-            item.add_marker(pytest.mark.xdist_group(cluster))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Two at a time, as `make test` runs them: those that share a cluster stay in one process."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByCluster(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            folder = file.rpartition("/")[0]
+            return folder if folder in ("tests/integration", "tests/system") else file
+
+    return ByCluster(config, log)
 
 
 @pytest.fixture(scope="session")
