@@ -14,8 +14,6 @@ DEMO_ARGS ?=
 
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
-# Python compiles a module when it is first imported; pip would compile all 34,000, for 80 s.
-export PIP_NO_COMPILE ?= 1
 
 .PHONY: demo test test-vllm bench docs lint format install clean
 
