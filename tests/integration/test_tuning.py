@@ -87,7 +87,7 @@ def settings(folder: Path) -> dict[str, Any]:
             "batch_size": 4,
             "gradient_accumulation": 1,
             "mixed_precision": "fp32",
-            "engine": "ddp",
+            "engine": "zero2",
             "max_frames": 4,
             "checkpoint_every_steps": 2,
             "max_skipped_steps": 1,
