@@ -146,7 +146,8 @@ def _why_none(dataset: Folder, version: str, published: list[str]) -> str:
     datasets = [name for name in children if _holds_published(dataset.sub(name))]
     if datasets:
         return f"no such published dataset, but a folder of some; name one: {', '.join(datasets)}"
-    nothing = "this folder holds none" if children else "there is nothing at this path"
+    is_there = children or dataset.names()
+    nothing = "this folder holds none" if is_there else "there is nothing at this path"
     return f"no such published dataset; {nothing}"
 
 

@@ -24,6 +24,7 @@ _ROLLING_GAP_S = 0.1
 
 # YouTube times each word inside a cue, in a form that pysubs2 takes for a cue's own times.
 _WORD_TIME = re.compile(r"<\d[\d:.]*>")
+_TIMES = re.compile(r"^\s*\d[\d:.,]*\s*-->.*", re.MULTILINE)
 
 
 class SidecarError(MediaError):
@@ -88,7 +89,7 @@ def read_cues(uri: str) -> list[Segment]:
 
     Raises:
         StorageError: it can't be read.
-        SidecarError: it holds text but no cue.
+        SidecarError: it holds text but no cue, or a cue whose times can't be read.
     """
     text = read_text(uri).replace("\r\n", "\n").replace("\r", "\n")
     kind = suffix(uri).removeprefix(".")
@@ -99,10 +100,20 @@ def read_cues(uri: str) -> list[Segment]:
         raise SidecarError(
             f"{uri} holds no cue with times like '00:00:01,000 --> 00:00:02,000'; mend or remove it"
         )
-    cues = [
-        Segment(start=event.start / 1000, end=event.end / 1000, text=event.plaintext)
+    for event in events:
+        # pysubs2 takes times that it can't read, and what follows them, for words of the cue before.
+        if broken := _TIMES.search(event.plaintext):
+            raise SidecarError(
+                f"{uri}: {broken[0].strip()!r} are no times like "
+                "'00:00:01,000 --> 00:00:02,000'; mend or remove them"
+            )
+    cues = [  # one that ends before it begins was said nevertheless
+        Segment(
+            start=event.start / 1000,
+            end=max(event.start, event.end) / 1000,
+            text=event.plaintext,
+        )
         for event in events
-        if event.end >= event.start
     ]
     return merge_rolling(sorted(cues, key=lambda cue: (cue.start, cue.end)))
 

@@ -210,7 +210,9 @@ def _from_hub(
         )
         return Path(snapshot_download(hub_id, revision=revision, **files))
     except (OSError, ValueError, network_error, errors.RevisionResolutionError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        # The hub's own words are about calls of its client; what they came from says more.
+        root = error.__cause__ or error
+        reason = str(root).strip().splitlines() or [type(root).__name__]
         raise ModelError(
             f"{setting}: {hub_id} can't be fetched from the Hugging Face hub ({reason[0]}); "
             f"check the name, the network and your access, or {instead}"

@@ -129,6 +129,9 @@ def test_a_clip_without_a_sidecar_is_left_out(tmp_path: Path) -> None:
     assert captions_of(clips) == {}
 
 
+CUE = "1\n00:00:01.000 --> 00:00:02.000\nok"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -138,6 +141,8 @@ def test_a_clip_without_a_sidecar_is_left_out(tmp_path: Path) -> None:
         ("a.json", "[" * 100_000, "can't be understood"),
         ("a.srt", "just some prose", "holds no cue with times"),
         ("a.vtt", "WEBVTT\n\nnot a cue", "holds no cue with times"),
+        ("a.srt", f"{CUE}\n\n2\n00:00:99 --> oops\nbroken", "'00:00:99 --> oops' are no times"),
+        ("a.vtt", f"WEBVTT\n\n{CUE}\n\n00:7 --> later\nbroken", "'00:7 --> later' are no times"),
     ],
 )
 def test_a_malformed_sidecar_is_an_error_that_names_it(

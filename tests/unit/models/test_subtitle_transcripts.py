@@ -98,6 +98,13 @@ def test_nothing_said_is_left_out_and_nonsense_is_an_error(tmp_path: Path) -> No
         transcribe(make_clip(0, 6, sidecars=[write(tmp_path / "bad.srt", "prose")]))
 
 
+def test_a_cue_that_ends_before_it_begins_was_said_all_the_same(tmp_path: Path) -> None:
+    backwards = "1\n00:00:05,000 --> 00:00:04,000\nback\n"
+    said = transcribe(make_clip(0, 6, sidecars=[write(tmp_path / "film.srt", backwards)]))
+    assert said is not None
+    assert [(cue.start, cue.end, cue.text) for cue in said.segments] == [(5.0, 5.0, "back")]
+
+
 def test_a_caption_is_not_what_is_said(tmp_path: Path) -> None:
     caption = write(tmp_path / "film.caption.srt", SRT)
     assert transcribe(make_clip(0, 6, sidecars=[caption])) is None
