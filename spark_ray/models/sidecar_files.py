@@ -101,7 +101,7 @@ def read_cues(uri: str) -> list[Segment]:
             f"{uri} holds no cue with times like '00:00:01,000 --> 00:00:02,000'; mend or remove it"
         )
     for event in events:
-        # pysubs2 takes times that it can't read, and what follows them, for words of the cue before.
+        # Times that pysubs2 can't read are to it, with all behind them, words of the cue before.
         if broken := _TIMES.search(event.plaintext):
             raise SidecarError(
                 f"{uri}: {broken[0].strip()!r} are no times like "
