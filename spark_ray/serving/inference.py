@@ -276,9 +276,7 @@ def _load_apotheon(name: str, reference: str) -> _Loaded:
     if not (apotheon.weights.folder / TRAINING_RECORD).is_file():
         return _Loaded(apotheon, ModelFacts(served=served))
     dataset = TrainingRecord.read(apotheon.weights.folder).dataset
-    served = served.model_copy(
-        update={"dataset": dataset.reference, "dataset_version": dataset.version}
-    )
+    served = served.model_copy(update={"dataset": dataset.name, "dataset_version": dataset.version})
     return _Loaded(apotheon, ModelFacts(served=served, decoding=dataset.decoding))
 
 

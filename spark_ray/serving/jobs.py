@@ -12,12 +12,14 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.util.state import get_log
+from ray.util.state.exception import RayStateApiException
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -33,9 +35,11 @@ from spark_ray.monitoring.logs import serve_ids
 from spark_ray.monitoring.metrics import JOBS
 from spark_ray.serving.assets import AssetStore
 from spark_ray.serving.database import Database, Job, audit_entry
+from spark_ray.serving.dataset_names import OWN
 from spark_ray.serving.errors import ApiError, not_found
 from spark_ray.serving.schemas import JobInfo, JobRequest
 from spark_ray.serving.settings import ServeSettings
+from spark_ray.serving.shown import without_paths
 
 log = get_logger(__name__)
 
@@ -53,7 +57,9 @@ _LISTS = tuple(LIST_SUFFIXES)
 _MOST_ATTEMPTS = 5
 _POLL_S = 1.0
 _CLEAN_UP_EVERY_S = 3600.0
+_LOG_TAIL_LINES = 10_000
 _LOG_TAIL_BYTES = 1 << 20
+_NO_LOG = "A file is not found"  # as Ray says where a driver was lost before its first line
 _FAILED_FOR_GOOD = (1, 2)  # exit statuses of `data build`: nothing to publish, wrong settings
 _LAST_WORDS = ("error: ", "nothing published: ")
 
@@ -169,7 +175,7 @@ class JobBook:
                 "created": job.created,
                 "finished": job.finished,
                 "result": job.result,
-                "error": job.error,
+                "error": None if job.error is None else self._shown(job, job.error),
             }
         )
 
@@ -177,10 +183,25 @@ class JobBook:
         """What the build printed, in its last attempt."""
         folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
         if folder.exists("log.txt"):
-            return folder.read("log.txt").decode("utf-8", "replace")
-        if job.submission is None:
-            return ""
-        return read_log(_client(), job.submission)
+            said = folder.read("log.txt").decode("utf-8", "replace")
+        elif job.submission is None:
+            said = ""
+        else:
+            said = read_log(_client(), job.submission)
+        return self._shown(job, said)
+
+    def _shown(self, job: Job, said: str) -> str:
+        """What a build says, with places named as its owner knows them."""
+        settings, name = self._settings, job.request["name"]
+        return without_paths(
+            said,
+            {
+                f"{settings.jobs_output}/{job.owner}/{name}": f"{OWN}{name}",
+                f"{settings.state}/jobs/{job.id}": job.id,
+                str(settings.jobs_output): "…",
+                settings.state: "…",
+            },
+        )
 
 
 class JobKeeper:
@@ -298,7 +319,7 @@ class JobKeeper:
             return
         metadata = json.loads(version.read(METADATA))
         result = {
-            "dataset": version.location,
+            "dataset": f"{OWN}{job.request['name']}",
             "version": version.location.rstrip("/").rpartition("/")[2],
             **asdict(publication_of(metadata)),
         }
@@ -345,9 +366,34 @@ def _dataset(job: Job) -> tuple[str, str]:
 
 
 def _client() -> JobSubmissionClient:
-    return JobSubmissionClient(ray.get_runtime_context().gcs_address)
+    return JobSubmissionClient(_cluster())
+
+
+def _cluster() -> str:
+    return ray.get_runtime_context().gcs_address
 
 
 def read_log(client: JobSubmissionClient, submission: str) -> str:
-    """The end of what a submission printed."""
-    return client.get_job_logs(submission)[-_LOG_TAIL_BYTES:]
+    """The end of what a submission printed; the whole may be larger than memory.
+
+    Raises:
+        RayStateApiException, OSError: it can't be read right now.
+    """
+    node = client.get_job_info(submission).driver_node_id
+    if node is None:
+        return ""  # its driver never began
+    lines = get_log(
+        _cluster(),
+        submission_id=submission,
+        node_id=node,  # without it Ray refuses, although it could look it up
+        tail=_LOG_TAIL_LINES,
+        encoding=None,
+    )
+    end = b""
+    try:
+        for chunk in cast(Iterator[bytes], lines):
+            end = (end + chunk)[-_LOG_TAIL_BYTES:]  # one line alone may be longer
+    except RayStateApiException as error:
+        if _NO_LOG not in str(error):
+            raise
+    return end.decode("utf-8", "replace")

@@ -93,7 +93,8 @@ def test_only_what_has_one_shape_shares_a_batch(loaded: _Loaded) -> None:
 
 
 def test_a_model_says_where_it_comes_from(loaded: _Loaded, tmp_path: Path) -> None:
-    assert (loaded.served.name, loaded.served.dataset_version) == ("mine", "v3")
+    served = loaded.served
+    assert (served.name, served.dataset, served.dataset_version) == ("mine", "street", "v3")
     assert loaded.served.weights_hash == loaded.apotheon.weights.info().weights_hash
     trained.save_tiny(tmp_path)
     assert _load_apotheon("other", str(tmp_path)).served.dataset is None
