@@ -329,10 +329,12 @@ class JobKeeper:
         """Again, if its driver was lost; not, if the build itself said that it can't be done."""
         assert job.submission is not None
         code = self._ray_jobs().get_job_info(job.submission).driver_exit_code
-        said = read_log(self._ray_jobs(), job.submission).splitlines()
-        last_words = [line for line in said if line.startswith(_LAST_WORDS)]
+        last_words: list[str] = []
+        if code in _FAILED_FOR_GOOD:  # or its log may be lost as well, with the driver's node
+            said = read_log(self._ray_jobs(), job.submission).splitlines()
+            last_words = [line for line in said if line.startswith(_LAST_WORDS)]
         # Python, too, exits with 1, when something broke that the build says nothing of.
-        if code in _FAILED_FOR_GOOD and last_words:
+        if last_words:
             self._end(job, "failed", error=last_words[-1].removeprefix("error: "))
         else:
             self._again(job, f"its driver was lost (exit status {code})")
@@ -346,8 +348,14 @@ class JobKeeper:
 
     def _end(self, job: Job, state: str, *, result: Any = None, error: str | None = None) -> None:
         if job.submission is not None and self._status(job) is not None:
+            try:
+                said = read_log(self._ray_jobs(), job.submission)
+            except (RayStateApiException, OSError, RuntimeError) as failure:
+                # Its node may be gone for good, and the job has ended nevertheless.
+                log.warning("log lost", job=job.id, error=str(failure))
+                said = "the log could not be read any more when the job had ended\n"
             folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
-            folder.write("log.txt", read_log(self._ray_jobs(), job.submission).encode())
+            folder.write("log.txt", said.encode())
         with self._database.session() as session:
             session.execute(
                 update(Job)

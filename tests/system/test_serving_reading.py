@@ -49,7 +49,8 @@ def test_a_version_tells_what_its_build_kept_and_lost(client: httpx.Client, fold
     [
         ({}, 8),
         ({"q": "RED circle"}, 2),
-        ({"q": "shapes/3"}, 1),
+        ({"q": "3.mp4"}, 1),
+        ({"q": "shapes/3"}, 0),
         ({"q": "no such words"}, 0),
         ({"label": "films"}, 8),
         ({"label": "film"}, 0),

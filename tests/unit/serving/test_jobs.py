@@ -27,7 +27,7 @@ ConnectionError: Failed to connect to Ray cluster at 10.0.0.1:6379
 class RayJobs:
     """Ray's Jobs API, with drivers that have ended before one looks."""
 
-    def __init__(self, exit_code: int, log: str) -> None:
+    def __init__(self, exit_code: int | None, log: str) -> None:
         self.submitted: list[str] = []
         self.node: str | None = "node"
         self.sent_bytes = 0
@@ -140,6 +140,20 @@ def test_a_log_that_there_is_not_is_empty(why: str, monkeypatch: pytest.MonkeyPa
             jobs_module.read_log(jobs, "job-1")  # type: ignore[arg-type]
     else:
         assert jobs_module.read_log(jobs, "job-1") == ""  # type: ignore[arg-type]
+
+
+def test_a_job_whose_log_was_lost_with_its_node_is_not_held_up(tmp_path: Path) -> None:
+    class Lost(RayJobs):
+        def get_log(self, *given: Any, **settings: Any) -> Any:
+            raise RayStateApiException("Agent for node id: node doesn't exist.")
+            yield
+
+    jobs = Lost(None, "")
+    assert kept(tmp_path / "once", jobs, rounds=2).attempts == 2
+    job = kept(tmp_path / "always", Lost(None, ""), rounds=9)
+    assert (job.state, job.attempts) == ("failed", 5)
+    log = tmp_path / "always" / "jobs" / job.id / "log.txt"
+    assert "could not be read" in log.read_text()
 
 
 def test_an_owner_hears_of_names_and_not_of_where_things_lie(tmp_path: Path) -> None:
