@@ -12,13 +12,12 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
-from ray.util.state import get_log
 from ray.util.state.exception import RayStateApiException
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -37,6 +36,7 @@ from spark_ray.serving.assets import AssetStore
 from spark_ray.serving.database import Database, Job, audit_entry
 from spark_ray.serving.dataset_names import OWN
 from spark_ray.serving.errors import ApiError, not_found
+from spark_ray.serving.job_logs import read_log
 from spark_ray.serving.schemas import JobInfo, JobRequest
 from spark_ray.serving.settings import ServeSettings
 from spark_ray.serving.shown import without_paths
@@ -57,9 +57,6 @@ _LISTS = tuple(LIST_SUFFIXES)
 _MOST_ATTEMPTS = 5
 _POLL_S = 1.0
 _CLEAN_UP_EVERY_S = 3600.0
-_LOG_TAIL_LINES = 10_000
-_LOG_TAIL_BYTES = 1 << 20
-_NO_LOG = "A file is not found"  # as Ray says where a driver was lost before its first line
 _FAILED_FOR_GOOD = (1, 2)  # exit statuses of `data build`: nothing to publish, wrong settings
 _LAST_WORDS = ("error: ", "nothing published: ")
 
@@ -374,34 +371,4 @@ def _dataset(job: Job) -> tuple[str, str]:
 
 
 def _client() -> JobSubmissionClient:
-    return JobSubmissionClient(_cluster())
-
-
-def _cluster() -> str:
-    return ray.get_runtime_context().gcs_address
-
-
-def read_log(client: JobSubmissionClient, submission: str) -> str:
-    """The end of what a submission printed; the whole may be larger than memory.
-
-    Raises:
-        RayStateApiException, OSError: it can't be read right now.
-    """
-    node = client.get_job_info(submission).driver_node_id
-    if node is None:
-        return ""  # its driver never began
-    lines = get_log(
-        _cluster(),
-        submission_id=submission,
-        node_id=node,  # without it Ray refuses, although it could look it up
-        tail=_LOG_TAIL_LINES,
-        encoding=None,
-    )
-    end = b""
-    try:
-        for chunk in cast(Iterator[bytes], lines):
-            end = (end + chunk)[-_LOG_TAIL_BYTES:]  # one line alone may be longer
-    except RayStateApiException as error:
-        if _NO_LOG not in str(error):
-            raise
-    return end.decode("utf-8", "replace")
+    return JobSubmissionClient(ray.get_runtime_context().gcs_address)

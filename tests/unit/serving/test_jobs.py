@@ -12,6 +12,7 @@ import pytest
 from ray.job_submission import JobStatus
 from ray.util.state.exception import RayStateApiException
 
+from spark_ray.serving import job_logs
 from spark_ray.serving import jobs as jobs_module
 from spark_ray.serving.database import Database, Job
 from spark_ray.serving.errors import ApiError
@@ -70,8 +71,8 @@ def kept(tmp_path: Path, jobs: RayJobs, rounds: int) -> Job:
         return keeper._book.get(job.id, "me")
 
     with (
-        patch.object(jobs_module, "get_log", jobs.get_log),
-        patch.object(jobs_module, "_cluster", str),
+        patch.object(job_logs, "get_log", jobs.get_log),
+        patch.object(job_logs, "_cluster", str),
     ):
         return asyncio.run(keep())
 
@@ -133,13 +134,13 @@ def test_a_log_that_there_is_not_is_empty(why: str, monkeypatch: pytest.MonkeyPa
         raise RayStateApiException("A file is not found at: x" if why == "no file" else "no answer")
         yield
 
-    monkeypatch.setattr(jobs_module, "get_log", get_log)
-    monkeypatch.setattr(jobs_module, "_cluster", str)
+    monkeypatch.setattr(job_logs, "get_log", get_log)
+    monkeypatch.setattr(job_logs, "_cluster", str)
     if why == "no cluster":
         with pytest.raises(RayStateApiException, match="no answer"):
-            jobs_module.read_log(jobs, "job-1")  # type: ignore[arg-type]
+            job_logs.read_log(jobs, "job-1")  # type: ignore[arg-type]
     else:
-        assert jobs_module.read_log(jobs, "job-1") == ""  # type: ignore[arg-type]
+        assert job_logs.read_log(jobs, "job-1") == ""  # type: ignore[arg-type]
 
 
 def test_a_job_whose_log_was_lost_with_its_node_is_not_held_up(tmp_path: Path) -> None:
