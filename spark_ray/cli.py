@@ -1,5 +1,6 @@
 """The command line: `spark-ray data build`, `spark-ray demo`, and what else the house can do."""
 
+import io
 import signal
 import sys
 import threading
@@ -164,6 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(function: str, arguments: Sequence[str]) -> int:
     """Call `module:function` and turn its errors into one sentence and an exit status."""
     configure_logging(ids=job_ids)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of terminals that lack a character
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does later
     module, _, name = function.partition(":")

@@ -56,7 +56,7 @@ class _Use:
 
 @contextmanager
 def alone(folder: Folder, work: str, setting: str) -> Iterator[None]:
-    """Be the only one who works in the folder while the block runs; it exists, if it is local.
+    """Be the only one who works in the folder while the block runs; a local one is made.
 
     Args:
         work: what is done there, as "build".
@@ -87,20 +87,33 @@ def ended_meanwhile(folder: str, work: str) -> FolderInUse:
 
 def _lock(use: _Use) -> int | None:
     """The folder, locked; None where the file system has no locks."""
-    folder = os.open(local_path(use.folder.location), os.O_RDONLY)
+    path = Path(local_path(use.folder.location))
     end = time.monotonic() + _ENDING_S
     while True:
+        path.mkdir(parents=True, exist_ok=True)  # who had it before may have removed it
+        folder = os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return folder
         except BlockingIOError:
+            os.close(folder)
             if time.monotonic() > end:
-                os.close(folder)
                 raise use.refusal("") from None
             time.sleep(_LOOK_EVERY_S)
         except OSError:
             os.close(folder)
             return None
+        else:
+            if _is_there(folder, path):
+                return folder
+            os.close(folder)
+
+
+def _is_there(folder: int, path: Path) -> bool:
+    """Whether an open folder is still the one at its path: removed ones can be locked as well."""
+    try:
+        return os.path.samestat(os.fstat(folder), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -15,10 +15,10 @@ import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NoReturn, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -34,6 +34,16 @@ _MAX_FILE_BYTES = 4 << 20
 
 # As in PATH, but `s3://bucket` stays whole.
 _LIST_SEPARATOR = re.compile(re.escape(os.pathsep) + r"(?!//)")
+
+
+def _as_ray_has_them(gpus: float) -> float:
+    if gpus > 1 and gpus % 1:
+        raise ValueError(f"{gpus:g} GPUs can't be had: give a part of one, or a whole number")
+    return gpus
+
+
+Gpus = Annotated[float, Field(ge=0), AfterValidator(_as_ray_has_them)]
+"""GPUs of one process: Ray shares one among several, and else gives whole ones."""
 
 
 class JobConfig(BaseModel):

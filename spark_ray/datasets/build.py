@@ -15,7 +15,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
-from spark_ray.core.claim import alone
+from spark_ray.core.claim import alone, ended_meanwhile
 from spark_ray.core.errors import (
     ConfigError,
     DatasetError,
@@ -115,7 +115,9 @@ def build_dataset(config: BuildConfig) -> BuildResult:
     with alone(version, "build", "--version"):
         if is_published(version):
             raise _published_meanwhile(version)
-        recipe = recipe or check_recipe(version, config)  # of one that has ended since
+        recipe, before = check_recipe(version, config), recipe
+        if before is not None and recipe is None:
+            raise ended_meanwhile(version.location, "build")
         announce(config, version, advice, resumed=recipe is not None)
         with ray_session(config):
             if recipe is None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from spark_ray.core.config import JobConfig
+from spark_ray.core.config import Gpus, JobConfig
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.mistakes import written_as
 from spark_ray.core.provenance import fingerprint
@@ -82,8 +82,8 @@ class ClusterOptions(BaseModel):
     )
     caption_workers: int = Field(1, ge=1, description="actors that caption")
     transcription_workers: int = Field(1, ge=1, description="actors that transcribe")
-    model_gpus: float = Field(
-        1.0, ge=0, description="GPUs for each model actor; without GPUs in the cluster it gets CPUs"
+    model_gpus: Gpus = Field(
+        1.0, description="GPUs for each model actor; without GPUs in the cluster it gets CPUs"
     )
 
 
@@ -134,8 +134,7 @@ class BuildConfig(
                 refuse_secret(location)
         output = absolute(self.output)
         for location in self.input:
-            folder = user_path(location)
-            if not is_remote(location) and folder.is_dir() and _is_inside(output, folder):
+            if _is_in_input(output, location):
                 raise ConfigError(
                     f"output: {self.output} lies in the input folder {location}, whose next build "
                     "would take its sounds and pictures for input; name a folder elsewhere"
@@ -164,10 +163,14 @@ class BuildConfig(
         return fingerprint(self.content_settings())
 
 
-def _is_inside(location: str, folder: Path) -> bool:
-    return not is_remote(location) and local_path(location).resolve().is_relative_to(
-        folder.resolve()
-    )
+def _is_in_input(output: str, given: str) -> bool:
+    """Whether the output lies in a folder that is an input."""
+    if is_remote(given):
+        return f"{output}/".startswith(f"{given.rstrip('/')}/")
+    folder = user_path(given)
+    if is_remote(output) or not folder.is_dir():
+        return False
+    return local_path(output).resolve().is_relative_to(folder.resolve())
 
 
 OPERATIONAL = {

@@ -136,13 +136,18 @@ def _from_pattern(pattern: Path, listings: "_Listings") -> Iterator[InputFile]:
     matches = [
         path
         for path in sorted(root.glob(str(pattern.relative_to(root))))
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
+        if not any(p.startswith(".") for p in path.relative_to(root).parts)
     ]
     if not matches:
-        raise ConfigError(f"input: the pattern {location_of(pattern)!r} matches no file")
+        raise ConfigError(f"input: the pattern {location_of(pattern)!r} matches no file or folder")
     for path in matches:
         stays = path.resolve().is_relative_to(inside)  # a folder on the way may be a link too
-        yield listings.beside(path, None if stays else OutsideInput(_LEAVES))
+        if not stays:
+            yield listings.beside(path, OutsideInput(_LEAVES))
+        elif path.is_dir():
+            yield from _walk(path)
+        else:
+            yield listings.beside(path)
 
 
 def _stays_in(path: Path, root: Path) -> bool:
@@ -250,7 +255,8 @@ class _Listings:
             fs.invalidate_cache()
             if _GLOB & set(path) and not fs.exists(path):
                 root = "/".join(_leading_parts(PurePosixPath(path)))
-                keys = [key for key in fs.glob(path) if not fs.isdir(key)]
+                matches = fs.glob(path)
+                keys = [k for m in matches for k in (fs.find(m) if fs.isdir(m) else [m])]
             else:
                 root, keys = path, []
                 with suppress(FileNotFoundError):  # what s3fs says of a bucket that is not there

@@ -16,11 +16,11 @@ from spark_ray.core.storage import Folder, is_remote, local_path, storage_errors
 MANIFEST = "manifest.jsonl"
 METADATA = "metadata.json"
 REJECTS = "rejects.jsonl"
+FILTERED = "filtered.jsonl"
 REPORT = "report.html"
 DATA = "data"
 PARTS = "parts"
 RECIPE = f"{PARTS}/recipe.json"
-FILTERED_BEFORE = f"{PARTS}/filtered_before.json"
 _WRITING = f"{PARTS}/writing"
 SOURCES = "sources.jsonl"
 SHARDS = "shards"
@@ -138,8 +138,8 @@ def _why_none(dataset: Folder, version: str, published: list[str]) -> str:
             return f"{name} is not finished; run its build command again to resume it"
         if at.exists(REJECTS):
             return (
-                f"{name} was not published, as every file was rejected: {at / REJECTS} says why; "
-                "its build command, run again, tries them all"
+                f"{name} was not published, as no clip was left: {at / REJECTS} says what failed, "
+                "and filters took the rest; its build command, run again, tries all files"
             )
     if published:
         return f"no such published version; there are {', '.join(published)}"
@@ -248,4 +248,18 @@ def reject_line(clip: Clip) -> dict[str, Any]:
         "start": clip.start_s,
         "end": clip.end_s,
         **clip.reject.model_dump(),
+    }
+
+
+def filtered_line(clip: Clip) -> dict[str, Any]:
+    """What is known of a sound clip that a filter turned away, and the value that it saw."""
+    assert clip.filtered is not None
+    return {
+        "id": clip.clip_id,
+        "unit_id": clip.unit_id,
+        "source_path": clip.source_path,
+        "source_hash": clip.source_hash,
+        "start": clip.start_s,
+        "end": clip.end_s,
+        **clip.filtered.model_dump(),
     }

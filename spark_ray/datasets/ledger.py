@@ -16,7 +16,7 @@ from spark_ray.core.provenance import code_version, text_hash
 from spark_ray.core.schema import Clip, ModelInfo, Record
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.config import BuildConfig
-from spark_ray.datasets.layout import FILTERED_BEFORE, PARTS, RECIPE
+from spark_ray.datasets.layout import PARTS, RECIPE
 
 log = get_logger(__name__)
 
@@ -100,23 +100,6 @@ def read_parts(version: Folder) -> Iterator[Outcome]:
     for name in part_names(version):
         for line in version.lines(name):
             yield Outcome.model_validate_json(line)
-
-
-class FilteredBefore(Record):
-    """What filters turned away when a replay's parent was built, as its funnel tells it.
-
-    `units` are done again by the replay, but were decoded to their end by then: their clips are
-    among those that were turned away.
-    """
-
-    filters: dict[str, dict[str, Any]]
-    units: list[str]
-
-
-def read_filtered_before(version: Folder) -> FilteredBefore:
-    if not version.exists(FILTERED_BEFORE):
-        return FilteredBefore(filters={}, units=[])  # it is no replay
-    return FilteredBefore.model_validate_json(version.read(FILTERED_BEFORE))
 
 
 class Progress:
@@ -212,10 +195,18 @@ def check_model(version: Folder, stage: str, model: ModelInfo) -> None:
     began_with = ModelInfo.model_validate_json(version.read(name))
     if began_with != model:
         raise DatasetError(
-            f"{version.location}: this unfinished build was begun with other weights of the "
-            f"{stage} model {began_with.name} ({_identity(began_with)}, now {_identity(model)}); "
-            "name those by their own folder or version to resume it, or give another --version"
+            f"{version.location}: this build, or that of its parent, was begun with other weights "
+            f"of the {stage} model {began_with.name} ({_identity(began_with)}, now "
+            f"{_identity(model)}); name those by their own folder or version to go on with it, or "
+            "build another --version"
         )
+
+
+def read_models(version: Folder) -> Iterator[tuple[str, ModelInfo]]:
+    """The stages of a build that asked a model, each with the weights that it began with."""
+    for name in version.names(_MODELS):
+        stage = name.rpartition("/")[2].removesuffix(".json")
+        yield stage, ModelInfo.model_validate_json(version.read(name))
 
 
 def _identity(model: ModelInfo) -> str:

@@ -20,6 +20,7 @@ from spark_ray.core.storage import Folder, storage_errors
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import (
     DATA,
+    FILTERED,
     MANIFEST,
     METADATA,
     PARTS,
@@ -35,7 +36,7 @@ from spark_ray.datasets.ledger import (
     Recipe,
     dump_json,
     part_names,
-    read_filtered_before,
+    read_models,
 )
 from spark_ray.datasets.plan import SourceRecord
 from spark_ray.datasets.report import write_report
@@ -44,6 +45,8 @@ from spark_ray.datasets.statistics import ClipStatistics, FilteredOut, survivor_
 
 _SORTED_AT_ONCE_BYTES = 2 << 20
 _MOST_FILES = 128
+_RANKS = {"ok": 0, "filtered": 1, "rejected": 2}
+"""A clip that came once is not lost when another attempt at it fails, as that of a replay may."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def clear_scaffold(version: Folder, metadata: Mapping[str, Any]) -> None:
 
 
 def discard(version: Folder) -> None:
-    """Undo an unfinished build, or what a kill left of one; only its rejects stay.
+    """Undo an unfinished build, or what a kill left of one; only what it says of losses stays.
 
     The recipe goes first: without it nothing here is taken for a build to go on with. The parts go
     last: where they are, this is done again.
@@ -128,14 +131,15 @@ def discard(version: Folder) -> None:
 
 
 def _compact(config: BuildConfig, version: Folder) -> _Compaction:
-    """Write manifest, rejects and shards from the parts, sorted by id."""
+    """Write manifest, shards, and what was rejected or filtered, from the parts, sorted by id."""
     found = _Compaction()
-    before = read_filtered_before(version)
-    counted_before = frozenset(before.units)
-    found.filtered |= {name: FilteredOut.of(entry) for name, entry in before.filters.items()}
     settings = config.content_settings() if config.provenance else None
     shards = ShardWriter(version, config.shard_bytes) if config.format != "files" else None
-    with version.writer(MANIFEST) as manifest, version.writer(REJECTS) as rejects:
+    with (
+        version.writer(MANIFEST) as manifest,
+        version.writer(REJECTS) as rejects,
+        version.writer(FILTERED) as filtered,
+    ):
         for outcome in sorted_outcomes(version):
             line = outcome.line
             if outcome.status == "rejected":
@@ -143,10 +147,9 @@ def _compact(config: BuildConfig, version: Folder) -> _Compaction:
                 rejects.write(json_line(line))
                 continue
             if outcome.status == "filtered":
-                if outcome.unit_id in counted_before:
-                    continue
                 entry = found.filtered.setdefault(line["name"], FilteredOut(line["limit"]))
                 entry.add(line["source_path"], line["value"])
+                filtered.write(json_line(line))
                 continue
             found.statistics.add(line)
             if settings is not None:
@@ -164,7 +167,7 @@ def _compact(config: BuildConfig, version: Folder) -> _Compaction:
 
 
 def sorted_outcomes(version: Folder) -> Iterator[Outcome]:
-    """Outcomes of all parts in order of id, each once.
+    """Outcomes of all parts in order of id, each once: the best, where there are several.
 
     Parts come in the order in which work happened to finish. They are dealt out to files on the
     local disk by the first two digits of their ids, which are of a hash, so that each file is small
@@ -181,7 +184,11 @@ def sorted_outcomes(version: Folder) -> Iterator[Outcome]:
                 files[bisect_right(bounds, identity)].write(line)
         for file in files:
             file.seek(0)
-            outcomes = {o.id: o for o in map(Outcome.model_validate_json, file)}
+            outcomes: dict[str, Outcome] = {}
+            for outcome in map(Outcome.model_validate_json, file):
+                other = outcomes.get(outcome.id)
+                if other is None or _RANKS[outcome.status] < _RANKS[other.status]:
+                    outcomes[outcome.id] = outcome
             for identity in sorted(outcomes):
                 yield outcomes.pop(identity)
 
@@ -207,6 +214,7 @@ def _metadata(
         "manifest_sha256": found.manifest.hexdigest(),
         "fingerprint": recipe.fingerprint,
         "config": recipe.settings,
+        "models": {stage: model.model_dump() for stage, model in read_models(version)},
         "pipeline_version": __version__,
         "code_version": code_version(),
         "git_commit": git_commit(),
@@ -222,6 +230,7 @@ def _metadata(
         "files": {
             "manifest": MANIFEST,
             "rejects": REJECTS,
+            "filtered": FILTERED,
             "sources": SOURCES,
             "report": REPORT,
         },

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from spark_ray.core.errors import DatasetError
 from spark_ray.core.storage import Folder, is_remote, local_path
-from spark_ray.datasets.layout import MANIFEST, METADATA, REJECTS, resolve_published
+from spark_ray.datasets.layout import MANIFEST, METADATA, resolve_published
 
 _EXAMPLES = 5
 
@@ -57,15 +57,6 @@ def read_manifest(
         StorageError: the file can't be read at all.
     """
     yield from _read_lines(folder, name, _ManifestLine, broken)
-
-
-def read_rejects(version: Folder, broken: BrokenLines) -> Iterator[dict[str, Any]]:
-    """The lines of a version's `rejects.jsonl`, read as a manifest is.
-
-    Raises:
-        StorageError: the file can't be read at all.
-    """
-    yield from _read_lines(version, REJECTS, _RejectLine, broken)
 
 
 def manifest_of(reference: str) -> tuple[Folder, str]:
@@ -203,15 +194,3 @@ class _ManifestLine(BaseModel):
     frames_dir: str | None = None
     audio: str | None = None
     meta: _Meta
-
-
-class _RejectLine(BaseModel):
-    id: str
-    unit_id: str
-    source_path: str
-    source_hash: str | None = None
-    start: FiniteFloat
-    end: FiniteFloat | None
-    stage: str
-    error: str
-    message: str

@@ -8,15 +8,17 @@ a file was damaged or a model fell over, is tried once more with the same settin
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
 
-from spark_ray.core.claim import alone
+from spark_ray.core.claim import alone, ended_meanwhile
 from spark_ray.core.errors import OutsideInput
 from spark_ray.core.progress import ProgressReport
+from spark_ray.core.provenance import VIDEO_ID_CHARS
+from spark_ray.core.schema import ModelInfo
 from spark_ray.core.storage import Folder, absolute, transfers
 from spark_ray.core.wording import counted
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
@@ -28,10 +30,9 @@ from spark_ray.datasets.build import (
     run_units,
 )
 from spark_ray.datasets.config import BuildConfig
-from spark_ray.datasets.funnel import FILE_FILTERS
 from spark_ray.datasets.ingest import files_as_they_are
 from spark_ray.datasets.layout import (
-    FILTERED_BEFORE,
+    FILTERED,
     METADATA,
     PARTS,
     RECIPE,
@@ -39,6 +40,7 @@ from spark_ray.datasets.layout import (
     asset_folder,
     audio_name,
     frame_name,
+    is_published,
     is_unfinished,
     next_version,
     numbered_versions,
@@ -46,10 +48,9 @@ from spark_ray.datasets.layout import (
     writable,
 )
 from spark_ray.datasets.ledger import (
-    FilteredBefore,
     Outcome,
+    check_model,
     commit_part,
-    dump_json,
     read_parts,
     read_recipe,
 )
@@ -57,8 +58,8 @@ from spark_ray.datasets.model_stages import model_stages
 from spark_ray.datasets.plan import SourceRecord, StoredPlan, mark_duplicates
 from spark_ray.datasets.publish import clear_scaffold, discard
 from spark_ray.datasets.session import ray_session
+from spark_ray.datasets.units import whole_file
 
-_PARENT_UNIT = "parent"
 _CARRYING = f"{PARTS}/carrying"
 _LINES_PER_PART = 1000
 
@@ -103,14 +104,12 @@ def replay_rejects(reference: str, **operational: Any) -> Replay:
     stages = model_stages(config)
     version.create()
     with alone(version, "build", "--version"), ray_session(config):
-        if not version.exists(RECIPE):
-            discard(version)
-            version.write(_CARRYING, b"")  # so that what a kill leaves is known to be of a build
-            _carry_over(parent, version, config, metadata["statistics"]["clips"])
-            version.write(
-                FILTERED_BEFORE, dump_json(_filtered_before(metadata, rejects).model_dump())
-            )
-            begin(version, config, _records_to_retry(parent, rejects, config), origin)
+        if not _is_begun(version, origin):
+            records = list(_records_to_retry(parent, rejects, config))
+            retried = {line["unit_id"] for line in rejects}
+            carried = _Carried({record.video_id for record in records}, retried)
+            _begin_from(parent, version, config, metadata, carried)
+            begin(version, config, records, origin)
         run_units(config, version, stages)
         if not _recovered(parent, version):
             discard(version)
@@ -127,19 +126,99 @@ def _unfinished_replay(dataset: Folder, origin: dict[str, Any]) -> Folder | None
     return None
 
 
-def _carry_over(parent: Folder, version: Folder, config: BuildConfig, clips: int) -> None:
-    """Bring every clip of the parent into the new version, as if it had been built here."""
+def _is_begun(version: Folder, origin: dict[str, Any]) -> bool:
+    """Whether there is a replay to go on with.
+
+    Raises:
+        FolderInUse: another build of this version ended since it was chosen.
+    """
+    if not is_published(version):
+        if not version.exists(RECIPE):
+            return False
+        if read_recipe(version).parent == origin:
+            return True
+    raise ended_meanwhile(version.location, "build")
+
+
+def _begin_from(
+    parent: Folder,
+    version: Folder,
+    config: BuildConfig,
+    metadata: dict[str, Any],
+    carried: "_Carried",
+) -> None:
+    """Bring in what the parent holds, and with which weights it was made."""
+    discard(version)
+    version.write(_CARRYING, b"")  # so that what a kill leaves is known to be of a build
+    _carry_over(parent, version, config, metadata["statistics"]["clips"], carried)
+    _carry_filtered(parent, version, carried)
+    for stage, model in metadata.get("models", {}).items():
+        check_model(version, stage, ModelInfo.model_validate(model))
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """Which rows of the parent come into the new version: `videos` are those that still exist, not
+    what a mended file held before, and `retried` the ids of units that are decoded again."""
+
+    videos: Set[str | None]
+    retried: Set[str]
+
+    def has(self, video_id: str) -> bool:
+        return video_id in self.videos
+
+    def outcome(self, line: dict[str, Any]) -> Outcome:
+        """A clip's line as it was before publishing, which adds the configuration and the shard.
+
+        Of a file that is decoded again it is what is committed already, and not done again.
+        """
+        meta = line["meta"]
+        meta["provenance"].pop("config", None)
+        meta.pop("shard", None)
+        meta.setdefault("has_audio", line["audio"] is not None)  # older parents don't tell
+        unit = whole_file(meta["video_id"])
+        if unit in self.retried:
+            return Outcome(id=line["id"], status="ok", unit_id=unit, unit_size=None, line=line)
+        return Outcome(id=line["id"], status="ok", unit_id=line["id"], unit_size=1, line=line)
+
+
+def _carry_over(
+    parent: Folder, version: Folder, config: BuildConfig, clips: int, carried: _Carried
+) -> None:
+    """Bring clips of the parent into the new version, as if they had been built here."""
     link = partial(_link_assets, parent, version)
     write = partial(_write_assets, version, config.audio_format)
-    lines = (
-        transfers(version.location, link, manifest_lines(parent))
-        if config.format != "parquet"
-        else transfers(version.location, write, published_clips(parent))
-    )
+    if config.format != "parquet":
+        told = (line for line in manifest_lines(parent) if carried.has(line["meta"]["video_id"]))
+        lines = transfers(version.location, link, told)
+    else:
+        held = (c for c in published_clips(parent) if carried.has(c.line["meta"]["video_id"]))
+        lines = transfers(version.location, write, held)
     with ProgressReport("Carrying over", clips, "clips") as progress:
         while group := list(islice(lines, _LINES_PER_PART)):
-            commit_part(version, [_outcome(line, clips) for line in group])
+            commit_part(version, [carried.outcome(line) for line in group])
             progress.advance(len(group))
+
+
+def _carry_filtered(parent: Folder, version: Folder, carried: _Carried) -> None:
+    """Bring in what filters turned away; units that are decoded again will tell it themselves."""
+    told = parent.lines(FILTERED) if parent.exists(FILTERED) else ()  # older parents don't tell
+    lines = (
+        line
+        for line in map(json.loads, told)
+        if line["unit_id"] not in carried.retried
+        and carried.has(line["source_hash"][:VIDEO_ID_CHARS])
+    )
+    while group := list(islice(lines, _LINES_PER_PART)):
+        commit_part(
+            version,
+            [
+                Outcome(
+                    id=line["id"], status="filtered", unit_id=line["id"], unit_size=1, line=line
+                )
+                for line in group
+            ],
+        )
 
 
 def _link_assets(parent: Folder, version: Folder, line: dict[str, Any]) -> dict[str, Any]:
@@ -158,26 +237,6 @@ def _write_assets(version: Folder, audio_format: str, clip: ClipAssets) -> dict[
         clip.line["audio"] = audio_name(clip.line["id"], audio_format)
         version.write(clip.line["audio"], clip.audio)
     return clip.line
-
-
-def _outcome(line: dict[str, Any], clips: int) -> Outcome:
-    """The line as it was before publishing, which adds the configuration and the shard."""
-    line["meta"]["provenance"].pop("config", None)
-    line["meta"].pop("shard", None)
-    line["meta"].setdefault("has_audio", line["audio"] is not None)  # older parents don't tell
-    return Outcome(id=line["id"], status="ok", unit_id=_PARENT_UNIT, unit_size=clips, line=line)
-
-
-def _filtered_before(metadata: dict[str, Any], rejects: Iterable[dict[str, Any]]) -> FilteredBefore:
-    """What the parent's filters turned away of its clips; of files, the plan tells it again."""
-    filters = metadata["funnel"]["filters"]
-    stages: defaultdict[str, set[str]] = defaultdict(set)
-    for line in rejects:
-        stages[line["unit_id"]].add(line["stage"])
-    return FilteredBefore(
-        filters={name: filters[name] for name in filters if name not in FILE_FILTERS},
-        units=[unit for unit, failed in stages.items() if not failed & {"ingest", "decode"}],
-    )
 
 
 def _records_to_retry(

@@ -43,6 +43,7 @@ from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import (
     audio_name,
     clip_provenance,
+    filtered_line,
     frame_name,
     manifest_line,
     reject_line,
@@ -305,8 +306,7 @@ class CommitStage:
         elif clip.status == "rejected":
             line = reject_line(clip)
         else:
-            assert clip.filtered is not None
-            line = {"source_path": clip.source_path, **clip.filtered.model_dump()}
+            line = filtered_line(clip)
         return Outcome(
             id=clip.clip_id,
             status=clip.status,

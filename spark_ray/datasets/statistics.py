@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import has_audio
@@ -36,22 +35,6 @@ def histogram(values: Sequence[float], low: float | None = None, high: float | N
     else:
         counts, edges = np.histogram(numbers, _BINS, (least, most))
     return {"counts": counts.tolist(), "edges": [round(float(edge), 6) for edge in edges]}
-
-
-def binned_values(counted: Mapping[str, Any] | None) -> NDArray[np.float64]:
-    """Values from which `histogram` makes the same one again, but for the rounding of edges."""
-    if counted is None:
-        return np.empty(0)
-    counts, edges = counted["counts"], np.asarray(counted["edges"])
-    middles = (edges[:-1] + edges[1:]) / 2
-    values = np.repeat(middles, counts)
-    if edges[1] - edges[0] == 1 and np.all(middles == np.round(middles)):
-        return values  # one bin a number
-    if counts[0]:
-        values[0], values[-1] = edges[0], edges[-1]  # the range is that of the values
-    else:
-        values[:] = (edges[0] + edges[-1]) / 2  # they are all equal
-    return values
 
 
 @dataclass
@@ -162,12 +145,6 @@ class FilteredOut:
     limit: float
     values: array[float] = field(default_factory=lambda: array("f"))
     examples: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, told: Mapping[str, Any]) -> FilteredOut:
-        """From what `as_dict` told of it, in which values are known by their bins."""
-        values = array("f", binned_values(told["histogram"]))
-        return cls(told["limit"], values, list(told["examples"]))
 
     def add(self, source_path: str, value: float) -> None:
         self.values.append(value)

@@ -44,7 +44,7 @@ def units_of(record: SourceRecord, config: BuildConfig) -> Iterator[Clip]:
     spans = _spans(record.info, config) if record.verdict == "video" else [(0.0, None)]
     name = record.video_id or "file-" + text_hash(record.location)[:VIDEO_ID_CHARS]
     for start_s, end_s in spans:
-        unit_id = f"{name}@{start_s:.3f}-{'' if end_s is None else format(end_s, '.3f')}"
+        unit_id = _unit_id(name, start_s, end_s)
         if record.units is not None and unit_id not in record.units:
             continue
         yield Clip(
@@ -61,6 +61,15 @@ def units_of(record: SourceRecord, config: BuildConfig) -> Iterator[Clip]:
             start_s=start_s,
             end_s=end_s,
         )
+
+
+def _unit_id(name: str, start_s: float, end_s: float | None) -> str:
+    return f"{name}@{start_s:.3f}-{'' if end_s is None else format(end_s, '.3f')}"
+
+
+def whole_file(video_id: str) -> str:
+    """The id of the unit that is a whole file, which any unit with several clips is."""
+    return _unit_id(video_id, 0.0, None)
 
 
 def _spans(info: VideoInfo | None, config: BuildConfig) -> list[tuple[float, float | None]]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from spark_ray.core.config import JobConfig
+from spark_ray.core.config import Gpus, JobConfig
 from spark_ray.core.storage import absolute, is_remote, user_path
 from spark_ray.datasets.config import check_outlives_job
 
@@ -64,8 +64,8 @@ class WorkerOptions(BaseModel):
         description="clips that an actor writes about at a time; lower it when memory runs out",
     )
     workers: int = Field(1, ge=1, description="actors, each with a model of its own")
-    num_gpus: float = Field(
-        1.0, ge=0, description="GPUs for each actor; without GPUs in the cluster it gets CPUs"
+    num_gpus: Gpus = Field(
+        1.0, description="GPUs for each actor; without GPUs in the cluster it gets CPUs"
     )
     ray_address: str | None = Field(
         None, description="Ray cluster to use; unset: RAY_ADDRESS, or a local one for this job"

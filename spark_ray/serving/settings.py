@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from spark_ray.core.config import JobConfig
+from spark_ray.core.config import Gpus, JobConfig
 from spark_ray.core.errors import unknown_choice
 from spark_ray.core.mistakes import written_as
 from spark_ray.core.storage import absolute, is_remote
@@ -58,9 +58,8 @@ class ModelSettings(BaseModel):
     num_cpus: float = Field(
         0.3, ge=0, description="that Ray sets aside; what is left on a laptop is for jobs"
     )
-    num_gpus: float = Field(
+    num_gpus: Gpus = Field(
         0.0,
-        ge=0,
         description="a fraction lets models share a GPU; vllm divides its model among several",
     )
     memory_bytes: int | None = Field(
@@ -115,10 +114,6 @@ class ModelSettings(BaseModel):
             raise ValueError("memory_bytes has no effect without backend apotheon")
         if self.backend == VLLM and str(self.reference).startswith(REGISTERED):
             raise ValueError("reference: an engine holds one version; give the folder of its files")
-        if self.backend == VLLM and self.num_gpus > 1 and self.num_gpus % 1:
-            raise ValueError(
-                f"num_gpus: vllm takes whole GPUs or a part of one, not {self.num_gpus:g}"
-            )
         return self
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from spark_ray.core.anatomy import FREEZABLE, LORA_TARGETS, TASKS, Task
-from spark_ray.core.config import JobConfig
+from spark_ray.core.config import Gpus, JobConfig
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.storage import absolute, is_remote, local_path
 from spark_ray.datasets.config import check_outlives_job, in_job_files
@@ -151,8 +151,8 @@ class EngineOptions(BaseModel):
     threads_per_worker: int | None = Field(
         None, ge=1, description="computing threads of each worker; unset: as many as its share"
     )
-    gpus_per_worker: float | None = Field(
-        None, ge=0, description="GPUs of each worker; unset: 1 where the cluster has any"
+    gpus_per_worker: Gpus | None = Field(
+        None, description="GPUs of each worker; unset: 1 where the cluster has any"
     )
     max_failures: int = Field(
         3, ge=0, description="lost workers after which training goes on from its last checkpoint"

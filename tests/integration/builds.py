@@ -162,14 +162,17 @@ def wait_until(
     driver: subprocess.Popen[str] | None = None,
     seconds: float = 180,
 ) -> Any:
-    """The first true value of `condition`, asked every few milliseconds while the driver lives."""
+    """The first true value of `condition`, asked every few milliseconds while the driver lives.
+
+    A condition that is slow to ask is asked less often: it takes the CPU from what it waits for.
+    """
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while (asked := time.monotonic()) < end:
         if value := condition():
             return value
         if driver is not None and driver.poll() is not None:
             raise AssertionError(f"ended before {what}: {driver.communicate()}")
-        time.sleep(0.003)
+        time.sleep(min(1.0, max(0.003, 2 * (time.monotonic() - asked))))
     raise AssertionError(f"waited {seconds:g} s in vain: {what}")
 
 

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -222,11 +224,143 @@ def test_a_replay_counts_what_its_parents_filters_turned_away(
     assert found == funnel_of(builds.build(few, tmp_path / "clean", **settings))
 
 
+def test_what_was_filtered_before_a_file_failed_is_counted_once(
+    cluster: str, few: Path, tmp_path: Path
+) -> None:
+    """Its first scene is too short, and the file ends in the middle of its second."""
+    film = builds.write_counting(few / "film.mkv", (0, 0, 255, 255, 255, 255))
+    film.write_bytes(film.read_bytes()[: film.stat().st_size * 3 // 4])
+    builds.write_number(few / "long.mp4", 5, seconds=3)
+    settings: dict[str, Any] = {"split": "scenes", "min_clip_s": 2.5}
+    first = builds.build(few, tmp_path / "set", **settings)
+    assert {line["stage"] for line in builds.rejects(first)} == {"ingest", "decode"}
+    assert funnel_of(first)["filters"]["min_clip_s"]["dropped"] == 4
+
+    builds.write_number(few / "clip_004.mp4", 4, seconds=3)
+    assert builds.main_here("data", "replay", tmp_path / "set") == 0
+
+    second = tmp_path / "set" / "v2"
+    assert [line["source_path"] for line in builds.rejects(second)] == [str(film)]
+    assert funnel_of(second)["filters"]["min_clip_s"]["dropped"] == 4
+    told = [json.loads(line) for line in (second / "filtered.jsonl").read_text().splitlines()]
+    assert len({line["id"] for line in told}) == 4
+    assert {(line["name"], line["limit"]) for line in told} == {("min_clip_s", 2.5)}
+    assert all(line["value"] < 2.5 for line in told)
+
+
 def funnel_of(version: Path) -> dict[str, Any]:
     funnel: dict[str, Any] = json.loads((version / "metadata.json").read_text())["funnel"]
     for entry in funnel["filters"].values():
         entry["examples"].sort(key=lambda example: example["source_path"])
     return funnel
+
+
+def write_film(path: Path, share: float = 1.0) -> None:
+    """Five scenes of 2 s, cut off after a share of its bytes."""
+    builds.write_counting(path, [0, 0, 255, 255, 0, 0, 255, 255, 0, 0])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+@pytest.mark.parametrize("split", ["fixed", "scenes"])
+def test_a_replay_of_a_mended_film_is_as_a_build_of_it(
+    cluster: str, tmp_path: Path, split: str
+) -> None:
+    """What the damaged file held is no clip any more: its mended bytes hold that as well."""
+    source = builds.write_numbers(tmp_path / "in", (1,))
+    write_film(source / "film.mkv", share=0.6)
+    settings: dict[str, Any] = {"split": split, "clip_max_s": 2.0}
+    first = builds.build(source, tmp_path / "set", **settings)
+    assert len(builds.manifest(first)) > 1
+    assert builds.rejects(first)
+
+    write_film(source / "film.mkv")
+    assert builds.main_here("data", "replay", tmp_path / "set") == 0
+
+    clean = builds.build(source, tmp_path / "clean", **settings)
+    clips = builds.manifest(tmp_path / "set" / "v2")
+    assert [clip["id"] for clip in clips] == [clip["id"] for clip in builds.manifest(clean)]
+    assert funnel_of(tmp_path / "set" / "v2") == funnel_of(clean)
+
+
+def test_a_replay_loses_no_clip_that_was_published(cluster: str, tmp_path: Path) -> None:
+    """Beside a film that is cut off as before lies a text now that none of its clips can take."""
+    source = builds.write_numbers(tmp_path / "in", (1,))
+    (source / "clip_002.mp4").write_bytes(b"broken")
+    for number in range(3):
+        write_film(source / f"film_{number}.mkv", share=0.6 + 0.05 * number)
+    first = builds.build(source, tmp_path / "set", split="scenes")
+    had = {line["id"] for line in builds.manifest(first)}
+    assert len(had) > 3
+
+    for number in range(3):
+        (source / f"film_{number}.caption.srt").write_text("these are no cues")
+    builds.write_number(source / "clip_002.mp4", 2)
+    assert builds.main_here("data", "replay", tmp_path / "set") == 0
+
+    has = {line["id"] for line in builds.manifest(tmp_path / "set" / "v2")}
+    assert had < has
+    assert not has & {line["id"] for line in builds.rejects(tmp_path / "set" / "v2")}
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_replay_that_another_one_was_before_changes_nothing(
+    cluster: str,
+    few: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mended: bool,
+) -> None:
+    """The other one publishes while this one waits for its end."""
+    builds.build(few, tmp_path / "set")
+    mend(few)
+    published: dict[Path, bytes] = {}
+
+    def late(*given: Any) -> Any:
+        monkeypatch.undo()
+        assert builds.main_here("data", "replay", tmp_path / "set") == 0
+        files = (tmp_path / "set").rglob("*")
+        published.update({path: path.read_bytes() for path in files if path.is_file()})
+        if not mended:
+            (few / "clip_004.mp4").write_bytes(b"broken")
+        return alone(*given)
+
+    monkeypatch.setattr("spark_ray.datasets.replay.alone", late)
+    assert builds.main_here("data", "replay", f"{tmp_path / 'set'}@v1") != 0
+    assert "ended just now" in capsys.readouterr().err
+    files = (tmp_path / "set").rglob("*")
+    assert {path: path.read_bytes() for path in files if path.is_file()} == published
+    assert (tmp_path / "set" / "v2" / "metadata.json") in published
+
+
+def test_a_replay_asks_the_weights_that_its_parent_asked(
+    cluster: str,
+    few: Path,
+    tmp_path: Path,
+    tiny_checkpoint: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = shutil.copytree(tiny_checkpoint("blip"), tmp_path / "model")
+    weights = model / "model.safetensors"
+    began_with = weights.read_bytes()
+    builds.build(few, tmp_path / "set", caption_backend="blip", caption_model=str(model))
+
+    weights.write_bytes(began_with[:-4] + b"\0\0\0\0")  # a number of its last tensor
+    mend(few)
+    assert builds.main_here("data", "replay", tmp_path / "set") == 2
+    assert "begun with other weights of the caption model" in capsys.readouterr().err
+
+    weights.write_bytes(began_with)
+    assert builds.main_here("data", "replay", tmp_path / "set") == 0
+    clips = builds.manifest(tmp_path / "set" / "v2")
+    assert len(clips) == 4
+    used = {
+        step["model"]["weights_hash"]
+        for clip in clips
+        for step in clip["meta"]["provenance"]["lineage"]["processing_steps"]
+        if step.get("model")
+    }
+    assert len(used) == 1
 
 
 def test_a_replay_that_is_killed_goes_on(cluster: str, few: Path, tmp_path: Path) -> None:

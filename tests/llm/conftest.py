@@ -12,7 +12,7 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("integration", "system")]
 import builds  # noqa: E402
-from clusters import RAY, START_S, Node, free_port, run_ray  # noqa: E402
+from clusters import RAY, START_S, Node, ask, free_port  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +65,7 @@ def cluster(
     jobs = f"http://127.0.0.1:{dashboard}"
     try:
         builds.wait_until(
-            lambda: run_ray(cluster_environment, "job", "list", "--address", jobs).returncode == 0,
+            lambda: ask(jobs, "/api/jobs/", cluster_environment) is not None,
             f"a cluster that answers; see {log}",
             seconds=START_S,
         )

@@ -55,8 +55,8 @@ _TEMPLATE = (
 )
 
 
-def write(folder: Path) -> Path:
-    """Save the checkpoint."""
+def write(folder: Path, width: int = 64, layers: int = 2) -> Path:
+    """Save the checkpoint, or one of another width, a multiple of 32, and depth."""
     tokens = [*_SPECIAL, *sorted(ByteLevel.alphabet()), *(f"Ġ{word}" for word in WORDS)]
     ids = {token: number for number, token in enumerate(tokens)}
     tokenizer = Qwen2Tokenizer(vocab=ids, merges=[], extra_special_tokens=list(_SPECIAL[1:]))
@@ -74,7 +74,7 @@ def write(folder: Path) -> Path:
     (folder / "videos").rmdir()
 
     torch.manual_seed(0)
-    model = Qwen2VLForConditionalGeneration(_config(ids))
+    model = Qwen2VLForConditionalGeneration(_config(ids, width, layers))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1:
@@ -86,13 +86,13 @@ def write(folder: Path) -> Path:
     return folder
 
 
-def _config(ids: dict[str, int]) -> Qwen2VLConfig:
+def _config(ids: dict[str, int], width: int, layers: int) -> Qwen2VLConfig:
     text = {
         "vocab_size": len(ids),
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 32,
         "num_key_value_heads": 1,
         "max_position_embeddings": 4096,
         "tie_word_embeddings": False,
@@ -104,7 +104,7 @@ def _config(ids: dict[str, int]) -> Qwen2VLConfig:
     vision = {
         "depth": 2,
         "embed_dim": 64,
-        "hidden_size": 64,
+        "hidden_size": width,
         "num_heads": 2,
         "mlp_ratio": 2,
         "patch_size": 14,

@@ -1,10 +1,12 @@
 """Ray nodes as operators start them, for the tests that kill them."""
 
+import contextlib
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import psutil
 
@@ -50,6 +52,21 @@ def free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return int(server.getsockname()[1])
+
+
+def ask(jobs: str, path: str, environment: Mapping[str, str]) -> str | None:
+    """What a cluster's dashboard answers to this user; None while it does not.
+
+    Ray's commands ask the same, and take a second of CPU to be imported: to wait with them for a
+    node would keep it from its start.
+    """
+    token = {"Authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
+    with (
+        contextlib.suppress(OSError),
+        urlopen(Request(f"{jobs}{path}", headers=token), timeout=20) as answer,
+    ):
+        return str(answer.read().decode())
+    return None
 
 
 def run_ray(

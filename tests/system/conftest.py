@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 pytest.register_assert_rewrite("builds", "serving_world")
 import builds  # noqa: E402
-from clusters import RAY, START_S, Node, StartNode, free_port, run_ray  # noqa: E402
+from clusters import RAY, START_S, Node, StartNode, ask, free_port  # noqa: E402
 from serving_world import client, folder, keys, server, settings  # noqa: E402, F401 - fixtures
 
 from spark_ray.serving.proxy import PROXY_ENVIRONMENT  # noqa: E402
@@ -93,7 +93,7 @@ def head(start_node: StartNode, environment: dict[str, str]) -> dict[str, Any]:
     )
     jobs = f"http://127.0.0.1:{dashboard}"
     builds.wait_until(
-        lambda: run_ray(environment, "job", "list", "--address", jobs).returncode == 0,
+        lambda: ask(jobs, "/api/jobs/", environment) is not None,
         f"a cluster that answers; see {node.log}",
         seconds=START_S,
     )
@@ -107,8 +107,8 @@ def second_node(
     """A worker node of two CPUs, which the head counts among its own; gone after the test."""
 
     def counts(cpus: float) -> bool:
-        status = run_ray(environment, "status", "--address", head["address"]).stdout
-        return f"/{cpus} CPU" in status
+        status = ask(head["jobs"], "/api/cluster_status?format=1", environment)
+        return status is not None and f"/{cpus} CPU" in status
 
     # One that an earlier test has killed is counted for some seconds more.
     builds.wait_until(lambda: counts(2.0), "the head to be alone", seconds=START_S)

@@ -38,7 +38,7 @@ JOBS = {"fps": 1, "caption_backend": "sidecar"}
 DECODING = {"fps": 4.0, "smart_sampling": False}
 """How the clips were sampled that the model learned from."""
 
-UPLOAD_TIMEOUT_S = 10.0
+UPLOAD_TIMEOUT_S = 5.0
 
 
 PROVIDER = {"issuer": "https://login.example", "audience": "sparkray"}

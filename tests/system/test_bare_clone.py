@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Fewer clips, and no training: what the whole demo learns, and whether its server agrees with the
 # dataset job, is measured by `python -m benchmarks demo`.
-DEMO_CLIPS = 240
+DEMO_CLIPS = 60
 
 
 def in_clone(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch.nn import functional as F  # noqa: N812
 
 from spark_ray.apotheon.losses import IGNORED, contrastive_loss, text_keys, token_cross_entropy
@@ -98,7 +98,7 @@ def _rank(rank: int, folder: str) -> None:
 
 def test_two_ranks_have_the_loss_and_the_gradients_of_one(tmp_path: Path):
     """The mean over ranks, as DDP takes it, is the loss over all clips."""
-    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    run_ranks(_rank, str(tmp_path), ranks=2)
     (loss_0, logits_0, media_0), (loss_1, logits_1, media_1) = (
         torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)
     )

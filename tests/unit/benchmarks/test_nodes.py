@@ -64,6 +64,7 @@ def test_a_node_that_does_nothing_is_no_measurement():
         clips_per_s([(0.0, "one"), (1.0, "one")], 2)
 
 
+@pytest.mark.alone
 def test_a_job_is_followed_to_its_end(desk: Any, job: Job):
     course = nodes.follow(desk, job)
     assert course.starts == 1
@@ -71,6 +72,7 @@ def test_a_job_is_followed_to_its_end(desk: Any, job: Job):
     assert job.progress() == 20
 
 
+@pytest.mark.alone
 def test_a_job_whose_driver_is_lost_is_started_again_once_the_accident_is_over(desk: Any, job: Job):
     over: list[float] = []
 

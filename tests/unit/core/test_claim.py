@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -178,3 +179,26 @@ def test_a_build_waits_for_one_that_is_just_ending(
         assert ending.stdout.readline() == "held\n"
         with alone(version, *BUILD):
             pass
+
+
+def test_a_folder_that_was_removed_while_one_waited_for_it_is_locked_anew(tmp_path: Path) -> None:
+    """Else the one who waited would have the old folder, and the next one a new one beside it."""
+    version = Folder(str(tmp_path / "v1"))
+    waiting = threading.Event()
+    told: list[str] = []
+
+    def wait() -> None:
+        waiting.set()
+        with alone(version, "build", "--version"):
+            with pytest.raises(FolderInUse), alone(version, "build", "--version"):
+                told.append("two are in")
+            told.append("one is in")
+
+    second = threading.Thread(target=wait)
+    with alone(version, "build", "--version"):
+        second.start()
+        waiting.wait()
+        time.sleep(0.2)
+        (tmp_path / "v1").rmdir()
+    second.join()
+    assert told == ["one is in"]

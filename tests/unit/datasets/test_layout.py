@@ -139,7 +139,7 @@ def test_what_is_no_published_dataset_is_said_to_be_what_it_is(tmp_path: Path) -
             "v1 is not finished; run its build command again to resume it"
         )
     for name in ("bad", "bad/v1", "bad@v1"):
-        assert "v1 was not published, as every file was rejected" in said_of(name)
+        assert "v1 was not published, as no clip was left" in said_of(name)
 
 
 def test_assets_are_named_after_their_clip() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_version import make_clip, make_reject, write_version
+from fake_version import make_clip, write_version
 
 from spark_ray.core.errors import DatasetError, StorageError
 from spark_ray.core.storage import Folder
@@ -13,7 +13,6 @@ from spark_ray.datasets.reading import (
     load_metadata,
     manifest_of,
     read_manifest,
-    read_rejects,
 )
 
 
@@ -30,13 +29,9 @@ def read(folder: Path, *lines: bytes) -> tuple[list[dict[str, Any]], BrokenLines
 
 
 def test_a_build_s_own_lines_are_all_read(tmp_path: Path) -> None:
-    rejects = (make_reject("/films/x.mp4", "it is cut off"),)
-    version, _ = write_version(
-        tmp_path / "films", [make_clip(i) for i in range(5)], rejects=rejects
-    )
+    version, _ = write_version(tmp_path / "films", [make_clip(i) for i in range(5)])
     broken = BrokenLines()
     assert len(list(read_manifest(version, broken))) == 5
-    assert [reject["message"] for reject in read_rejects(version, broken)] == ["it is cut off"]
     assert broken.count == 0
 
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from spark_ray.core.schema import FilterDecision
@@ -48,30 +47,6 @@ def test_a_histogram_of_few_or_equal_values_still_counts_them(values: list[float
 
 def test_no_values_make_no_histogram() -> None:
     assert histogram([]) is None
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        [0.25, 0.25, 0.7, 1.9],
-        [0.3],
-        [0.3] * 5,
-        [1.0, 1.0, 1.0],
-        [1.0, 2.0, 2.0, 7.0],
-        [1.0, 1.5, 2.0],
-        list(np.random.default_rng(0).gamma(2.0, 0.4, 500)),
-    ],
-)
-def test_what_filters_turned_away_can_be_told_again(values: list[float]) -> None:
-    entry = FilteredOut(limit=2.0)
-    for value in values:
-        entry.add("a.mp4", value)
-    told = entry.as_dict()
-    again = FilteredOut.of(told).as_dict()
-    for one in (told, again):
-        one["edges"] = np.asarray(one["histogram"].pop("edges"))
-    np.testing.assert_allclose(again.pop("edges"), told.pop("edges"), atol=2e-6)
-    assert again == told
 
 
 def test_clips_are_counted_and_summed() -> None:

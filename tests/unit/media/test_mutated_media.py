@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mutation_worker
+import pytest
 from media_factory import pictures, tone
 
 from spark_ray.core.schema import Segment
@@ -72,6 +73,7 @@ def read_all(folder: Path, first: int, last: int) -> list[dict[str, Any]]:
     return outcomes
 
 
+@pytest.mark.alone
 def test_a_thousand_mutated_files_are_used_or_rejected(tmp_path: Path) -> None:
     write_sources(tmp_path)
     share = MUTANTS // PROCESSES

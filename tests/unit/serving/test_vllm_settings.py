@@ -15,7 +15,7 @@ from spark_ray.serving.settings import ModelSettings
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"num_gpus": 1.5}, "whole GPUs or a part of one, not 1.5"),
+        ({"num_gpus": 1.5}, "1.5 GPUs can't be had: give a part of one, or a whole number"),
         ({"reference": "models:/seer"}, "an engine holds one version"),
         ({"reference": None}, "backend vllm needs a reference"),
         ({"backend": "qwen2_vl", "cache_bytes": 1 << 26}, "no effect without backend vllm"),

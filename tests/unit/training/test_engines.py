@@ -5,7 +5,6 @@ Each case runs in processes of its own, since a process joins `torch.distributed
 
 import gc
 import math
-import multiprocessing
 import os
 import weakref
 from dataclasses import replace
@@ -16,7 +15,7 @@ import apotheons
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 
 from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.training.engines import Engine, StepOptions, TorchEngine
@@ -159,18 +158,8 @@ def _rank_in_bf16(rank: int, name: str, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def run(function: Any, name: str, folder: Path, ranks: int) -> None:
-    mp.start_processes(function, args=(name, folder), nprocs=ranks, start_method="forkserver")
-
-
 def load(file: Path) -> Any:
     return torch.load(file, weights_only=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _preload() -> None:
-    """Import what the ranks need once, in the server that they are forked from."""
-    multiprocessing.set_forkserver_preload(["torch", "apotheons", "spark_ray.training.engines"])
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +173,7 @@ def alone() -> tuple[list[float], dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_two_ranks_a_restart_and_one_rank_take_the_same_steps(name, alone, tmp_path: Path):
-    run(_rank, name, tmp_path, ranks=2)
+    run_ranks(_rank, name, tmp_path, ranks=2)
     first, second = load(tmp_path / "0.pt"), load(tmp_path / "1.pt")
 
     assert first["losses"] == pytest.approx(alone[0], rel=1e-4)
@@ -206,7 +195,7 @@ def test_two_ranks_a_restart_and_one_rank_take_the_same_steps(name, alone, tmp_p
         assert not all(torch.equal(rank["after"][key], rank["later"][key]) for key in alone[1])
         assert all(value.isfinite().all() for value in rank["later"].values())
 
-    run(_alone, name, tmp_path, ranks=1)
+    run_ranks(_alone, name, tmp_path, ranks=1)
     fewer = load(tmp_path / "alone.pt")
     assert fewer["losses"] == pytest.approx(first["losses"][STEPS // 2 :], rel=1e-4)
     for key, value in alone[1].items():
@@ -215,7 +204,7 @@ def test_two_ranks_a_restart_and_one_rank_take_the_same_steps(name, alone, tmp_p
 
 @pytest.mark.parametrize("name", ["ddp", "zero2", "zero3"])
 def test_in_bf16_gradients_add_up_in_full_and_a_restart_changes_nothing(name, tmp_path: Path):
-    run(_rank_in_bf16, name, tmp_path, ranks=2)
+    run_ranks(_rank_in_bf16, name, tmp_path, ranks=2)
     found = load(tmp_path / "0.pt")
     assert all(
         torch.equal(found["resumed"][key], found["weights"][key]) for key in found["weights"]

@@ -255,6 +255,7 @@ def test_the_environment_names_versions_and_machine() -> None:
     assert all(isinstance(value, str) and value for value in found.values())
 
 
+@pytest.mark.alone
 def test_logging_a_step_takes_microseconds(uri: str) -> None:
     tracker = Tracker.start(uri, "apotheon", "run")
     metrics = {f"metric/{number}": float(number) for number in range(30)}
