@@ -33,8 +33,8 @@ from benchmarks.chaos_clients import (
     WrongAnswer,
     accepted,
 )
-from benchmarks.harness import ROOT, Result
-from benchmarks.served import served, write_noise
+from benchmarks.harness import Result
+from benchmarks.served import promote_version, register_version, served, write_noise
 from spark_ray.models.apotheon import Apotheon
 from spark_ray.serving.decoding import decode_file, decode_options
 from spark_ray.serving.messages import MediaFile
@@ -77,13 +77,6 @@ def _write_videos(folder: Path) -> list[bytes]:
 
 def _two_versions(folder: Path) -> Truth:
     """Register two untrained models, the first as champion, and ask both for what is right."""
-    sys.path.append(str(ROOT / "tests"))
-    import apotheons
-    import trained
-
-    from spark_ray.models.model_card import write_model_card
-    from spark_ray.training.registry import register_model
-
     options = decode_options(_JOBS, ServeSettings.from_values().limits)
     files = [
         MediaFile(location=str(folder / f"{number}.mp4"), kind="video", sha256="0" * 64)
@@ -92,13 +85,7 @@ def _two_versions(folder: Path) -> Truth:
     clips = [decode_file(file, options) for file in files]
     truth = Truth({}, {}, {})
     for version in _VERSIONS:
-        place = folder / f"version-{version}"
-        apotheons.model(version).save_pretrained(place)
-        apotheons.processor().save_pretrained(place)
-        trained.record().write(place)
-        write_model_card(place)
-        uri = os.environ["MLFLOW_TRACKING_URI"]
-        register_model(place, tracking_uri=uri, name="versioned", alias=f"number-{version}")
+        place = register_version(folder, version)
         model = Apotheon.load(str(place), setting="model")
         digest = model.weights.info().weights_hash
         assert digest is not None
@@ -108,14 +95,8 @@ def _two_versions(folder: Path) -> Truth:
         truth.vectors[digest] = model.embed_texts([WORDS])[0]
     different = {caption for captions in truth.captions.values() for caption in captions}
     assert len(different) == _VIDEOS * len(_VERSIONS), "a mistaken answer could not be told"
-    _promote(1)
+    promote_version(1)
     return truth
-
-
-def _promote(version: int) -> None:
-    from spark_ray.training.registry import promote
-
-    promote("versioned", str(version), tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
 
 
 class Storm:
@@ -190,7 +171,7 @@ class Storm:
     async def _roll_out(self) -> None:
         await asyncio.sleep(self._seconds / 2)
         self._clients.promoting()
-        await asyncio.to_thread(_promote, 2)
+        await asyncio.to_thread(promote_version, 2)
         self._clients.promoted()
 
     async def _begin_jobs(self) -> None:

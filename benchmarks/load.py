@@ -1,150 +1,204 @@
-"""Requests of all kinds for ten minutes: no answer of 5xx, and memory stays what it was."""
+"""Requests of every kind for ten minutes: none fails, and memory stays what it was.
+
+A mix of all that clients send under `/v1`, jobs and uploads included; one in eight clients goes
+away before its answer has come. Memory is that of each process of the server by itself, so that
+what one of them leaks does not drown in the sum.
+"""
 
 import asyncio
-import random
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import httpx2 as httpx
+import numpy as np
 import psutil
 
-from benchmarks.harness import Result
-from benchmarks.served import served, untrained_apotheon, write_noise
+from benchmarks.harness import ROOT, Result
+from benchmarks.load_clients import Client, Media, Tally
+from benchmarks.served import promote_version, register_version, served, write_noise
 
 _PORT = 18_443
 _AT_ONCE = 6
-_TOKENS = 16
-_NO_ANSWER = 599  # a connection that broke off; counted among the failures
+_VERSIONS = 3
+_CLIPS = 12
+_FLAT = 1.05
+_SAMPLES = 90
+_SEARCH_READY_S = 120.0
 _JOBS: dict[str, object] = {"fps": 2, "smart_sampling": False, "caption_backend": "none"}
+_SERVER = ("ray::ServeReplica:", "ray::ServeController", "ray::ProxyActor")
+_RAY = ("/raylet", "/gcs_server", "/dashboard.py", "/agent.py", "/agent/main.py")
 
-Ask = Callable[[httpx.AsyncClient, bytes, str], Awaitable[httpx.Response]]
+MemoryMib = dict[str, float]
+"""By process, as `name (pid)`."""
 
 
 def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Result]:
-    """Failures are counted; memory is the sum of all replicas, late against early in the run."""
-    seconds = 20.0 if quick else 600.0
+    """Answers that should not have come, and the growth of the process that grew most."""
+    warm_up_s, seconds = (10.0, 30.0) if quick else (60.0, 600.0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = untrained_apotheon(folder / "model")
-        write_noise(folder / "clip.mp4")
-        video = (folder / "clip.mp4").read_bytes()
-        seer = {"reference": str(model), "num_cpus": 1}
-        with served(folder, _PORT, models={"seer": seer}, job_settings=_JOBS) as key:
-            statuses, memory_mib = asyncio.run(_load(key, video, seconds))
-    failed = sum(count for status, count in statuses.items() if status >= 500)
-    details = {
-        "seconds": seconds,
-        "answers": {str(status): count for status, count in sorted(statuses.items())},
-        "at_once": _AT_ONCE,
-    }
-    yield Result("load-failures", "answers of 5xx", failed, 0.0, (failed, failed), details)
-    # The first quarter fills caches and pools; it is no leak.
-    quarter = len(memory_mib) // 4
-    early = statistics.median(memory_mib[quarter : 2 * quarter])
-    late = statistics.median(memory_mib[3 * quarter :])
-    ratio = late / early
-    details = {"early_mib": round(early), "late_mib": round(late), "seconds": seconds}
-    baseline = "memory of all replicas in the second quarter"
-    yield Result("load-memory", baseline, ratio, 1.05, (ratio, ratio), details)
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        for version in range(1, _VERSIONS + 1):
+            register_version(folder, version)
+        promote_version(1)
+        _write_dataset(folder)
+        settings = {
+            "models": {"seer": {"reference": "models:/versioned", "num_cpus": 1}},
+            "datasets": [str(folder / "films")],
+            "job_settings": _JOBS,
+        }
+        with served(folder, _PORT, jobs=True, **settings) as key:
+            load = Load(warm_up_s, seconds)
+            asyncio.run(load.press(key, folder))
+    yield from load.results()
 
 
-async def _load(key: str, video: bytes, seconds: float) -> tuple[Counter[int], list[float]]:
-    statuses: Counter[int] = Counter()
-    memory_mib: list[float] = []
-    end = time.monotonic() + seconds
+def _write_dataset(folder: Path) -> None:
+    (folder / "videos").mkdir()
+    for number in range(_CLIPS):
+        write_noise(folder / "videos" / f"{number}.mp4", number, sound=True)
+    command = [sys.executable, "-m", "spark_ray.cli", "data", "build"]
+    command += ["--input", str(folder / "videos"), "--output", str(folder / "films")]
+    command += ["--caption-backend", "none"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
-    async def ask_on(client: httpx.AsyncClient, asset: str, seed: int) -> None:
-        choose = random.Random(seed)
-        while time.monotonic() < end:
-            try:
-                answer = await choose.choice(_KINDS)(client, video, asset)
-                statuses[answer.status_code] += 1
-            except httpx.TransportError:
-                statuses[_NO_ANSWER] += 1
 
-    async def watch() -> None:
+class Load:
+    """The clients, and what the server's processes hold meanwhile."""
+
+    def __init__(self, warm_up_s: float, seconds: float) -> None:
+        self._warm_up_s, self._seconds = warm_up_s, seconds
+        self._tally = Tally()
+        self._server: list[MemoryMib] = []
+        self._ray: list[MemoryMib] = []
+
+    async def press(self, key: str, folder: Path) -> None:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{_PORT}",
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=150,
+            limits=limits,
+        ) as http:
+            media = await _prepared(http, folder)
+            clients = [Client(http, media, self._tally, seed) for seed in range(_AT_ONCE + 1)]
+            end = time.monotonic() + self._warm_up_s + self._seconds
+            await asyncio.gather(
+                self._watch(end),
+                clients[0].run_jobs_until(end),
+                *(client.ask_until(end) for client in clients[1:]),
+            )
+
+    async def _watch(self, end: float) -> None:
+        await asyncio.sleep(self._warm_up_s)  # which fills caches and pools
+        every_s = self._seconds / _SAMPLES
+        told = 0
         while (left := end - time.monotonic()) > 0:
-            memory_mib.append(await asyncio.to_thread(_replicas_mib))
-            if len(memory_mib) % 5 == 0:
-                counts = ", ".join(f"{n} of {status}" for status, n in sorted(statuses.items()))
-                told = f"load: {left:.0f} s left, {memory_mib[-1]:.0f} MiB; answers: {counts}"
-                print(told, file=sys.stderr, flush=True)
-            await asyncio.sleep(seconds / 100)
+            self._server.append(await asyncio.to_thread(_memory_mib, _SERVER))
+            self._ray.append(await asyncio.to_thread(_memory_mib, _RAY))
+            if len(self._server) >= told:
+                told += _SAMPLES // 10
+                heard = ", ".join(f"{n} of {s}" for s, n in sorted(self._tally.answers.items()))
+                total = sum(self._server[-1].values())
+                _tell(f"{left:.0f} s left, {total:.0f} MiB; {heard}; {self._tally.gone} gone")
+                for sample in self._tally.samples:
+                    _tell(sample)
+            await asyncio.sleep(min(left, every_s))
 
-    headers = {"Authorization": f"Bearer {key}"}
-    url = f"http://127.0.0.1:{_PORT}/v1"
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=150) as client:
-        asset = (await _upload(client, video, "")).json()["id"]
-        asking = (ask_on(client, asset, seed) for seed in range(_AT_ONCE))
-        await asyncio.gather(watch(), *asking)
-    return statuses, memory_mib
+    def results(self) -> Iterator[Result]:
+        tally = self._tally
+        lost = sorted(set(self._server[0]) - set(self._server[-1]))
+        failed = tally.unexpected.total() + len(lost)
+        details = {
+            "seconds": self._seconds,
+            "at_once": _AT_ONCE,
+            "answers": {str(status): count for status, count in sorted(tally.answers.items())},
+            "done": dict(sorted(tally.done.items())),
+            "clients_gone": tally.gone,
+            "unexpected": dict(tally.unexpected),
+            "samples": tally.samples,
+            "processes_lost": lost,
+        }
+        baseline = "answers of 5xx, others than should have come, and processes lost"
+        yield Result("load-failures", baseline, failed, 0.0, (failed, failed), details)
+        grown = growth(self._server)
+        ratios = [late / early for early, late in grown.values()]
+        details = {
+            "seconds": self._seconds,
+            "server_mib": _rounded(grown),
+            "ray_mib": _rounded(growth(self._ray)),
+        }
+        baseline = "memory of the same process in the first third; the one that grew most"
+        most = max(ratios)
+        yield Result("load-memory", baseline, most, _FLAT, (min(ratios), most), details)
 
 
-def _replicas_mib() -> float:
-    """Memory of the server's processes that nothing else shares."""
-    found = 0
+async def _prepared(http: httpx.AsyncClient, folder: Path) -> Media:
+    """Assets to ask about, once the server has embedded its dataset."""
+    video = (folder / "videos" / "0.mp4").read_bytes()
+    noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    picture = cv2.imencode(".jpg", noise)[1].tobytes()
+    assets = []
+    for file in (video, picture):
+        answer = await http.post("/v1/assets", files={"file": file})
+        assets.append(answer.raise_for_status().json()["id"])
+    dataset = (await http.get("/v1/datasets/films")).raise_for_status().json()
+    version = dataset["versions"][0]["version"]
+    clips = (await http.get(f"/v1/datasets/films/{version}/clips")).raise_for_status().json()
+    end = time.monotonic() + _SEARCH_READY_S
+    while (await http.post("/v1/search", json={"text": "boat"})).status_code == 503:
+        if time.monotonic() > end:
+            raise RuntimeError(f"the search was not ready within {_SEARCH_READY_S:g} s")
+        await asyncio.sleep(1)
+    ids = [clip["id"] for clip in clips["clips"]]
+    return Media(video, picture, assets[0], assets[1], "films", version, ids)
+
+
+def growth(samples: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """Medians of the first and of the last third, of each process that was there throughout."""
+    third = len(samples) // 3
+    throughout = set(samples[0]).intersection(*samples)
+    return {
+        process: (
+            statistics.median(sample[process] for sample in samples[:third]),
+            statistics.median(sample[process] for sample in samples[-third:]),
+        )
+        for process in sorted(throughout)
+    }
+
+
+def _rounded(grown: Mapping[str, tuple[float, float]]) -> dict[str, list[float]]:
+    return {name: [round(early, 1), round(late, 1)] for name, (early, late) in grown.items()}
+
+
+def _memory_mib(titles: Sequence[str]) -> MemoryMib:
+    """What processes of these titles hold that nothing else shares."""
+    found = {}
     for process in psutil.Process().children(recursive=True):
         try:
-            if "ServeReplica" in " ".join(process.cmdline()):
-                found += process.memory_full_info().uss
+            words = " ".join(process.cmdline())
+            title = next((title for title in titles if title in words), None)
+            if title is not None:
+                name = _name(words, title)
+                found[f"{name} ({process.pid})"] = process.memory_full_info().uss / 2**20
         except psutil.Error:
             continue
-    return found / 2**20
+    return found
 
 
-async def _upload(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.Response:
-    return await client.post("/assets", files={"file": video})
+def _name(words: str, title: str) -> str:
+    """`Gateway` of a replica's title, which is `ray::ServeReplica:spark-ray:Gateway` and more."""
+    if title == _SERVER[0]:
+        return words.partition(title)[2].split()[0].rpartition(":")[2].partition(".")[0]
+    return title.rpartition("/" if "/" in title else ":")[2]
 
 
-async def _upload_and_delete(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.Response:
-    answer = await _upload(client, video, asset)
-    if not answer.is_success:
-        return answer
-    return await client.delete(f"/assets/{answer.json()['id']}")
-
-
-async def _caption(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.Response:
-    return await client.post("/captions", json={"asset": asset, "max_new_tokens": _TOKENS})
-
-
-async def _caption_of_file(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.Response:
-    return await client.post("/captions", files={"file": video})
-
-
-async def _analyze(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.Response:
-    return await client.post("/analyze", json={"asset": asset, "max_new_tokens": _TOKENS})
-
-
-async def _chat(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.Response:
-    shown = [{"type": "video_url", "video_url": {"url": asset}}]
-    request = {"messages": [{"role": "user", "content": shown}], "max_tokens": _TOKENS}
-    return await client.post("/chat/completions", json={"model": "seer", "stream": True, **request})
-
-
-async def _embed(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.Response:
-    return await client.post("/embeddings", json={"model": "seer", "input": ["a", "boat"]})
-
-
-async def _broken(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.Response:
-    return await client.post("/captions", files={"file": video[: len(video) // 3]})
-
-
-async def _unknown(client: httpx.AsyncClient, video: bytes, asset: str) -> httpx.Response:
-    return await client.get("/models/nobody")
-
-
-_KINDS: tuple[Ask, ...] = (
-    _upload_and_delete,
-    _caption,
-    _caption_of_file,
-    _analyze,
-    _chat,
-    _embed,
-    _broken,
-    _unknown,
-)
+def _tell(text: str) -> None:
+    print(f"load: {text}", file=sys.stderr, flush=True)

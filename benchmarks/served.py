@@ -51,7 +51,7 @@ def served(
     database = Database(ServeSettings.from_values(**settings).located().database)
     limits: dict[str, Any] = {"requests_per_minute": 10_000_000, "lifetime_s": None}
     _, secret = KeyStore(database).create(
-        "benchmark", ["infer", "jobs"], max_concurrent=max_concurrent, **limits
+        "benchmark", ["infer", "jobs", "admin"], max_concurrent=max_concurrent, **limits
     )
     os.environ.update(PROXY_ENVIRONMENT)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # Serve would log every request of ours
@@ -109,11 +109,12 @@ def _node() -> Iterator[str]:
             node.kill()
 
 
-def write_noise(path: Path, seed: int = 0) -> None:
-    """Two seconds of video, 96×96 at 8 frames a second, no frame like another."""
+def write_noise(path: Path, seed: int = 0, *, sound: bool = False) -> None:
+    """Two seconds of video, 96×96 at 8 frames a second, no frame like another; mute or hissing."""
     noise = np.random.default_rng(seed)
     pictures = (noise.integers(0, 255, (96, 96, 3), dtype=np.uint8) for _ in range(16))
-    write_video(path, pictures, Fraction(8))
+    hiss = (noise.integers(-9000, 9000, 32_000, dtype=np.int16), 16_000) if sound else None
+    write_video(path, pictures, Fraction(8), audio=hiss)
 
 
 def untrained_apotheon(folder: Path, size: Callable[[Any], ApotheonConfig] = tiny) -> Path:
@@ -124,6 +125,35 @@ def untrained_apotheon(folder: Path, size: Callable[[Any], ApotheonConfig] = tin
     ApotheonModel(config).save_pretrained(folder)
     processor_for(config, tokenizer, max_frames=6).save_pretrained(folder)
     return folder
+
+
+def register_version(folder: Path, number: int) -> Path:
+    """Register an untrained Apotheon as a version of `versioned`; the folder of its files.
+
+    Each number makes another one. The registry is that of `MLFLOW_TRACKING_URI`.
+    """
+    sys.path.append(str(ROOT / "tests"))
+    import apotheons
+    import trained
+
+    from spark_ray.models.model_card import write_model_card
+    from spark_ray.training.registry import register_model
+
+    place = folder / f"version-{number}"
+    apotheons.model(number).save_pretrained(place)
+    apotheons.processor().save_pretrained(place)
+    trained.record().write(place)
+    write_model_card(place)
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    register_model(place, tracking_uri=uri, name="versioned", alias=f"number-{number}")
+    return place
+
+
+def promote_version(number: int) -> None:
+    """Make that version of `versioned` its champion."""
+    from spark_ray.training.registry import promote
+
+    promote("versioned", str(number), tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
 
 
 @contextlib.contextmanager

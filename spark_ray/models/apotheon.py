@@ -47,10 +47,19 @@ class Apotheon:
         Raises:
             ModelError: it can't be found or read, or is no Apotheon.
         """
+        weights = find_weights(reference, setting=setting, revision=revision)
+        return cls.from_weights(weights, setting=setting, device=device, dtype=dtype)
+
+    @classmethod
+    def from_weights(
+        cls, weights: Weights, *, setting: str, device: str = "auto", dtype: str = "auto"
+    ) -> "Apotheon":
+        """From files that were found.
+
+        Raises:
+            ModelError: they can't be read, or are no Apotheon.
+        """
         placement = choose_placement(device, dtype, torch.bfloat16)
-        weights = resolve_weights(
-            reference, setting=setting, revision=revision, kind=SAFETENSORS, instead=NO_MODEL
-        )
         model = load_model(ApotheonModel, weights, setting, placement)
         processor = load_processor(ApotheonProcessor, weights, setting)
         return cls(model, processor, placement, weights)
@@ -107,6 +116,16 @@ class Apotheon:
         batch = self.processor.normalise(batch)
         names = ("pixel_values", "frame_times", "frame_mask", "input_features", "audio_frames")
         return {name: batch[name] for name in names if name in batch}
+
+
+def find_weights(reference: str, *, setting: str, revision: str | None = None) -> Weights:
+    """
+    Raises:
+        ModelError: they can't be found.
+    """
+    return resolve_weights(
+        reference, setting=setting, revision=revision, kind=SAFETENSORS, instead=NO_MODEL
+    )
 
 
 def prepare_clip(

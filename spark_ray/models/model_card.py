@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from spark_ray.core.anatomy import PARTS
 from spark_ray.core.errors import ModelError
-from spark_ray.models.training_record import SKILLS, DatasetUse, HeldOut, TrainingRecord
+from spark_ray.models.training_record import SKILLS, HeldOut, TrainingRecord
 
 MODEL_CARD = "README.md"
 
@@ -93,7 +93,7 @@ def _front_matter(record: TrainingRecord) -> str:
         "library_name": "transformers",
         "pipeline_tag": _HUB_TASKS["caption"],
         "tags": ["apotheon", "video-captioning", "speech-recognition", "spark-ray"],
-        "datasets": [_dataset_name(record.dataset)],
+        "datasets": [record.dataset.name],
         "metrics": sorted({key for values in measured.values() for key in values}),
     }
     results = [
@@ -109,7 +109,7 @@ def _front_matter(record: TrainingRecord) -> str:
 def _hub_result(skill: str, record: TrainingRecord) -> dict[str, Any]:
     assert record.held_out is not None
     values = record.held_out.metrics[skill]  # type: ignore[index]
-    name = _dataset_name(record.dataset)
+    name = record.dataset.name
     return {
         "task": {"type": _HUB_TASKS[skill], "name": skill},
         "dataset": {
@@ -124,11 +124,6 @@ def _hub_result(skill: str, record: TrainingRecord) -> dict[str, Any]:
             if value is not None
         ],
     }
-
-
-def _dataset_name(dataset: DatasetUse) -> str:
-    place = PurePosixPath(dataset.location)
-    return place.parent.name if place.name == dataset.version else place.name
 
 
 def _metric_rows(held_out: HeldOut | None) -> list[tuple[str, str, float | str]]:

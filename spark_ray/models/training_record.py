@@ -5,7 +5,7 @@ clips; the model card and the registry's tags are made from it.
 """
 
 import math
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError
@@ -44,6 +44,12 @@ class DatasetUse(Record):
     texts: dict[str, int] = Field({})
     text_sources: dict[str, str] = Field({})
     decoding: dict[str, JsonValue] = Field({})
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called, wherever it lies."""
+        place = PurePosixPath(self.location)
+        return place.parent.name if place.name == self.version else place.name
 
 
 class HeldOut(Record):

@@ -65,6 +65,11 @@ class Weights:
     revision: str | None
     files: tuple[Path, ...]
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all weight files: about what they take in memory."""
+        return sum(file.stat().st_size for file in self.files)
+
     def info(self, prompt: str | None = None) -> ModelInfo:
         """What goes into a clip's provenance. Reads every weight file once per process."""
         return ModelInfo(

@@ -20,9 +20,9 @@ from spark_ray.media.sniff import SNIFFED_BYTES, media_type
 from spark_ray.serving.database import Asset, AssetPart, Database
 from spark_ray.serving.errors import ApiError, not_found, too_large
 from spark_ray.serving.settings import RequestLimits
+from spark_ray.serving.shown import ASSET_ID
 
-_ID = re.compile(r"asset-[0-9a-f]{24}")
-_STORED = re.compile(rf"/({_ID.pattern})/file$")
+_ID = re.compile(ASSET_ID)
 _CHUNK_BYTES = 1 << 20
 
 
@@ -224,12 +224,6 @@ class PartWriter:
             raise too_large("the file", self._most_bytes)
         self._file.write(data)
         self.size_bytes += len(data)
-
-
-def shown_source(source_path: str) -> str:
-    """Where a clip came from, as callers are told: an asset by its id, not by where it is kept."""
-    stored = _STORED.search(source_path)
-    return source_path if stored is None else stored[1]
 
 
 def _place(asset_id: str) -> str:

@@ -7,6 +7,7 @@ from spark_ray.core.storage import Folder
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.keys import Caller
 from spark_ray.serving.messages import DatasetPlace
+from spark_ray.serving.shown import without_paths
 
 OWN = "mine:"
 """Begins the names of datasets that a key's jobs built; the server's can't begin so."""
@@ -76,4 +77,4 @@ class DatasetNames:
 def without_location(place: DatasetPlace, message: str) -> str:
     """A message that names the dataset, and not where its files lie."""
     location = place.reference.rpartition("@")[0] or place.reference
-    return message.replace(place.reference, place.name).replace(location, place.name)
+    return without_paths(message, {place.reference: place.name, location: place.name})

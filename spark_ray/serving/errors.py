@@ -15,6 +15,7 @@ from spark_ray.core.errors import (
     SparkRayError,
     StorageError,
 )
+from spark_ray.serving.shown import without_paths
 
 TUS_VERSION = "1.0.0"
 """Of the protocol for resumable uploads."""
@@ -97,8 +98,8 @@ def as_api_error(error: SparkRayError) -> ApiError:
     for kind, status, code in _STATUS:
         if isinstance(error, kind):
             again_s = 1.0 if status == 503 else None
-            return ApiError(status, code, str(error), retry_after_s=again_s)
-    return ApiError(400, "invalid_request", str(error))
+            return ApiError(status, code, without_paths(str(error)), retry_after_s=again_s)
+    return ApiError(400, "invalid_request", without_paths(str(error)))
 
 
 def body(error: ApiError, request_id: str) -> dict[str, Any]:

@@ -23,12 +23,14 @@ from spark_ray.apotheon.processing import PreparedClip
 from spark_ray.core.anatomy import Task
 from spark_ray.core.logging import configure_logging
 from spark_ray.core.schema import Clip
-from spark_ray.models.apotheon import Apotheon
+from spark_ray.models.apotheon import Apotheon, find_weights
 from spark_ray.models.registered import SCHEME, pinned_reference
 from spark_ray.models.training_record import TRAINING_RECORD, TrainingRecord
+from spark_ray.models.weights import Weights
 from spark_ray.monitoring.logs import serve_ids
 from spark_ray.monitoring.metrics import observe_call
 from spark_ray.serving.catalog import DEFAULT_ALIAS
+from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import (
     Decoded,
     Embedded,
@@ -42,9 +44,6 @@ from spark_ray.serving.settings import ModelSettings
 Result = TypeVar("Result")
 
 _GONE = RuntimeError("its caller has gone")
-
-MODELS_PER_REPLICA = 2
-"""A new version is loaded beside the one that still answers."""
 
 
 @dataclass
@@ -106,6 +105,7 @@ class _Loaded:
 
     apotheon: Apotheon
     facts: ModelFacts
+    size_bytes: int
 
     @property
     def served(self) -> ServedModel:
@@ -120,6 +120,7 @@ class ApotheonServer:
     ) -> None:
         configure_logging(ids=serve_ids)
         self._name = name
+        self._memory_bytes = settings.memory_bytes
         self._worker = Worker("apotheon")
         size_batches(self._write, settings)
         assert settings.reference is not None
@@ -131,9 +132,36 @@ class ApotheonServer:
         # A replica counts as started once its usual model has answered.
         await self.check_health()
 
-    @serve.multiplexed(max_num_models_per_replica=MODELS_PER_REPLICA)
+    @serve.multiplexed(max_num_models_per_replica=-1)  # as many as `_make_room` has room for
     async def model(self, reference: str) -> _Loaded:
-        return await asyncio.to_thread(_load_apotheon, self._name, reference)
+        weights = await asyncio.to_thread(find_weights, reference, setting="model")
+        await self._make_room(weights.size_bytes)
+        return await asyncio.to_thread(_load_apotheon, self._name, weights)
+
+    async def _make_room(self, size_bytes: int) -> None:
+        """Give up models until one of that size fits, first those that were asked longest ago.
+
+        Requests on their way keep the one that they began with until they are answered. Serve
+        bounds a number of models alone, so this reaches for its cache, which is locked meanwhile.
+
+        Raises:
+            ApiError: it would not fit by itself.
+        """
+        cache = getattr(self, "__serve_multiplex_wrapper")
+        sizes = [loaded.size_bytes for loaded in cache.models.values()]
+        # A new version is loaded beside the one that still answers.
+        most_bytes = self._memory_bytes or 2 * max(size_bytes, *sizes, 0)
+        if size_bytes > most_bytes:
+            raise ApiError(
+                422,
+                "model_too_large",
+                f"this version of {self._name!r} takes {size_bytes:,} bytes, more than the "
+                f"{most_bytes:,} of its memory_bytes",
+                param="model",
+            )
+        while sum(loaded.size_bytes for loaded in cache.models.values()) > most_bytes - size_bytes:
+            await cache.unload_model_lru()
+            cache._push_multiplexed_replica_info = True  # so that it is asked of others
 
     async def check_health(self) -> None:
         """Ask the version that was asked last for a real answer.
@@ -268,18 +296,17 @@ class _QueueStreamer(TextIteratorStreamer):
         self._loop.call_soon_threadsafe(self._pieces.put_nowait, text)
 
 
-def _load_apotheon(name: str, reference: str) -> _Loaded:
-    apotheon = Apotheon.load(reference, setting="model")
-    info = apotheon.weights.info()
+def _load_apotheon(name: str, weights: Weights) -> _Loaded:
+    apotheon = Apotheon.from_weights(weights, setting="model")
+    info = weights.info()
     # By the name that requests know it by: where its files lie is not theirs to see.
     served = ServedModel(name=name, version=info.revision, weights_hash=info.weights_hash)
-    if not (apotheon.weights.folder / TRAINING_RECORD).is_file():
-        return _Loaded(apotheon, ModelFacts(served=served))
-    dataset = TrainingRecord.read(apotheon.weights.folder).dataset
-    served = served.model_copy(
-        update={"dataset": dataset.reference, "dataset_version": dataset.version}
-    )
-    return _Loaded(apotheon, ModelFacts(served=served, decoding=dataset.decoding))
+    if not (weights.folder / TRAINING_RECORD).is_file():
+        return _Loaded(apotheon, ModelFacts(served=served), weights.size_bytes)
+    dataset = TrainingRecord.read(weights.folder).dataset
+    served = served.model_copy(update={"dataset": dataset.name, "dataset_version": dataset.version})
+    facts = ModelFacts(served=served, decoding=dataset.decoding)
+    return _Loaded(apotheon, facts, weights.size_bytes)
 
 
 def _answers(loaded: _Loaded, requests: Sequence[Pending]) -> dict[int, Written | Exception]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.util.state.exception import RayStateApiException
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -33,9 +34,12 @@ from spark_ray.monitoring.logs import serve_ids
 from spark_ray.monitoring.metrics import JOBS
 from spark_ray.serving.assets import AssetStore
 from spark_ray.serving.database import Database, Job, audit_entry
+from spark_ray.serving.dataset_names import OWN
 from spark_ray.serving.errors import ApiError, not_found
+from spark_ray.serving.job_logs import read_log
 from spark_ray.serving.schemas import JobInfo, JobRequest
 from spark_ray.serving.settings import ServeSettings
+from spark_ray.serving.shown import without_paths
 
 log = get_logger(__name__)
 
@@ -53,7 +57,6 @@ _LISTS = tuple(LIST_SUFFIXES)
 _MOST_ATTEMPTS = 5
 _POLL_S = 1.0
 _CLEAN_UP_EVERY_S = 3600.0
-_LOG_TAIL_BYTES = 1 << 20
 _FAILED_FOR_GOOD = (1, 2)  # exit statuses of `data build`: nothing to publish, wrong settings
 _LAST_WORDS = ("error: ", "nothing published: ")
 
@@ -169,7 +172,7 @@ class JobBook:
                 "created": job.created,
                 "finished": job.finished,
                 "result": job.result,
-                "error": job.error,
+                "error": None if job.error is None else self._shown(job, job.error),
             }
         )
 
@@ -177,10 +180,25 @@ class JobBook:
         """What the build printed, in its last attempt."""
         folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
         if folder.exists("log.txt"):
-            return folder.read("log.txt").decode("utf-8", "replace")
-        if job.submission is None:
-            return ""
-        return read_log(_client(), job.submission)
+            said = folder.read("log.txt").decode("utf-8", "replace")
+        elif job.submission is None:
+            said = ""
+        else:
+            said = read_log(_client(), job.submission)
+        return self._shown(job, said)
+
+    def _shown(self, job: Job, said: str) -> str:
+        """What a build says, with places named as its owner knows them."""
+        settings, name = self._settings, job.request["name"]
+        return without_paths(
+            said,
+            {
+                f"{settings.jobs_output}/{job.owner}/{name}": f"{OWN}{name}",
+                f"{settings.state}/jobs/{job.id}": job.id,
+                str(settings.jobs_output): "…",
+                settings.state: "…",
+            },
+        )
 
 
 class JobKeeper:
@@ -298,7 +316,7 @@ class JobKeeper:
             return
         metadata = json.loads(version.read(METADATA))
         result = {
-            "dataset": version.location,
+            "dataset": f"{OWN}{job.request['name']}",
             "version": version.location.rstrip("/").rpartition("/")[2],
             **asdict(publication_of(metadata)),
         }
@@ -308,10 +326,12 @@ class JobKeeper:
         """Again, if its driver was lost; not, if the build itself said that it can't be done."""
         assert job.submission is not None
         code = self._ray_jobs().get_job_info(job.submission).driver_exit_code
-        said = read_log(self._ray_jobs(), job.submission).splitlines()
-        last_words = [line for line in said if line.startswith(_LAST_WORDS)]
+        last_words: list[str] = []
+        if code in _FAILED_FOR_GOOD:  # or its log may be lost as well, with the driver's node
+            said = read_log(self._ray_jobs(), job.submission).splitlines()
+            last_words = [line for line in said if line.startswith(_LAST_WORDS)]
         # Python, too, exits with 1, when something broke that the build says nothing of.
-        if code in _FAILED_FOR_GOOD and last_words:
+        if last_words:
             self._end(job, "failed", error=last_words[-1].removeprefix("error: "))
         else:
             self._again(job, f"its driver was lost (exit status {code})")
@@ -325,8 +345,14 @@ class JobKeeper:
 
     def _end(self, job: Job, state: str, *, result: Any = None, error: str | None = None) -> None:
         if job.submission is not None and self._status(job) is not None:
+            try:
+                said = read_log(self._ray_jobs(), job.submission)
+            except (RayStateApiException, OSError, RuntimeError) as failure:
+                # Its node may be gone for good, and the job has ended nevertheless.
+                log.warning("log lost", job=job.id, error=str(failure))
+                said = "the log could not be read any more when the job had ended\n"
             folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
-            folder.write("log.txt", read_log(self._ray_jobs(), job.submission).encode())
+            folder.write("log.txt", said.encode())
         with self._database.session() as session:
             session.execute(
                 update(Job)
@@ -346,8 +372,3 @@ def _dataset(job: Job) -> tuple[str, str]:
 
 def _client() -> JobSubmissionClient:
     return JobSubmissionClient(ray.get_runtime_context().gcs_address)
-
-
-def read_log(client: JobSubmissionClient, submission: str) -> str:
-    """The end of what a submission printed."""
-    return client.get_job_logs(submission)[-_LOG_TAIL_BYTES:]

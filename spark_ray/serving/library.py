@@ -28,7 +28,6 @@ from spark_ray.datasets.reading import load_metadata
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.datasets.settings import explain_settings
 from spark_ray.media.thumbnails import thumbnail
-from spark_ray.serving.assets import shown_source
 from spark_ray.serving.dataset_names import without_location
 from spark_ray.serving.dataset_schemas import (
     ClipChange,
@@ -48,6 +47,7 @@ from spark_ray.serving.dataset_schemas import (
 from spark_ray.serving.errors import not_found
 from spark_ray.serving.messages import DatasetPlace
 from spark_ray.serving.schemas import Thumbnail
+from spark_ray.serving.shown import shown_source, values_without_paths
 
 _MOST_CLIPS_HELD = 1_000_000
 _MOST_VERSIONS_HELD = 64
@@ -100,14 +100,18 @@ class Library:
                 for level in funnel_levels(funnel)
             ],
             rejects=[RejectCount.model_validate(kind) for kind in funnel["rejects"]],
-            counts={name: _largest(statistics[name]) for name in _COUNTS},
+            counts={name: values_without_paths(_largest(statistics[name])) for name in _COUNTS},
             histograms={
                 name: Histogram.model_validate(histogram)
                 for name, histogram in statistics["histograms"].items()
                 if histogram is not None
             },
             settings=[
-                SettingInfo(name=setting.name, value=setting.value, meaning=setting.meaning)
+                SettingInfo(
+                    name=setting.name,
+                    value=values_without_paths(setting.value),
+                    meaning=setting.meaning,
+                )
                 for setting in explain_settings(metadata["config"])
                 if setting.changed and setting.name not in _PLACES
             ],
@@ -144,7 +148,11 @@ class Library:
         meta = manifest_line_of(folder, clip_id)["meta"]
         return ClipDetails(
             **_summary_of(index, row, thumbnails).model_dump(),
-            record={**meta, "source_path": shown_source(meta["source_path"])},
+            record={
+                **meta,
+                "source_path": shown_source(meta["source_path"]),
+                "provenance": values_without_paths(meta.get("provenance")),
+            },
         )
 
     def frame(self, place: DatasetPlace, version: str, clip_id: str, number: int) -> bytes:

@@ -62,6 +62,12 @@ class ModelSettings(BaseModel):
         0.0,
         description="a fraction lets models share a GPU; vllm divides its model among several",
     )
+    memory_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="apotheon: of weights that a replica holds at once, by their files' sizes; the "
+        "version that was asked longest ago goes first. Unset: room for two of the largest",
+    )
     context_tokens: int | None = Field(
         None, ge=1, description="vllm: longest conversation with its answer; unset: the model's own"
     )
@@ -104,6 +110,8 @@ class ModelSettings(BaseModel):
         given = self.context_tokens or self.cache_bytes
         if given and self.backend != VLLM:
             raise ValueError("context_tokens and cache_bytes have no effect without backend vllm")
+        if self.memory_bytes and self.backend != APOTHEON:
+            raise ValueError("memory_bytes has no effect without backend apotheon")
         if self.backend == VLLM and str(self.reference).startswith(REGISTERED):
             raise ValueError("reference: an engine holds one version; give the folder of its files")
         return self

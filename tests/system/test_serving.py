@@ -174,9 +174,14 @@ def test_a_job_builds_a_dataset(client: httpx.Client, folder: Path) -> None:
     assert ended["state"] == "succeeded", ended
     assert states[0]["state"] in ("queued", "running"), "the keeper may have been quick"
     assert ended["result"]["clips"] == 2
-    manifest = builds.manifest(Path(ended["result"]["dataset"]))
+    assert (ended["result"]["dataset"], ended["result"]["version"]) == ("mine:new", "v1")
+    owner = client.get("/v1/me").json()["id"]
+    manifest = builds.manifest(folder / "state" / "datasets" / owner / "new" / "v1")
     assert {line["meta"]["source_path"].split("/")[-2] for line in manifest} == set(assets)
-    assert "published" in client.get(f"/v1/jobs/{job}/logs").text
+    log = client.get(f"/v1/jobs/{job}/logs").text
+    assert "published" in log
+    assert "mine:new/v1" in log
+    assert str(folder) not in log
 
 
 def test_a_job_goes_on_when_its_driver_is_lost(

@@ -49,7 +49,8 @@ def test_a_version_tells_what_its_build_kept_and_lost(client: httpx.Client, fold
     [
         ({}, 8),
         ({"q": "RED circle"}, 2),
-        ({"q": "shapes/3"}, 1),
+        ({"q": "3.mp4"}, 1),
+        ({"q": "shapes/3"}, 0),
         ({"q": "no such words"}, 0),
         ({"label": "films"}, 8),
         ({"label": "film"}, 0),
@@ -170,6 +171,8 @@ def test_an_analysis_comes_by_pieces(client: httpx.Client, folder: Path) -> None
         pieces = [e["text"] for n, e in zip(names, events, strict=True) if n == name]
         assert len(pieces) > 1
         assert "".join(pieces).strip() == answer[name].strip()
+    assert stream.headers["x-model-version"] == "apotheon@-"
+    assert stream.headers["x-dataset-version"] == "street@v3"
     at_once = client.post("/v1/analyze", json=wanted).json()
     same = ("caption", "transcript", "scenes", "frame_times", "thumbnails", "caption_model")
     assert [at_once[name] for name in same] == [answer[name] for name in same]
@@ -183,11 +186,12 @@ def test_models_tell_their_versions_metrics_and_cards(client: httpx.Client) -> N
     registered = client.get("/v1/models/versioned").json()["versions"]
     assert [version["version"] for version in registered] == ["2", "1"]
     assert "number-2" in registered[0]["aliases"]
-    assert registered[0]["dataset_version"] == "v3"
+    assert (registered[0]["dataset"], registered[0]["dataset_version"]) == ("street", "v3")
     assert registered[0]["created"] > 1.7e9
     card = client.get("/v1/models/versioned/card", params={"version": "1"})
     assert card.headers["content-type"].startswith("text/plain")
     assert "Apotheon" in card.text
+    assert "/data/" not in card.text, "where the dataset lies"
     refused(client.get("/v1/models/versioned/card", params={"version": "9"}), 404,
             "model_not_found")  # fmt: skip
     refused(client.get("/v1/models/versioned/card"), 404, "card_not_found")

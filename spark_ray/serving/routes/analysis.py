@@ -18,7 +18,13 @@ from spark_ray.serving.database import Asset
 from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.library import small_pictures
 from spark_ray.serving.messages import Decoded, Timing, Written
-from spark_ray.serving.routes.inference import observe_phases, say, token_limit, write
+from spark_ray.serving.routes.inference import (
+    identify,
+    observe_phases,
+    tell_time,
+    token_limit,
+    write,
+)
 from spark_ray.serving.routes.media import media_body, read_media_request
 from spark_ray.serving.schemas import AnalyzeAnswer, AnalyzeRequest, ClipView
 from spark_ray.serving.services import Services, together
@@ -57,15 +63,21 @@ async def analyze(
     token_limit(services, wanted.max_new_tokens)
     inquiry = await _inquire(services, request.state.request_id, asset, wanted)
     if wanted.stream:
-        return StreamingResponse(_events(services, inquiry), media_type="text/event-stream")
+        stream = StreamingResponse(_events(services, inquiry), media_type="text/event-stream")
+        facts = [await services.facts(target) for target in inquiry.targets.values()]
+        identify(stream, *(known.served for known in facts))
+        return stream
     texts = await together(
         write(services, inquiry.decoded, task, target, wanted.max_new_tokens)
         for task, target in inquiry.targets.items()
     )
     written = dict(zip(inquiry.targets, texts, strict=True))
     for text in texts:
-        say(response, text)
-    return _answer(inquiry, written)
+        observe_phases(text.model.name, text.timing)
+    answer = _answer(inquiry, written)
+    identify(response, *(text.model for text in texts))
+    tell_time(response, answer.timing_s)
+    return answer
 
 
 async def _inquire(

@@ -138,16 +138,23 @@ def say(response: Response, written: Written | Embedded) -> None:
     """Who answered and how long each phase took, as headers."""
     observe_phases(written.model.name, written.timing)
     identify(response, written.model)
+    tell_time(response, written.timing)
+
+
+def tell_time(response: Response, timing: Timing) -> None:
+    """How long each phase took, as a header."""
     response.headers["Server-Timing"] = ", ".join(
-        f"{name};dur={1000 * seconds:.2f}" for name, seconds in written.timing
+        f"{name};dur={1000 * seconds:.2f}" for name, seconds in timing
     )
 
 
-def identify(response: Response, model: ServedModel) -> None:
-    """Who answers, as headers."""
-    response.headers["X-Model-Version"] = _header(f"{model.name}@{model.version or '-'}")
-    if model.dataset is not None:
-        response.headers["X-Dataset-Version"] = _header(f"{model.dataset}@{model.dataset_version}")
+def identify(response: Response, *models: ServedModel) -> None:
+    """Who answers, and what they learned from, as headers; several are parted by commas."""
+    versions = [f"{model.name}@{model.version or '-'}" for model in models]
+    datasets = [f"{model.dataset}@{model.dataset_version}" for model in models if model.dataset]
+    for name, said in (("X-Model-Version", versions), ("X-Dataset-Version", datasets)):
+        if said:
+            response.headers[name] = _header(", ".join(dict.fromkeys(said)))
 
 
 def observe_phases(model: str, timing: Timing) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
+from ray.util.state.exception import RayStateApiException
 from sqlalchemy.orm import Session
 
 from spark_ray.core.provenance import fingerprint
@@ -88,7 +89,7 @@ async def logs(job_id: str, caller: RunsJobs, services: UseServices) -> str:
     job = await _job(services, job_id, caller.id)
     try:
         return await asyncio.to_thread(services.jobs.log, job)
-    except (RuntimeError, ConnectionError) as error:
+    except (RuntimeError, OSError, RayStateApiException) as error:
         raise ApiError(
             503, "log_unavailable", "the log can't be read right now", retry_after_s=2.0
         ) from error

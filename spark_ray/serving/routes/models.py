@@ -16,6 +16,7 @@ from spark_ray.serving.errors import not_found
 from spark_ray.serving.schemas import ModelCard, ModelDetails, ModelList, ModelVersionInfo
 from spark_ray.serving.services import Services
 from spark_ray.serving.settings import APOTHEON, MODEL_NAME
+from spark_ray.serving.shown import without_paths
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -55,7 +56,7 @@ async def card(
         text = await asyncio.to_thread(model_card, reference, version)
     if text is None:
         raise not_found("card", name if version is None else f"{name}/{version}")
-    return text
+    return without_paths(text)
 
 
 def _known(services: Services, name: str) -> str:
@@ -89,7 +90,7 @@ def _info(version: ModelVersion) -> ModelVersionInfo:
         {
             **described,
             "trained": record.date,
-            "dataset": record.dataset.reference,
+            "dataset": record.dataset.name,
             "dataset_version": record.dataset.version,
             "clips": record.dataset.clips,
             "steps": record.steps,

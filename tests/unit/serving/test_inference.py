@@ -5,18 +5,22 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import trained
 from PIL import Image
 from ray import serve
+from ray.serve import multiplex
 
 from spark_ray.core.errors import CorruptMedia, ModelError, NothingSaid
 from spark_ray.core.schema import Caption, Clip
 from spark_ray.media.audio_codec import decode_audio
-from spark_ray.models.apotheon import Apotheon
+from spark_ray.models.apotheon import Apotheon, find_weights
+from spark_ray.serving import inference
 from spark_ray.serving.backends import BackendServer, _test_clip
+from spark_ray.serving.errors import ApiError
 from spark_ray.serving.inference import (
     ApotheonServer,
     Pending,
@@ -34,7 +38,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> _Loaded:
     folder = tmp_path_factory.mktemp("model")
     trained.save_tiny(folder)
     trained.record().write(folder)
-    return _load_apotheon("mine", str(folder))
+    return _load_apotheon("mine", find_weights(str(folder), setting="model"))
 
 
 def pending(apotheon: Apotheon, seed: int, max_new_tokens: int) -> Pending:
@@ -93,10 +97,13 @@ def test_only_what_has_one_shape_shares_a_batch(loaded: _Loaded) -> None:
 
 
 def test_a_model_says_where_it_comes_from(loaded: _Loaded, tmp_path: Path) -> None:
-    assert (loaded.served.name, loaded.served.dataset_version) == ("mine", "v3")
+    served = loaded.served
+    assert (served.name, served.dataset, served.dataset_version) == ("mine", "street", "v3")
     assert loaded.served.weights_hash == loaded.apotheon.weights.info().weights_hash
     trained.save_tiny(tmp_path)
-    assert _load_apotheon("other", str(tmp_path)).served.dataset is None
+    other = _load_apotheon("other", find_weights(str(tmp_path), setting="model"))
+    assert other.served.dataset is None
+    assert other.size_bytes == (tmp_path / "model.safetensors").stat().st_size
 
 
 def test_health_is_asked_of_the_version_that_answers_now(
@@ -123,6 +130,67 @@ def test_health_is_asked_of_the_version_that_answers_now(
 
     asyncio.run(replace())
     assert asked[-1] == "models:/apotheon/2"
+
+
+class Sized:
+    """Stands for a model on disk, of so many bytes."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "asked", "held"),
+    [
+        (100, "a40 b40", "a40 b40"),
+        (100, "a40 b40 c40", "b40 c40"),
+        (100, "a40 b40 a40 c40", "a40 c40"),
+        (100, "a40 b40 c100", "c100"),
+        (100, "a20 b40 c40 d60", "c40 d60"),
+        (None, "a40 b40 c40", "b40 c40"),
+        (None, "a40 b10 c10 d20", "a40 b10 c10 d20"),
+        (None, "a40 b10 c10 d30", "b10 c10 d30"),
+        (None, "a10 b300", "a10 b300"),
+    ],
+)
+def test_models_are_held_up_to_a_bound_of_bytes(
+    monkeypatch: pytest.MonkeyPatch, memory_bytes: int | None, asked: str, held: str
+) -> None:
+    server = holding(monkeypatch, memory_bytes)
+
+    async def ask() -> list[str]:
+        for reference in asked.split():
+            assert (await server.model(reference)).size_bytes == int(reference[1:])
+        return list(getattr(server, "__serve_multiplex_wrapper").models)
+
+    assert sorted(asyncio.run(ask())) == held.split()
+
+
+def test_a_model_that_would_not_fit_by_itself_is_refused_and_the_others_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = holding(monkeypatch, 100)
+
+    async def ask() -> list[str]:
+        await server.model("a40")
+        with pytest.raises(ApiError, match="'mine' takes 101 bytes, more than the 100 of") as told:
+            await server.model("b101")
+        assert (told.value.status, told.value.code) == (422, "model_too_large")
+        return list(getattr(server, "__serve_multiplex_wrapper").models)
+
+    assert asyncio.run(ask()) == ["a40"]
+
+
+def holding(monkeypatch: pytest.MonkeyPatch, memory_bytes: int | None) -> ApotheonServer:
+    """A server of models whose references tell their sizes, with Serve's own cache."""
+    monkeypatch.setattr(inference, "find_weights", lambda name, setting: Sized(int(name[1:])))
+    monkeypatch.setattr(inference, "_load_apotheon", lambda name, weights: weights)
+    context = SimpleNamespace(app_name="app", deployment="model", replica_id="1")
+    monkeypatch.setattr(multiplex, "_get_internal_replica_context", lambda: context)
+    monkeypatch.setattr(multiplex.ServeUsageTag, "record", lambda *given: None)
+    server = object.__new__(ApotheonServer)
+    server._name, server._memory_bytes = "mine", memory_bytes
+    return server
 
 
 def test_embeddings_count_the_tokens_of_their_texts(

@@ -6,10 +6,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from ray.job_submission import JobStatus
+from ray.util.state.exception import RayStateApiException
 
+from spark_ray.serving import job_logs
 from spark_ray.serving import jobs as jobs_module
 from spark_ray.serving.database import Database, Job
 from spark_ray.serving.errors import ApiError
@@ -25,8 +28,10 @@ ConnectionError: Failed to connect to Ray cluster at 10.0.0.1:6379
 class RayJobs:
     """Ray's Jobs API, with drivers that have ended before one looks."""
 
-    def __init__(self, exit_code: int, log: str) -> None:
+    def __init__(self, exit_code: int | None, log: str) -> None:
         self.submitted: list[str] = []
+        self.node: str | None = "node"
+        self.sent_bytes = 0
         self._exit_code, self._log = exit_code, log
 
     def list_jobs(self) -> list[Any]:
@@ -39,10 +44,16 @@ class RayJobs:
         return JobStatus.FAILED
 
     def get_job_info(self, submission: str) -> Any:
-        return SimpleNamespace(driver_exit_code=self._exit_code)
+        return SimpleNamespace(driver_exit_code=self._exit_code, driver_node_id=self.node)
 
-    def get_job_logs(self, submission: str) -> str:
-        return self._log
+    def get_log(
+        self, address: str, *, submission_id: str, node_id: str, tail: int, encoding: None
+    ) -> Any:
+        """Stands for Ray's function of that name: pieces of the last lines."""
+        end = b"".join(self._log.encode().splitlines(keepends=True)[-tail:])
+        for start in range(0, len(end), 1 << 16):
+            yield end[start : start + (1 << 16)]
+            self.sent_bytes += 1 << 16
 
 
 def kept(tmp_path: Path, jobs: RayJobs, rounds: int) -> Job:
@@ -59,7 +70,11 @@ def kept(tmp_path: Path, jobs: RayJobs, rounds: int) -> Job:
             keeper.reconcile()
         return keeper._book.get(job.id, "me")
 
-    return asyncio.run(keep())
+    with (
+        patch.object(job_logs, "get_log", jobs.get_log),
+        patch.object(job_logs, "_cluster", str),
+    ):
+        return asyncio.run(keep())
 
 
 @pytest.mark.parametrize(
@@ -95,6 +110,74 @@ def test_a_build_that_says_why_it_can_not_be_done_is_not_tried_again(
     job = kept(tmp_path, RayJobs(exit_code, log), rounds=3)
     assert (job.state, job.attempts) == ("failed", 1)
     assert str(job.error).startswith(reason)
+
+
+@pytest.mark.parametrize("line", ["0123456789" * 6 + "\n", "0123456789" * 600_000 + "\n"])
+def test_of_a_long_log_no_more_than_its_end_is_read(tmp_path: Path, line: str) -> None:
+    last = "error: fps: must be above 0\n"
+    jobs = RayJobs(2, line * (6_000_060 // len(line)) + last)
+    job = kept(tmp_path, jobs, rounds=2)
+    assert (job.state, job.error) == ("failed", "fps: must be above 0")
+    log = (tmp_path / "jobs" / job.id / "log.txt").read_bytes()
+    assert log.endswith(last.encode())
+    assert len(log) <= 1 << 20
+    if len(line) < 100:
+        assert jobs.sent_bytes < 2 << 20, "each time that it is read, and it was twice"
+
+
+@pytest.mark.parametrize("why", ["no driver", "no file", "no cluster"])
+def test_a_log_that_there_is_not_is_empty(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = RayJobs(1, "begun\n")
+    jobs.node = None if why == "no driver" else "node"
+
+    def get_log(*given: Any, **settings: Any) -> Any:
+        raise RayStateApiException("A file is not found at: x" if why == "no file" else "no answer")
+        yield
+
+    monkeypatch.setattr(job_logs, "get_log", get_log)
+    monkeypatch.setattr(job_logs, "_cluster", str)
+    if why == "no cluster":
+        with pytest.raises(RayStateApiException, match="no answer"):
+            job_logs.read_log(jobs, "job-1")  # type: ignore[arg-type]
+    else:
+        assert job_logs.read_log(jobs, "job-1") == ""  # type: ignore[arg-type]
+
+
+def test_a_job_whose_log_was_lost_with_its_node_is_not_held_up(tmp_path: Path) -> None:
+    class Lost(RayJobs):
+        def get_log(self, *given: Any, **settings: Any) -> Any:
+            raise RayStateApiException("Agent for node id: node doesn't exist.")
+            yield
+
+    jobs = Lost(None, "")
+    assert kept(tmp_path / "once", jobs, rounds=2).attempts == 2
+    job = kept(tmp_path / "always", Lost(None, ""), rounds=9)
+    assert (job.state, job.attempts) == ("failed", 5)
+    log = tmp_path / "always" / "jobs" / job.id / "log.txt"
+    assert "could not be read" in log.read_text()
+
+
+def test_an_owner_hears_of_names_and_not_of_where_things_lie(tmp_path: Path) -> None:
+    """In what went wrong, and in the log, of which the server itself keeps the whole truth."""
+    settings = ServeSettings.from_values(state=str(tmp_path)).located()
+    asset = f"asset-{'5' * 24}"
+    said = (
+        f"building {tmp_path}/datasets/me/set/v1 from {tmp_path}/jobs/ID/inputs.txt\n"
+        f"error: {tmp_path}/assets/55/{asset}/file: is no video; see {tmp_path}/other/a\n"
+        '  File "/usr/lib/python3/x.py", line 3\n'
+    )
+    jobs = RayJobs(2, said)
+    job = kept(tmp_path, jobs, rounds=2)
+    book = JobBook(settings, Database(settings.database))
+    assert str(tmp_path) in str(job.error)
+    assert book.info(job).error == f"{asset}: is no video; see …/other/a"
+    log = tmp_path / "jobs" / job.id / "log.txt"
+    log.write_text(log.read_text().replace("ID", job.id))
+    assert book.log(job) == (
+        f"building mine:set/v1 from {job.id}/inputs.txt\n"
+        f"error: {asset}: is no video; see …/other/a\n"
+        '  File "…/x.py", line 3\n'
+    )
 
 
 def test_the_keeper_begins_with_clearing_up(

@@ -12,6 +12,7 @@ sys.path.append(str(Path(__file__).parents[1] / "datasets"))
 from fake_version import make_clip, write_version
 
 from spark_ray.core.errors import ConfigError
+from spark_ray.core.schema import ModelInfo, Step
 from spark_ray.datasets.browsing import ClipQuery
 from spark_ray.serving import library as library_module
 from spark_ray.serving.cluster import queue_depths
@@ -135,6 +136,24 @@ def test_an_asset_is_called_by_its_id_and_not_by_where_it_is_kept(tmp_path: Path
     assert {hit.source_path for hit in hits} == {asset, "s3://films/file"}
     assert library.clips(place, "v1", ClipQuery(text=asset), (0, 2), 0).total == 1
     assert library.clips(place, "v1", ClipQuery(text="/srv/state"), (0, 2), 0).total == 0
+
+
+def test_what_a_clip_was_cut_from_and_made_with_is_told_by_name(tmp_path: Path) -> None:
+    clip = make_clip(0, source="/srv/films/a b.mp4")
+    model = ModelInfo(name="/srv/models/blip", revision=None, weights_hash=None)
+    clip.steps.append(Step(name="caption", duration_s=1.0, model=model))
+    write_version(tmp_path / "films", [clip])
+    library, place = Library(), place_of(tmp_path / "films")
+    (summary,) = library.clips(place, "v1", ClipQuery(), (0, 2), 0).clips
+    assert summary.source_path == "a b.mp4"
+    shown = library.clip(place, "v1", summary.id, 0)
+    assert shown.record["source_path"] == "a b.mp4"
+    steps = shown.record["provenance"]["lineage"]["processing_steps"]
+    assert steps[-1]["model"]["name"] == "…/blip"
+    details = library.version(place, "v1")
+    assert list(details.counts["models"]) == ["…/blip"]
+    for answer in (shown, details):
+        assert "/srv" not in answer.model_dump_json()
 
 
 def test_frames_are_counted_from_one(tmp_path: Path) -> None:

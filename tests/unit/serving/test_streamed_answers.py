@@ -1,6 +1,8 @@
 """Answers that come in pieces: how they begin, end, and are broken off."""
 
 import asyncio
+import io
+import wave
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +12,11 @@ import pytest
 from ray.serve.exceptions import BackPressureError
 from starlette.testclient import TestClient
 
+from spark_ray.core.schema import Clip
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
-from spark_ray.serving.messages import ModelFacts, ServedModel, Timing, Written
+from spark_ray.serving.messages import Decoded, ModelFacts, ServedModel, Timing, Written
 from spark_ray.serving.services import Handles, Services, together
 from spark_ray.serving.settings import ServeSettings
 
@@ -91,6 +94,69 @@ def test_a_stream_says_who_answers(tmp_path: Path) -> None:
     assert answer.headers["x-dataset-version"] == "films@v2"
     assert answer.text.count('"content": "boat"') == 1
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_analysis_says_who_answers(tmp_path: Path, stream: bool) -> None:
+    """Its two models as well, and before the first event."""
+    learned = SERVED.model_copy(update={"name": "listener", "version": None})
+    models = {"seer": analyst(SERVED), "listener": analyst(learned)}
+    clip = Clip(
+        clip_id="c", video_id="v", unit_id="v", source_path="x", end_s=1.0,
+        frames=[b"picture"], audio=b"sound",
+    )  # fmt: skip
+    decoder = SimpleNamespace(
+        decode=SimpleNamespace(remote=lambda _: Answer(Decoded(clip=clip, seconds=0.5)))
+    )
+    settings = ServeSettings.from_values(
+        state=str(tmp_path),
+        models={"seer": {"backend": "blip"}, "listener": {"backend": "whisper"}},
+    )
+    services = Services(settings.located(), Handles(decoder=decoder, models=models))
+    _, key = KeyStore(services.database).create(
+        "test", ["infer"], requests_per_minute=6000, max_concurrent=1, lifetime_s=None
+    )
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(3200))
+    with TestClient(create_app(services)) as client:
+        answer = client.post(
+            "/v1/analyze", files={"file": sound.getvalue()}, data={"stream": str(stream)},
+            headers={"Authorization": f"Bearer {key}"},
+        )  # fmt: skip
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-model-version"] == "talker@3, listener@-"
+    assert answer.headers["x-dataset-version"] == "films@v2"
+    assert answer.headers["x-request-id"] in answer.text
+    assert ("server-timing" in answer.headers) != stream
+
+
+class Answer:
+    """Stands for what a handle of Serve returns for one answer."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def __await__(self) -> Any:
+        return asyncio.sleep(0, self._answer).__await__()
+
+    def cancel(self) -> None: ...
+
+
+def analyst(served: ServedModel) -> Any:
+    said = WHOLE.model_copy(update={"model": served})
+
+    async def pieces() -> AsyncIterator[Any]:
+        yield said
+
+    model = SimpleNamespace(
+        facts=SimpleNamespace(remote=lambda: Answer(ModelFacts(served=served))),
+        write=SimpleNamespace(remote=lambda *_: Answer(said)),
+        stream=SimpleNamespace(remote=lambda *_: Pieces(pieces())),
+    )
+    model.options = lambda **_: model
+    return model
 
 
 def test_a_model_without_room_says_so_before_the_stream_begins(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""What a job's driver printed, of which nobody holds more than the end."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import ray
+from ray.job_submission import JobSubmissionClient
+from ray.util.state import get_log
+from ray.util.state.exception import RayStateApiException
+
+_TAIL_LINES = 10_000
+_TAIL_BYTES = 1 << 20
+_NO_LOG = "A file is not found"  # as Ray says where a driver was lost before its first line
+
+
+def read_log(client: JobSubmissionClient, submission: str) -> str:
+    """The end of what a submission printed; the whole may be larger than memory.
+
+    Raises:
+        RayStateApiException, OSError: it can't be read right now.
+    """
+    node = client.get_job_info(submission).driver_node_id
+    if node is None:
+        return ""  # its driver never began
+    lines = get_log(
+        _cluster(),
+        submission_id=submission,
+        node_id=node,  # without it Ray refuses, although it could look it up
+        tail=_TAIL_LINES,
+        encoding=None,
+    )
+    end = b""
+    try:
+        for chunk in cast(Iterator[bytes], lines):
+            end = (end + chunk)[-_TAIL_BYTES:]  # one line alone may be longer
+    except RayStateApiException as error:
+        if _NO_LOG not in str(error):
+            raise
+    return end.decode("utf-8", "replace")
+
+
+def _cluster() -> str:
+    return ray.get_runtime_context().gcs_address
