@@ -32,11 +32,18 @@ from spark_ray.core.progress import Seen, progress_elsewhere
 from spark_ray.core.provenance import code_version, content_hash, git_commit
 from spark_ray.core.storage import Folder, open_read
 from spark_ray.core.wording import counted
+from spark_ray.datasets.capacity import living_nodes
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.datasets.session import ray_session
 from spark_ray.monitoring.logs import job_ids
 from spark_ray.training.board import Board
-from spark_ray.training.cluster import RunContext, fit, resumed_step, share_resources
+from spark_ray.training.cluster import (
+    RunContext,
+    await_nodes,
+    fit,
+    resumed_step,
+    share_resources,
+)
 from spark_ray.training.config import TrainConfig, check_resumable, run_name
 from spark_ray.training.deepspeed_engine import deepspeed_config
 from spark_ray.training.failures import StoppedEarly
@@ -101,8 +108,10 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
     output.create()
     with claim, ray_session(config):
         _check_unchanged(output, earlier)
+        if context.resources is None:
+            await_nodes(config)
         resources = context.resources or ray.cluster_resources()
-        shares, scaling, threads = share_resources(config, resources)
+        shares, scaling, threads = share_resources(config, resources, living_nodes())
         plan = RunPlan(shares, plan.processor, plan.train, plan.validation)
         board, run_id = _start_board(plan, index, earlier.get("tracking_run"), context.tags)
         record = {"settings": settings, "tracking_run": run_id, "dataset": _pinned(config, index)}
