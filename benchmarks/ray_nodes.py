@@ -41,6 +41,8 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Else gloo looks for its own address by the name of the machine, which leads nowhere.
+            "GLOO_SOCKET_IFNAME": "eth0",
             **KEEPALIVE,
         }
         self._head_options: list[str] = []

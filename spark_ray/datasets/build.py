@@ -278,7 +278,8 @@ def _pipeline(
             warnings.filterwarnings(
                 "ignore", "`ray_remote_args_fn` is deprecated", RayDeprecationWarning
             )
-            dataset = dataset.map_batches(
+            # `map_batches` gives whole blocks to CPUs alone.
+            dataset = dataset.map_batches_internal(
                 **where, **options, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
             )
     return dataset

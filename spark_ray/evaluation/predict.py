@@ -192,7 +192,8 @@ def predict(config: EvaluateConfig, clips: SampleIndex) -> Answers:
     actors = min(config.workers, len(blocks))
     have_gpus(actors, config.num_gpus)
     have_room([{"CPU": 1.0}])
-    dataset = ray.data.from_blocks(blocks).map_batches(
+    # `map_batches` gives whole blocks to CPUs alone.
+    dataset = ray.data.from_blocks(blocks).map_batches_internal(
         Predictor,
         fn_constructor_args=(clips.version, config),
         compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),

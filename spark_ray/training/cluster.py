@@ -22,6 +22,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.storage import Folder, filesystem, is_remote
@@ -55,6 +56,15 @@ class RunContext:
     callbacks: tuple[UserCallback, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     parent: Checkpoint | None = None
+
+
+def beside_driver() -> dict[str, Any]:
+    """Options of an actor whose loss would end the run: any node but the driver's may be lost."""
+    here = ray.get_runtime_context().get_node_id()
+    return {
+        "num_cpus": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
+    }
 
 
 def await_nodes(config: TrainConfig, runs: int = 1) -> None:

@@ -13,7 +13,6 @@ from typing import Any, cast
 import ray
 import torch
 from ray.exceptions import RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +39,7 @@ from spark_ray.training.board import Board
 from spark_ray.training.cluster import (
     RunContext,
     await_nodes,
+    beside_driver,
     fit,
     resumed_step,
     share_resources,
@@ -307,9 +307,7 @@ def _start_board(
         "git_commit": git_commit() or "unknown",
         **given_tags,
     }
-    # Beside the driver, whose loss ends the run anyway; any other node may be lost.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    board: Any = ray.remote(Board).options(**beside_driver()).remote()
     settings = config.model_dump(mode="json")
     try:
         return board, ray.get(board.start.remote(tracking, settings, tags))

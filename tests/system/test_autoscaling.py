@@ -40,11 +40,14 @@ def address(
         "disable_launch_config_check": True,
     }
     none_yet = {"min_workers": 0, "max_workers": 1, "node_config": {}}
+    commands = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     config = {
         "cluster_name": "scales-itself",
         "max_workers": 2,
         "idle_timeout_minutes": 5,
         "provider": provider,
+        **{f"{name}_commands": [] for name in commands},
+        "cluster_synced_files": [],
         "head_node_type": FAKE_HEAD_NODE_TYPE,
         "available_node_types": {
             FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
@@ -84,7 +87,7 @@ def run(
         env={**environment, "RAY_ADDRESS": address},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=400,
     )
 
 
@@ -97,6 +100,7 @@ def train(folder: Path, address: str, environment: dict[str, str], **values: Any
     settings = {
         "dataset": str(folder / "sets" / "films"),
         "output_dir": str(folder / "run"),
+        "epochs": 1,
         "max_steps": STEPS,
         "batch_size": 2,
         "gradient_accumulation": 1,
