@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -21,6 +22,7 @@ from ray.train import (
     UserCallback,
 )
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -177,6 +179,9 @@ def _round_down(cpus: float) -> float:
 def fit(
     config: TrainConfig, scaling: ScalingConfig, job: TrainJob, callbacks: tuple[UserCallback, ...]
 ) -> Result:
+    # For twenty seconds after a node's death Ray Train counts it among those that a run may begin
+    # on anew. It waits for it in vain, for a minute if left alone, before it counts again.
+    os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, "20")
     parent, _, name = config.output_dir.rstrip("/").rpartition("/")
     path, storage = ray_storage(parent)
     trainer = TorchTrainer(
