@@ -88,7 +88,7 @@ def build_job(folder: Path, *, quick: bool) -> Job:
 
 def training_job(folder: Path, *, quick: bool, dataset: Path) -> Job:
     """A training run on as many one-CPU nodes as there are, two at most."""
-    steps = 8 if quick else 300
+    steps = 24 if quick else 300
     run = folder / "run"
     settings = {
         **_training(dataset, steps),

@@ -35,6 +35,7 @@ from spark_ray.serving.settings import ServeSettings
 _CUT_S = 30.0
 _GOAL_S = 120.0
 _HANGS_AFTER_S = 240.0
+_FIRST_PROGRESS_S = 600.0
 _MOST_STARTS = 4
 _LOOK_EVERY_S = 0.25
 _ASKED_BEFORE = 30
@@ -173,7 +174,7 @@ def follow(nodes: Cluster, job: Job, accident: Callable[[], None] | None = None)
         if accident and struck is None and done >= job.total / 5:
             struck, stalled_s = in_thread(accident), 0.0
             changed = time.monotonic()
-        hangs = now - changed > _HANGS_AFTER_S
+        hangs = now - changed > (_HANGS_AFTER_S if seen else _FIRST_PROGRESS_S)
         if process.poll() or hangs:
             if starts == _MOST_STARTS or struck is None:
                 said = "\n  ".join(log.read_text(errors="replace").splitlines()[-15:])
