@@ -20,6 +20,7 @@ MODULES = {
     "demo": "benchmarks.demo",
     "node-scale": "benchmarks.node_scale",
     "nodes": "benchmarks.nodes",
+    "nodes-learning": "benchmarks.nodes_learning",
     "captions": "benchmarks.captions",
     "load": "benchmarks.load",
     "chaos": "benchmarks.chaos",

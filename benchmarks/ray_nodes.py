@@ -41,6 +41,10 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Else gloo looks for its own address by the name of the machine, which leads nowhere.
+            "GLOO_SOCKET_IFNAME": "eth0",
+            # Each node sees the whole machine's memory, and would kill its workers for others.
+            "RAY_memory_monitor_refresh_ms": "0",
             **KEEPALIVE,
         }
         self._head_options: list[str] = []

@@ -135,8 +135,8 @@ def _program(name: str, engine: str, quick: bool) -> dict[str, Any]:
 # Material ----------------------------------------------------------------------------------------
 
 
-def make_material(size: Size) -> None:
-    """The dataset, once, into the cache; the model's first weights as the code now has it."""
+def make_material(size: Size) -> Path:
+    """The folder of the dataset, once, and of the model's first weights as the code now has it."""
     folder = _folder(size)
     done = folder / "dataset.done"
     if not done.exists():
@@ -144,6 +144,7 @@ def make_material(size: Size) -> None:
         _build(folder)
         done.touch()
     _save_model(size, folder / "model")
+    return folder
 
 
 def _build(folder: Path) -> None:

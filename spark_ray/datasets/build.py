@@ -28,6 +28,7 @@ from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
 from spark_ray.core.wording import counted
 from spark_ray.datasets.advice import captions_advice, sampling_advice
+from spark_ray.datasets.capacity import have_gpus, have_room
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile, list_inputs
 from spark_ray.datasets.layout import (
@@ -235,14 +236,16 @@ def run_units(config: BuildConfig, version: Folder, models: Sequence[ModelStage]
               file=sys.stderr)  # fmt: skip
     if not are_done[False]:
         return
+    holders = [model for model in models if model.holds_weights]
+    have_gpus(sum(_actors(config, model.name) for model in holders), config.model_gpus)
+    have_room([{"CPU": 1.0}])
     decoders = config.decode_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     missing = (u for u in planned_units(version, config) if not done.is_done(u.unit_id))
     blocks = place_tables(group_units(missing, decoders, are_done[False]))
     dataset = _pipeline(config, version, blocks, models, done.committed_rows())
-    loading = [model.name for model in models if model.holds_weights]
-    if loading:
-        print(f"  loading      the models that {' and '.join(loading)}; clips come after that",
-              file=sys.stderr)  # fmt: skip
+    if holders:
+        names = " and ".join(model.name for model in holders)
+        print(f"  loading      the models that {names}; clips come after that", file=sys.stderr)
     with ProgressReport("Building", are_done[False], "units") as progress:
         _consume(dataset, progress, dataset_name(config.output), are_done[False])
 
@@ -277,7 +280,8 @@ def _pipeline(
             warnings.filterwarnings(
                 "ignore", "`ray_remote_args_fn` is deprecated", RayDeprecationWarning
             )
-            dataset = dataset.map_batches(
+            # `map_batches` gives whole blocks to CPUs alone.
+            dataset = dataset.map_batches_internal(
                 **where, **options, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
             )
     return dataset
@@ -304,9 +308,8 @@ def _placement(
     waits for storage, and takes a tenth of a CPU.
     """
     cpus, gpus = cluster.get("CPU", 1.0), cluster.get("GPU", 0.0)
-    workers = {"caption": config.caption_workers, "transcribe": config.transcription_workers}
     on_gpu = bool(gpus) and config.model_gpus > 0
-    actors = sum(workers[pool.stages[0].name] for pool in pools if pool.holds_weights)
+    actors = sum(_actors(config, pool.stages[0].name) for pool in pools if pool.holds_weights)
     on_cpu = 0 if on_gpu else actors
     # A GPU each if there are enough, or else a part of one; whole ones can't be divided.
     part = gpus / actors if actors else 0.0
@@ -317,7 +320,9 @@ def _placement(
     for pool in pools:
         name = pool.stages[0].name
         if pool.holds_weights:
-            actors_of = ActorPoolStrategy(size=workers[name], max_tasks_in_flight_per_actor=2)
+            actors_of = ActorPoolStrategy(
+                size=_actors(config, name), max_tasks_in_flight_per_actor=2
+            )
             gpu = {"num_gpus": gpu_share, "num_cpus": 0} if on_gpu else {"num_cpus": share}
             placement.append({"compute": actors_of, **gpu})
         elif name == "decode":
@@ -326,6 +331,11 @@ def _placement(
         else:
             placement.append({"compute": TaskPoolStrategy(), "num_cpus": 0.1})
     return placement
+
+
+def _actors(config: BuildConfig, model: str) -> int:
+    """How many actors hold a model, of a stage of this name."""
+    return {"caption": config.caption_workers, "transcribe": config.transcription_workers}[model]
 
 
 def _consume(dataset: Dataset, progress: ProgressReport, name: str, waiting: int) -> None:

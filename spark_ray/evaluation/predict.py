@@ -28,6 +28,7 @@ from spark_ray.core.errors import (
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.schema import ModelInfo
 from spark_ray.core.storage import Folder
+from spark_ray.datasets.capacity import have_gpus, have_room
 from spark_ray.datasets.samples import SampleIndex, read_clip
 from spark_ray.evaluation.config import EvaluateConfig
 
@@ -189,7 +190,10 @@ def predict(config: EvaluateConfig, clips: SampleIndex) -> Answers:
         for start in range(0, rows.num_rows, config.batch_size)
     ]
     actors = min(config.workers, len(blocks))
-    dataset = ray.data.from_blocks(blocks).map_batches(
+    have_gpus(actors, config.num_gpus)
+    have_room([{"CPU": 1.0}])
+    # `map_batches` gives whole blocks to CPUs alone.
+    dataset = ray.data.from_blocks(blocks).map_batches_internal(
         Predictor,
         fn_constructor_args=(clips.version, config),
         compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),

@@ -2,8 +2,9 @@
 
 import json
 import math
+import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -21,17 +22,23 @@ from ray.train import (
     UserCallback,
 )
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.storage import Folder, filesystem, is_remote
 from spark_ray.core.wording import counted
+from spark_ray.datasets.capacity import Resources, have_room, living_nodes
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.failures import FailForGood, known_error
 from spark_ray.training.worker import TrainJob, train_worker
 
 _RECORD = "checkpoint_manager_snapshot.json"
 """Ray Train's, in a run's folder: its checkpoints, without those whose upload was cut off."""
+
+_LEAST_CPUS = 0.01
+_EPSILON = 1e-6
 
 _T = TypeVar("_T")
 
@@ -47,19 +54,77 @@ class RunContext:
         parent: a checkpoint of another run that it begins with, in the place of fresh weights.
     """
 
-    resources: Mapping[str, float] | None = None
+    resources: Resources | None = None
     callbacks: tuple[UserCallback, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     parent: Checkpoint | None = None
 
 
+def beside_driver() -> dict[str, Any]:
+    """Options of an actor whose loss would end the run: any node but the driver's may be lost."""
+    here = ray.get_runtime_context().get_node_id()
+    return {
+        "num_cpus": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
+    }
+
+
+def await_nodes(config: TrainConfig, runs: int = 1) -> None:
+    """Wait for the nodes that so many runs need and that the cluster's autoscaler starts.
+
+    Where the configuration leaves it open, a worker is given a GPU if one is there or may come.
+
+    Raises:
+        ConfigError: a worker needs more than any node has, or may have.
+        SparkRayError: nodes were to come, and did not.
+    """
+    gpus = config.gpus_per_worker
+    if gpus is None:
+        # Rather refused for want of a second GPU than trained on CPUs.
+        is_there = have_room(_needs(config, 1.0) * runs) or have_room([{"GPU": 1.0}])
+        gpus = 1.0 if is_there else 0.0
+    have_room(_needs(config, gpus) * runs) or have_room(_needs(config, gpus))
+    check_worker(config, living_nodes())
+
+
+def _needs(config: TrainConfig, gpus: float) -> list[dict[str, float]]:
+    """What the fewest workers of a run and their data actors take, each of one node."""
+    data = config.data_cpus or _LEAST_CPUS
+    worker = config.cpus_per_worker or max(_LEAST_CPUS, 1 - data * config.data_workers)
+    each = [{"CPU": worker, "GPU": gpus}, *[{"CPU": data}] * config.data_workers]
+    return each * config.num_workers[0]
+
+
+def check_worker(config: TrainConfig, nodes: Sequence[Resources]) -> None:
+    """
+    Raises:
+        ConfigError: a worker would wait for ever: it needs more than any node has.
+    """
+    for setting, kind, needed in (
+        ("cpus_per_worker", "CPU", config.cpus_per_worker or 0.0),
+        ("gpus_per_worker", "GPU", config.gpus_per_worker or 0.0),
+        ("data_cpus", "CPU", config.data_cpus or 0.0),
+    ):
+        largest = max((node.get(kind, 0.0) for node in nodes), default=0.0)
+        if needed > largest + _EPSILON:
+            raise ConfigError(
+                f"{setting}: {needed:g} {kind}s are more than any node has, or comes with; the "
+                f"largest has {largest:g}"
+            )
+
+
 def share_resources(
-    config: TrainConfig, resources: Mapping[str, float]
+    config: TrainConfig, resources: Resources, nodes: Sequence[Resources] = ()
 ) -> tuple[TrainConfig, ScalingConfig, int]:
     """What each worker and each of its data actors may use, of what there is for the run.
 
     Unset, a worker gets two thirds of its share of the CPUs and its data actors the rest. Data
-    actors that found no CPU would never start, and the training would wait for them for ever.
+    actors that found no CPU would never start, and the training would wait for them for ever, as
+    it would for a worker that is larger than every node.
+
+    Args:
+        resources: what the run may take.
+        nodes: what each node has; unset: one has all that the run may take.
 
     Raises:
         ConfigError: that is too little, or has no GPU for fp16.
@@ -73,11 +138,16 @@ def share_resources(
         raise ConfigError(
             "mixed_precision: fp16 needs GPUs, and this cluster has none; choose bf16 or fp32"
         )
-    share = cpus / most  # elastic or not: Ray starts as many workers as find room
+    nodes = nodes or [resources]
+    hosts = [node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= gpu] or [cpus]
+    # Elastic or not: Ray starts as many workers as find room.
+    share = min(cpus / most, math.fsum(hosts) / most, max(hosts))
     worker = config.cpus_per_worker or _round_down(share * 2 / 3)
-    data = config.data_cpus or _round_down((share - worker) / config.data_workers)
+    left = (cpus / most if config.cpus_per_worker else share) - worker
+    largest = max(node.get("CPU", 0.0) for node in nodes)
+    data = config.data_cpus or _round_down(min(left / config.data_workers, largest))
     needed = least * (worker + data * config.data_workers)
-    if needed > cpus + 1e-6 or data <= 0:
+    if needed > cpus + _EPSILON or data <= 0:
         raise ConfigError(
             f"num_workers: {counted(least, 'worker')} with {worker:g} CPUs and "
             f"{config.data_workers} data actors of {data:g} CPUs each need {needed:g} CPUs, but "
@@ -109,6 +179,9 @@ def _round_down(cpus: float) -> float:
 def fit(
     config: TrainConfig, scaling: ScalingConfig, job: TrainJob, callbacks: tuple[UserCallback, ...]
 ) -> Result:
+    # For twenty seconds after a node's death Ray Train counts it among those that a run may begin
+    # on anew. It waits for it in vain, for a minute if left alone, before it counts again.
+    os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, "20")
     parent, _, name = config.output_dir.rstrip("/").rpartition("/")
     path, storage = ray_storage(parent)
     trainer = TorchTrainer(

@@ -13,7 +13,6 @@ from typing import Any, cast
 import ray
 import torch
 from ray.exceptions import RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
@@ -32,11 +31,19 @@ from spark_ray.core.progress import Seen, progress_elsewhere
 from spark_ray.core.provenance import code_version, content_hash, git_commit
 from spark_ray.core.storage import Folder, open_read
 from spark_ray.core.wording import counted
+from spark_ray.datasets.capacity import living_nodes
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.datasets.session import ray_session
 from spark_ray.monitoring.logs import job_ids
 from spark_ray.training.board import Board
-from spark_ray.training.cluster import RunContext, fit, resumed_step, share_resources
+from spark_ray.training.cluster import (
+    RunContext,
+    await_nodes,
+    beside_driver,
+    fit,
+    resumed_step,
+    share_resources,
+)
 from spark_ray.training.config import TrainConfig, check_resumable, run_name
 from spark_ray.training.deepspeed_engine import deepspeed_config
 from spark_ray.training.failures import StoppedEarly
@@ -101,8 +108,10 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
     output.create()
     with claim, ray_session(config):
         _check_unchanged(output, earlier)
+        if context.resources is None:
+            await_nodes(config)
         resources = context.resources or ray.cluster_resources()
-        shares, scaling, threads = share_resources(config, resources)
+        shares, scaling, threads = share_resources(config, resources, living_nodes())
         plan = RunPlan(shares, plan.processor, plan.train, plan.validation)
         board, run_id = _start_board(plan, index, earlier.get("tracking_run"), context.tags)
         record = {"settings": settings, "tracking_run": run_id, "dataset": _pinned(config, index)}
@@ -298,9 +307,7 @@ def _start_board(
         "git_commit": git_commit() or "unknown",
         **given_tags,
     }
-    # Beside the driver, whose loss ends the run anyway; any other node may be lost.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    board: Any = ray.remote(Board).options(**beside_driver()).remote()
     settings = config.model_dump(mode="json")
     try:
         return board, ray.get(board.start.remote(tracking, settings, tags))

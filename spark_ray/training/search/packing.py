@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from spark_ray.core.errors import ConfigError
-from spark_ray.training.cluster import share_resources
+from spark_ray.training.cluster import check_worker, share_resources
 from spark_ray.training.config import TrainConfig
 
 _EPSILON = 1e-6
@@ -63,9 +63,9 @@ def pack(
     Raises:
         ConfigError: a trial is larger than the cluster, or one of its workers than every node.
     """
-    configs = list({_need(config): config for config in configs}.values())
+    configs = unlike(configs)
     for config in configs:
-        _check_worker(config, nodes)
+        check_worker(config, nodes)
     total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
     highest = max(1, min(_upper_bound(config, total) for config in configs))
     for trials in range(min(highest, most or highest), 0, -1):
@@ -73,37 +73,28 @@ def pack(
         if all(_fits(config, share, nodes, trials) for config in configs):
             return Packing(trials, share)
     for config in configs:
-        share_resources(config, total)  # says what is too much, where that is the sum
+        share_resources(config, total, nodes)  # says what is too much, where that is the sum
     raise ConfigError(
         f"num_workers: no trial finds room for all its workers on the {len(nodes)} nodes; lower "
         "num_workers, cpus_per_worker or gpus_per_worker"
     )
 
 
+def unlike(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
+    """One for each room that trials need; corners of a space seldom differ in it."""
+    return list({_need(config): config for config in configs}.values())
+
+
 def _need(config: TrainConfig) -> tuple[object, ...]:
-    """All that decides which room a trial needs; corners of a space seldom differ in it."""
+    """All that decides which room a trial needs."""
     return (
-        config.num_workers[-1],
+        *config.num_workers,
         config.cpus_per_worker,
         config.gpus_per_worker,
         config.data_workers,
         config.data_cpus,
         config.mixed_precision,
     )
-
-
-def _check_worker(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> None:
-    for setting, kind, needed in (
-        ("cpus_per_worker", "CPU", config.cpus_per_worker or 0.0),
-        ("gpus_per_worker", "GPU", config.gpus_per_worker or 0.0),
-        ("data_cpus", "CPU", config.data_cpus or 0.0),
-    ):
-        largest = max((node.get(kind, 0.0) for node in nodes), default=0.0)
-        if needed > largest + _EPSILON:
-            raise ConfigError(
-                f"{setting}: {needed:g} {kind}s are more than any node has; the largest has "
-                f"{largest:g}"
-            )
 
 
 def _upper_bound(config: TrainConfig, total: Mapping[str, float]) -> int:
@@ -128,7 +119,7 @@ def _fits(
 ) -> bool:
     """Whether all workers and data actors of so many such trials find a node."""
     try:
-        settled, scaling, _ = share_resources(config, share)
+        settled, scaling, _ = share_resources(config, share, nodes)
     except ConfigError:
         return False
     resources = cast(dict[str, float], scaling.resources_per_worker)

@@ -20,16 +20,17 @@ from spark_ray.core.progress import Seen, progress_elsewhere
 from spark_ray.core.provenance import code_version, now_iso
 from spark_ray.core.storage import Folder
 from spark_ray.core.wording import counted
+from spark_ray.datasets.capacity import living_nodes
 from spark_ray.datasets.samples import load_index
 from spark_ray.datasets.session import ray_session
-from spark_ray.training.cluster import ray_storage
+from spark_ray.training.cluster import await_nodes, ray_storage
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.plan import RunPlan
 from spark_ray.training.run import prepare
 from spark_ray.training.search.algorithms import param_space, scheduler, searcher
 from spark_ray.training.search.cleaning import free_leaked_placement_groups
 from spark_ray.training.search.config import StudyConfig
-from spark_ray.training.search.packing import Packing, pack
+from spark_ray.training.search.packing import Packing, pack, unlike
 from spark_ray.training.search.recorder import Recorder
 from spark_ray.training.search.records import (
     STUDY,
@@ -89,7 +90,10 @@ def tune_training(config: StudyConfig) -> Study:
     with alone(study.folder, "tuning", "--study-dir"), ray_session(config):
         if _stored(config) != before:
             raise ended_meanwhile(config.study_dir, "tuning")
-        packing = pack(runs, _nodes(), config.max_concurrent)
+        for run in unlike(runs):
+            whole = run.model_copy(update={"num_workers": run.num_workers[-1:]})
+            await_nodes(whole, config.max_concurrent or 1)
+        packing = pack(runs, living_nodes(), config.max_concurrent)
         print(
             f"  at a time    {counted(packing.trials, 'trial')} of "
             f"{packing.resources['CPU']:.3g} CPUs and {packing.resources['GPU']:.3g} GPUs",
@@ -226,10 +230,6 @@ def _check_validates(plan: RunPlan, metric: str) -> None:
             f"metric: {metric} comes after {needed} steps, and a trial may have {plan.steps}; "
             "raise max_steps, or choose another metric, such as loss"
         )
-
-
-def _nodes() -> list[Mapping[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _tuner(config: StudyConfig, setup: TrialSetup, packing: Packing, steps: int) -> tune.Tuner:

@@ -18,7 +18,7 @@ from spark_ray.core.errors import SparkRayError
 from spark_ray.core.provenance import text_hash
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import load_index
-from spark_ray.training.cluster import RunContext, ray_storage, start_thread
+from spark_ray.training.cluster import RunContext, beside_driver, ray_storage, start_thread
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.failures import StoppedEarly, known_error
 from spark_ray.training.run import TrainResult, prepare, train
@@ -93,7 +93,7 @@ class _Trial:
         """The whole run, reported at each checkpoint until the scheduler has seen enough."""
         if self._is_stopped():
             return
-        reports, answers = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
+        reports, answers = (Queue(actor_options=beside_driver()) for _ in range(2))
         context = self._context(callbacks=(Reporter(reports, answers),))
         config = self._run_config(self.trial_id)
         run = start_thread(lambda: train(config, context), "train")

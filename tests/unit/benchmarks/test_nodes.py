@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import netns, nodes
-from benchmarks.node_jobs import Job
+from benchmarks.node_jobs import Job, Outcome
 from benchmarks.node_scale import clips_per_s
 
 ONE_MORE = """
@@ -48,7 +49,8 @@ def job(tmp_path: Path) -> Job:
     done = tmp_path / "done"
     done.touch()
     command = [sys.executable, "-c", ONE_MORE, str(done)]
-    return Job("count", command, 20, lambda: len(done.read_bytes()), dict)
+    nothing = Outcome(None, np.zeros(0))
+    return Job("count", command, 20, lambda: len(done.read_bytes()), lambda: nothing)
 
 
 def test_throughput_counts_from_where_every_node_works():
@@ -100,6 +102,14 @@ def test_a_job_that_fails_by_itself_is_an_error(desk: Any, job: Job):
     broken = Job("broken", [sys.executable, "-c", "exit(3)"], 5, lambda: 0, job.outcome)
     with pytest.raises(RuntimeError, match="broken ended"):
         nodes.follow(desk, broken)
+
+
+def test_outcomes_are_compared_to_the_byte_or_within_rounding():
+    outcome = Outcome({"a": 1}, np.array([1.0, 2.0]))
+    assert outcome.is_of(Outcome({"a": 1}, np.array([1.0, 2.0001])))
+    assert not outcome.is_of(Outcome({"a": 1}, np.array([1.0, 2.01])))
+    assert not outcome.is_of(Outcome({"a": 2}, np.array([1.0, 2.0])))
+    assert not outcome.is_of(Outcome({"a": 1}, np.array([1.0, 2.0, 3.0])))
 
 
 @pytest.mark.skipif(not netns.available(), reason="needs root and network namespaces")

@@ -1,0 +1,153 @@
+"""A cluster that scales itself, by Ray's own autoscaler: jobs ask for nodes that are not there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import builds
+import pytest
+from clusters import START_S, StartNode, free_port, run_ray
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+)
+
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "datasets"))
+from fake_version import make_clip, write_version
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def address(
+    start_node: StartNode, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A head of one CPU, and two kinds of nodes of which there is none yet.
+
+    A GPU is a number to Ray, and so it is here.
+    """
+    port = free_port()
+    provider = {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "gcs_address": f"127.0.0.1:{port}",
+        "head_node_id": FAKE_HEAD_NODE_ID,
+        "launch_multiple": True,
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    }
+    none_yet = {"min_workers": 0, "max_workers": 1, "node_config": {}}
+    commands = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    config = {
+        "cluster_name": "scales-itself",
+        "max_workers": 2,
+        "idle_timeout_minutes": 5,
+        "provider": provider,
+        **{f"{name}_commands": [] for name in commands},
+        "cluster_synced_files": [],
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+        "available_node_types": {
+            FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+            "large": {**none_yet, "resources": {"CPU": 2}},
+            "gpus": {**none_yet, "resources": {"CPU": 1, "GPU": 1}},
+        },
+    }
+    file = tmp_path_factory.mktemp("autoscaling") / "config.yaml"
+    file.write_text(json.dumps(config))  # JSON is YAML
+    node = start_node(
+        "--head",
+        "--num-cpus=1",
+        "--include-dashboard=false",
+        f"--port={port}",
+        f"--autoscaling-config={file}",
+        AUTOSCALER_UPDATE_INTERVAL_S="1",
+        RAY_FAKE_CLUSTER="1",
+        # As `ray up` and KubeRay set them.
+        RAY_enable_autoscaler_v2="1",
+        RAY_CLOUD_INSTANCE_ID=FAKE_HEAD_NODE_ID,
+        RAY_NODE_TYPE_NAME=FAKE_HEAD_NODE_TYPE,
+    )
+    found = f"127.0.0.1:{port}"
+    builds.wait_until(
+        lambda: "/1.0 CPU" in run_ray(environment, "status", "--address", found).stdout,
+        f"a cluster; see {node.log}",
+        seconds=START_S,
+    )
+    return found
+
+
+def run(
+    command: list[str], address: str, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env={**environment, "RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+
+
+def train(folder: Path, address: str, environment: dict[str, str], **values: Any) -> Any:
+    clips = [
+        make_clip(number, source=f"/films/{number}.mp4", caption=f"number {number}", dropped=())
+        for number in range(24)
+    ]
+    write_version(folder / "sets" / "films", clips)
+    settings = {
+        "dataset": str(folder / "sets" / "films"),
+        "output_dir": str(folder / "run"),
+        "epochs": 1,
+        "max_steps": STEPS,
+        "batch_size": 2,
+        "gradient_accumulation": 1,
+        "mixed_precision": "fp32",
+        "engine": "ddp",
+        "max_frames": 2,
+        "tracking_uri": f"sqlite:///{folder}/mlflow.db",
+        "curriculum": [{"name": "pictures", "epochs": 1, "modalities": ["text", "image"]}],
+        **values,
+    }
+    file = folder / "train.yaml"
+    file.write_text(json.dumps(settings))
+    return run(builds.command("train", "apotheon", "--config", file), address, environment)
+
+
+def test_a_training_waits_for_a_node_that_is_large_enough(
+    address: str, environment: dict[str, str], tmp_path: Path
+):
+    done = train(
+        tmp_path, address, environment, cpus_per_worker=1.5, data_cpus=0.5, gpus_per_worker=0
+    )
+    assert done.returncode == 0, done.stderr
+    assert "  waiting      for nodes with 2 CPUs\n" in done.stderr
+    record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
+    assert record["steps"] == STEPS
+
+
+def test_models_of_a_build_wait_for_a_gpu(
+    address: str, environment: dict[str, str], tmp_path: Path, tiny_checkpoint: Any
+):
+    videos = builds.write_numbers(tmp_path / "in", range(1, 3))
+    done = run(
+        builds.build_command(
+            videos, tmp_path / "set", caption_backend="blip", caption_model=tiny_checkpoint("blip")
+        ),
+        address,
+        environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "  waiting      for nodes with 1 GPU\n" in done.stderr
+    assert all(line["meta"]["caption"] for line in builds.manifest(tmp_path / "set" / "v1"))
+
+
+def test_what_no_node_will_have_is_refused(
+    address: str, environment: dict[str, str], tmp_path: Path
+):
+    done = train(tmp_path, address, environment, gpus_per_worker=8)
+    assert done.returncode == 2, done.stderr
+    assert "error: gpus_per_worker: 8 GPUs are more than any node has" in done.stderr
+    assert "waiting" not in done.stderr
