@@ -116,7 +116,7 @@ def training_job(folder: Path, *, quick: bool, dataset: Path) -> Job:
 
 def sweep_job(folder: Path, *, quick: bool, dataset: Path) -> Job:
     """A sweep of four trials, one on each one-CPU node at a time."""
-    trials, steps = (2, 4) if quick else (4, 60)
+    trials, steps = (2, 12) if quick else (4, 60)
     study = folder / "study"
     rates = [round(1e-4 * number, 6) for number in range(1, trials + 1)]
     settings = {
