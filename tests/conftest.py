@@ -2,34 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Nothing runs beside the tests of the server.
-
-    Some bound its time and memory, and to bring it up again for the others takes a minute.
-    """
+    """Nothing runs beside a Ray cluster: it takes all cores, and its tests have deadlines."""
     for item in items:
-        if "server" in getattr(item, "fixturenames", ()):
+        if "unit" not in item.path.parts:
             item.add_marker(pytest.mark.alone)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Two at a time, as `make test` runs them: those that share a cluster stay in one process."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByCluster(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            folder = file.rpartition("/")[0]
-            return folder if folder in ("tests/integration", "tests/system") else file
-
-    return ByCluster(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,6 @@ def slow(cluster: None) -> Iterator[DeploymentHandle]:
         serve.shutdown()
 
 
-@pytest.mark.alone
 def test_requests_that_trickle_in_while_a_batch_is_worked_on_go_into_the_next_one(
     slow: DeploymentHandle,
 ) -> None:

@@ -8,8 +8,6 @@ import pytest
 
 from benchmarks import decode, harness, table
 
-pytestmark = pytest.mark.alone
-
 KEYS = {"name", "baseline", "ratio", "goal", "spread", "machine", "details"}
 MACHINE = {"cpu", "cores", "memory_gib", "python", "versions"}
 
