@@ -137,7 +137,8 @@ def test_the_manifest_is_sorted_and_nothing_lies_about(versions: dict[str, Path]
     ids = [line["id"] for line in builds.manifest(version)]
     assert ids == sorted(set(ids))
     assert {path.name for path in version.iterdir()} == {
-        "manifest.jsonl", "metadata.json", "rejects.jsonl", "sources.jsonl", "report.html", "data",
+        "manifest.jsonl", "metadata.json", "rejects.jsonl", "filtered.jsonl", "sources.jsonl",
+        "report.html", "data",
     }  # fmt: skip
     folders = {path.name for path in version.glob("data/*/*")}
     assert folders == set(ids)

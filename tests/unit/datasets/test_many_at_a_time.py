@@ -69,7 +69,9 @@ def test_clips_to_export_are_read_many_at_a_time(version: Folder) -> None:
 @pytest.mark.usefixtures("together")
 def test_a_replay_copies_many_files_at_a_time(version: Folder) -> None:
     config = BuildConfig.from_values(input=["/films"], output=REMOTE)
-    replay._carry_over(version, Folder(f"{REMOTE}/v2"), config, CLIPS)
+    videos = {line["meta"]["video_id"] for line in manifest_lines(version)}
+    carried = replay._Carried(videos, retried=frozenset())
+    replay._carry_over(version, Folder(f"{REMOTE}/v2"), config, CLIPS, carried)
     there, copied = (
         fsspec.filesystem("memory").find(f"/sets/films/{v}/data") for v in ("v1", "v2")
     )
