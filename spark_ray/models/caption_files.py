@@ -13,6 +13,7 @@ from typing import Any
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.schema import Caption, Clip
 from spark_ray.core.storage import read_bytes
+from spark_ray.core.wording import counted
 from spark_ray.models.sidecar_files import SidecarError, decode_text, suffix
 
 log = logging.getLogger(__name__)
@@ -139,7 +140,9 @@ def read_captions_file(uri: str) -> dict[str, list[TextAt]]:
         reason = broken[0] if broken else "it is empty"
         raise SidecarError(f"captions_file: {uri} holds no caption that can be used ({reason})")
     if broken:
-        log.warning("captions_file: %s: skipped %d rows, %s", uri, len(broken), broken[0])
+        log.warning(
+            "captions_file: %s: skipped %s, %s", uri, counted(len(broken), "row"), broken[0]
+        )
     return by_key
 
 
