@@ -18,7 +18,7 @@ from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.interrupts import interrupts_held
 
 _CONNECT_TIMEOUT_S = 10.0
-_LIMITS_INTERVAL_S = 0.1
+_LIMITS_INTERVAL_S = 0.3
 _STARTED_HERE = Path(os.environ.get("RAY_TMPDIR") or gettempdir(), "ray", "ray_current_cluster")
 """The cluster of `ray start`, which `ray.init` joins where no address is given; see its docs."""
 
