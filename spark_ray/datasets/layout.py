@@ -241,20 +241,17 @@ def clip_provenance(clip: Clip, code: str, *, full: bool) -> dict[str, Any]:
 def reject_line(clip: Clip) -> dict[str, Any]:
     """What is known of a clip or file that failed, enough to try it again."""
     assert clip.reject is not None
-    return {
-        "id": clip.clip_id,
-        "unit_id": clip.unit_id,
-        "source_path": clip.source_path,
-        "source_hash": clip.source_hash,
-        "start": clip.start_s,
-        "end": clip.end_s,
-        **clip.reject.model_dump(),
-    }
+    return _identity(clip) | clip.reject.model_dump()
 
 
 def filtered_line(clip: Clip) -> dict[str, Any]:
     """What is known of a sound clip that a filter turned away, and the value that it saw."""
     assert clip.filtered is not None
+    return _identity(clip) | clip.filtered.model_dump()
+
+
+def _identity(clip: Clip) -> dict[str, Any]:
+    """Which span of which file a clip is."""
     return {
         "id": clip.clip_id,
         "unit_id": clip.unit_id,
@@ -262,5 +259,4 @@ def filtered_line(clip: Clip) -> dict[str, Any]:
         "source_hash": clip.source_hash,
         "start": clip.start_s,
         "end": clip.end_s,
-        **clip.filtered.model_dump(),
     }

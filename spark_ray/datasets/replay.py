@@ -203,22 +203,14 @@ def _carry_over(
 def _carry_filtered(parent: Folder, version: Folder, carried: _Carried) -> None:
     """Bring in what filters turned away; units that are decoded again will tell it themselves."""
     told = parent.lines(FILTERED) if parent.exists(FILTERED) else ()  # older parents don't tell
-    lines = (
-        line
+    outcomes = (
+        Outcome(id=line["id"], status="filtered", unit_id=line["id"], unit_size=1, line=line)
         for line in map(json.loads, told)
         if line["unit_id"] not in carried.retried
         and carried.has(line["source_hash"][:VIDEO_ID_CHARS])
     )
-    while group := list(islice(lines, _LINES_PER_PART)):
-        commit_part(
-            version,
-            [
-                Outcome(
-                    id=line["id"], status="filtered", unit_id=line["id"], unit_size=1, line=line
-                )
-                for line in group
-            ],
-        )
+    while group := list(islice(outcomes, _LINES_PER_PART)):
+        commit_part(version, group)
 
 
 def _link_assets(parent: Folder, version: Folder, line: dict[str, Any]) -> dict[str, Any]:
