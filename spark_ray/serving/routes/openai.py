@@ -17,8 +17,7 @@ from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import Decoded, Embedded, Written
 from spark_ray.serving.routes.inference import say, write
 from spark_ray.serving.routes.media import read_form, validated
-from spark_ray.serving.schemas import ModelName, Text
-from spark_ray.serving.schemas import Request as Body
+from spark_ray.serving.schemas import ModelName, OpenAiRequest, Text
 from spark_ray.serving.services import Services
 from spark_ray.serving.subtitle_files import as_srt, as_vtt
 
@@ -29,14 +28,14 @@ _UNMEASURED = (
 )  # fmt: skip
 
 
-class EmbeddingRequest(Body):
+class EmbeddingRequest(OpenAiRequest):
     model: ModelName
     input: Text | Annotated[list[Text], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] = "float"
     user: Text | None = None
 
 
-class SpeechForm(Body):
+class SpeechForm(OpenAiRequest):
     """The fields of `/v1/audio/transcriptions` besides its `file`."""
 
     model: ModelName
@@ -46,6 +45,9 @@ class SpeechForm(Body):
     prompt: Text | None = Field(None, description="refused: no model here follows one")
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: float = Field(0.0, ge=0, le=0)
+    timestamp_granularities: Literal["segment"] = Field(
+        "segment", alias="timestamp_granularities[]", description="words have no times here"
+    )
 
 
 @router.post("/embeddings")
@@ -110,7 +112,7 @@ async def speech(request: Request, caller: Infers, services: UseServices) -> Res
     wanted = validated(SpeechForm, fields)
     target = await services.catalog.find(wanted.model, "transcribe")
     language = _language(services, wanted, target)
-    async with services.borrowed(caller.id, file.file) as asset:
+    async with services.borrowed(services.store(caller.id, file.file)) as asset:
         decoded = await services.decode(asset, target)
     if decoded.clip.audio is None:
         raise ApiError(422, "unusable_media", "the file has no sound to write down", param="file")
