@@ -22,7 +22,7 @@ from ray.util.state.exception import RayStateApiException
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from spark_ray.core.errors import ConfigError, SparkRayError
+from spark_ray.core.errors import ConfigError, SparkRayError, unknown_choice
 from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import build_progress
@@ -30,6 +30,8 @@ from spark_ray.datasets.config import OPERATIONAL, BuildConfig
 from spark_ray.datasets.ingest import LIST_SUFFIXES
 from spark_ray.datasets.layout import METADATA, resolve_published
 from spark_ray.datasets.publish import publication_of
+from spark_ray.models.captioning import captioners
+from spark_ray.models.transcription import transcribers
 from spark_ray.monitoring.logs import serve_ids
 from spark_ray.monitoring.metrics import JOBS
 from spark_ray.serving.assets import AssetStore
@@ -101,7 +103,11 @@ class JobBook:
             result=None,
             error=None,
         )
-        self.build_config(job)  # wrong settings show now, and not in a log
+        config = self.build_config(job)  # wrong settings show now, and not in a log
+        for backends in (captioners, transcribers):
+            chosen = getattr(config, backends.setting)
+            if chosen not in backends.names:
+                raise unknown_choice(backends.setting, chosen, backends.names)
         remembered = audit_entry("job.create", key=owner, subject=job.id, dataset=request.name)
         session.add_all([job, remembered])
         return job

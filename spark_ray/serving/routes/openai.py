@@ -1,12 +1,12 @@
 """OpenAI's shapes, so that its clients work unchanged: audio transcription and embeddings."""
 
 import base64
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from spark_ray.core.schema import Segment
 from spark_ray.media.languages import LanguageCode, language_code
@@ -33,6 +33,13 @@ class EmbeddingRequest(OpenAiRequest):
     input: Text | Annotated[list[Text], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] = "float"
     user: Text | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _has_no_tokens(cls, value: Any) -> Any:
+        if isinstance(value, list) and not all(isinstance(each, str) for each in value):
+            raise ValueError("send a text or a list of texts; another model's tokens mean nothing")
+        return value
 
 
 class SpeechForm(OpenAiRequest):

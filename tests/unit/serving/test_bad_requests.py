@@ -112,6 +112,7 @@ def archive() -> bytes:
         ("/v1/search", said('{"text": "a", "limit": 1e999}'), 422, "invalid_request"),
         ("/v1/captions", said(field("max_new_tokens", "9" * 5000)), 400, "invalid_json"),
         ("/v1/embeddings", said(r'{"model": "seer", "input": "\ud800"}'), 422, "invalid_request"),
+        ("/v1/embeddings", said('{"model": "seer", "input": [[1, 2]]}'), 422, "invalid_request"),
         ("/v1/embeddings", said(r'{"model": "seer", "input": ["\ud800"]}'), 422,
          "invalid_request"),
         ("/v1/search", said(r'{"text": "\ud800"}'), 422, "invalid_request"),

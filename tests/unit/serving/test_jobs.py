@@ -12,6 +12,7 @@ import pytest
 from ray.job_submission import JobStatus
 from ray.util.state.exception import RayStateApiException
 
+from spark_ray.core.errors import ConfigError
 from spark_ray.serving import job_logs
 from spark_ray.serving import jobs as jobs_module
 from spark_ray.serving.database import Database, Job
@@ -232,6 +233,18 @@ def test_a_job_reads_nothing_but_what_its_owner_may_name(
     refused = pytest.raises(ApiError, match=r"server's own|addresses that it lists")
     with refused, database.session() as session:
         book.create(session, "me", request, [place])
+
+
+@pytest.mark.parametrize("setting", ["caption_backend", "transcription_backend"])
+def test_a_backend_that_there_is_not_shows_before_the_job_runs(
+    tmp_path: Path, setting: str
+) -> None:
+    settings = ServeSettings.from_values(state=str(tmp_path)).located()
+    database = Database(settings.database)
+    request = JobRequest(name="set", settings={setting: "blipp"})
+    refused = pytest.raises(ConfigError, match=f"{setting}: 'blipp' is unknown; choose one of")
+    with refused, database.session() as session:
+        JobBook(settings, database).create(session, "me", request, ["s3://films/a.mp4"])
 
 
 @pytest.mark.parametrize(
