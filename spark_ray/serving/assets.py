@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import case, delete, func, select, update
 
 from spark_ray.core.storage import Folder, open_read
 from spark_ray.media.sniff import SNIFFED_BYTES, media_type
@@ -55,12 +55,27 @@ class AssetStore:
             complete=False,
         )
         with self._database.session() as session:
-            held = session.scalar(select(func.count()).where(Asset.owner == owner)) or 0
-            if held >= self._limits.max_assets_per_key:
+            # Of one whose size nobody told, what has come of it.
+            bytes_of_one = case(
+                (Asset.size_bytes < 0, Asset.received_bytes), else_=Asset.size_bytes
+            )
+            mine = select(func.count(), func.coalesce(func.sum(bytes_of_one), 0)).where(
+                Asset.owner == owner, Asset.expires >= now
+            )
+            held, held_bytes = session.execute(mine).one()
+            limits = self._limits
+            if (
+                held >= limits.max_assets_per_key
+                or held_bytes + (size_bytes or 0) > limits.max_asset_bytes_per_key
+            ):
                 raise ApiError(
-                    429, "too_many_assets", f"this key has {held} assets; delete some of them",
+                    429,
+                    "too_many_assets",
+                    f"this key has {held} assets of {held_bytes:,} bytes together, of "
+                    f"{limits.max_assets_per_key} and {limits.max_asset_bytes_per_key:,} that it "
+                    "may have; delete some of them",
                     retry_after_s=60.0,
-                )  # fmt: skip
+                )
             session.add(asset)
         return asset
 

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,10 @@ from spark_ray.serving.settings import MODEL_NAME, Ability, ModelSettings
 log = get_logger(__name__)
 
 DEFAULT_ALIAS = "champion"
+
+_LOOK_UPS = 4
+_PATIENCE_S = 1.0
+_FIRST_PATIENCE_S = 60.0
 
 _NAME = re.compile(rf"(?P<base>{MODEL_NAME})(?:@(?P<alias>[\w-]{{1,64}})|/(?P<version>\d{{1,9}}))?")
 
@@ -49,6 +54,10 @@ class Catalog:
         self._models, self._handles = models, handles
         self._alias_lifetime_s = alias_lifetime_s
         self._pinned: dict[str, tuple[float, str]] = {}
+        # A registry that is gone takes a quarter of a minute to say so, and threads are few: those
+        # that look up keys and assets must not be held by it.
+        self._threads = ThreadPoolExecutor(_LOOK_UPS, thread_name_prefix="registry")
+        self._looking_up: dict[str, asyncio.Future[str]] = {}
         self._asking: dict[tuple[str, str], Any] = {}
 
     def names(self, ability: Ability | None = None) -> list[str]:
@@ -59,11 +68,12 @@ class Catalog:
         )
 
     def settings(self, name: str) -> ModelSettings:
-        return self._models[name]
+        """Of the model of a name, whichever version that means."""
+        return self._models[base_name(name)]
 
     def abilities(self, name: str) -> tuple[Ability, ...]:
         """What the model of a name can do, whichever version that means."""
-        return self._models[base_name(name)].abilities
+        return self.settings(name).abilities
 
     async def find(self, name: str | None, ability: Ability) -> Target:
         """The model of that name, or the first that can do it.
@@ -126,17 +136,45 @@ class Catalog:
         """The version behind an alias, asked for again after a while: that is how a new one comes.
 
         Requests that are on their way keep the version that they began with. While the registry
-        can't be asked, the version that it named last goes on answering.
+        can't be asked, or is slow, the version that it named last goes on answering.
+
+        Raises:
+            ModelError: there is no such version.
+            RegistryUnavailable: it does not answer, and has named none before.
         """
         known = self._pinned.get(reference)
         if known is not None and known[0] > time.monotonic():
             return known[1]
-        try:
-            pinned = await asyncio.to_thread(pinned_reference, reference, "model")
-        except RegistryUnavailable as error:
-            if known is None:
-                raise
+        looking_up = self._look_up(reference)
+        await asyncio.wait(
+            [looking_up], timeout=_FIRST_PATIENCE_S if known is None else _PATIENCE_S
+        )
+        error: BaseException | None = RegistryUnavailable(f"model: {reference}: no answer yet")
+        if looking_up.done():
+            error = looking_up.exception()
+        if error is None:
+            pinned = looking_up.result()
+        elif known is not None and isinstance(error, RegistryUnavailable):
             log.warning("registry unavailable", reference=reference, error=str(error))
             pinned = known[1]
+        else:
+            raise error
         self._pinned[reference] = (time.monotonic() + self._alias_lifetime_s, pinned)
         return pinned
+
+    def _look_up(self, reference: str) -> "asyncio.Future[str]":
+        """One question to the registry, for all who want to know the same at the time."""
+        if reference in self._looking_up:
+            return self._looking_up[reference]
+        looking_up = asyncio.get_running_loop().run_in_executor(
+            self._threads, pinned_reference, reference, "model"
+        )
+        self._looking_up[reference] = looking_up
+
+        def ended(looked_up: "asyncio.Future[str]") -> None:
+            del self._looking_up[reference]
+            if not looked_up.cancelled():
+                looked_up.exception()  # or asyncio complains where nobody has waited so long
+
+        looking_up.add_done_callback(ended)
+        return looking_up

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray import serve
 
 from spark_ray.serving.schemas import DeploymentInfo, NodeInfo
+from spark_ray.serving.shown import without_trace
 
 _TIMEOUT_S = 5.0
 _QUEUED = "ray_serve_deployment_queued_queries"
@@ -71,7 +72,7 @@ def describe_deployments(pages: Iterable[str]) -> list[DeploymentInfo]:
                     replicas={str(state): n for state, n in deployment.replica_states.items()},
                     queued=depths[_QUEUED][key],
                     ongoing=depths[_ONGOING][key],
-                    message=deployment.message,
+                    message=without_trace(deployment.message),
                 )
             )
     return sorted(found, key=lambda deployment: (deployment.application, deployment.name))

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from ray import serve
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -48,7 +49,7 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 def create_app(services: Services) -> ASGIApp:
     """The HTTP interface over these services."""
-    app = FastAPI(
+    app = FastAPIOffline(  # FastAPI's own pages load their scripts from a CDN
         title="SparkRay",
         version=__version__,
         description="Captions, transcripts, embeddings and datasets of video.",

@@ -286,14 +286,21 @@ def size_batches(batched: Any, settings: ModelSettings) -> None:
 
 
 class _QueueStreamer(TextIteratorStreamer):
-    """Hands finished pieces of text from the generating thread to the event loop."""
+    """Hands finished pieces of text from the generating thread to the event loop.
+
+    Together they are the text as it is told whole, which has no blanks before and after it.
+    """
 
     def __init__(self, apotheon: Apotheon, pieces: "asyncio.Queue[str | None]") -> None:
         super().__init__(apotheon.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._pieces, self._loop = pieces, asyncio.get_running_loop()
+        self._begun, self._blanks = False, ""
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self._loop.call_soon_threadsafe(self._pieces.put_nowait, text)
+        text = self._blanks + text if self._begun else text.lstrip()
+        said = text.rstrip()
+        self._begun, self._blanks = self._begun or said != "", text[len(said) :]
+        self._loop.call_soon_threadsafe(self._pieces.put_nowait, said)
 
 
 def _load_apotheon(name: str, weights: Weights) -> _Loaded:

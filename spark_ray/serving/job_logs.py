@@ -8,6 +8,7 @@ from ray.job_submission import JobSubmissionClient
 from ray.util.state import get_log
 from ray.util.state.exception import RayStateApiException
 
+LOST_LOG = "the log could not be read any more when this attempt had ended\n"
 _TAIL_LINES = 10_000
 _TAIL_BYTES = 1 << 20
 _NO_LOG = "A file is not found"  # as Ray says where a driver was lost before its first line
@@ -37,6 +38,11 @@ def read_log(client: JobSubmissionClient, submission: str) -> str:
         if _NO_LOG not in str(error):
             raise
     return end.decode("utf-8", "replace")
+
+
+def log_name(attempt: int) -> str:
+    """Of the file among a job's own in which what an attempt printed is kept."""
+    return f"log-{attempt}.txt"
 
 
 def _cluster() -> str:

@@ -22,7 +22,7 @@ from ray.util.state.exception import RayStateApiException
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from spark_ray.core.errors import ConfigError, SparkRayError
+from spark_ray.core.errors import ConfigError, SparkRayError, unknown_choice
 from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import build_progress
@@ -30,13 +30,15 @@ from spark_ray.datasets.config import OPERATIONAL, BuildConfig
 from spark_ray.datasets.ingest import LIST_SUFFIXES
 from spark_ray.datasets.layout import METADATA, resolve_published
 from spark_ray.datasets.publish import publication_of
+from spark_ray.models.captioning import captioners
+from spark_ray.models.transcription import transcribers
 from spark_ray.monitoring.logs import serve_ids
 from spark_ray.monitoring.metrics import JOBS
 from spark_ray.serving.assets import AssetStore
 from spark_ray.serving.database import Database, Job, audit_entry
 from spark_ray.serving.dataset_names import OWN
 from spark_ray.serving.errors import ApiError, not_found
-from spark_ray.serving.job_logs import read_log
+from spark_ray.serving.job_logs import LOST_LOG, log_name, read_log
 from spark_ray.serving.schemas import JobInfo, JobRequest
 from spark_ray.serving.settings import ServeSettings
 from spark_ray.serving.shown import without_paths
@@ -101,7 +103,11 @@ class JobBook:
             result=None,
             error=None,
         )
-        self.build_config(job)  # wrong settings show now, and not in a log
+        config = self.build_config(job)  # wrong settings show now, and not in a log
+        for backends in (captioners, transcribers):
+            chosen = getattr(config, backends.setting)
+            if chosen not in backends.names:
+                raise unknown_choice(backends.setting, chosen, backends.names)
         remembered = audit_entry("job.create", key=owner, subject=job.id, dataset=request.name)
         session.add_all([job, remembered])
         return job
@@ -177,15 +183,19 @@ class JobBook:
         )
 
     def log(self, job: Job) -> str:
-        """What the build printed, in its last attempt."""
+        """What the build printed, attempt by attempt."""
         folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
-        if folder.exists("log.txt"):
-            said = folder.read("log.txt").decode("utf-8", "replace")
-        elif job.submission is None:
-            said = ""
-        else:
-            said = read_log(_client(), job.submission)
-        return self._shown(job, said)
+        said = []
+        for attempt in range(1, job.attempts + 1):
+            if attempt > 1:
+                said.append(f"\n--- attempt {attempt} ---\n")
+            if folder.exists(log_name(attempt)):
+                said.append(folder.read(log_name(attempt)).decode("utf-8", "replace"))
+            elif attempt == job.attempts and job.submission is not None:
+                said.append(read_log(_client(), job.submission))
+            else:
+                said.append(LOST_LOG)
+        return self._shown(job, "".join(said))
 
     def _shown(self, job: Job, said: str) -> str:
         """What a build says, with places named as its owner knows them."""
@@ -338,21 +348,14 @@ class JobKeeper:
 
     def _again(self, job: Job, reason: str) -> None:
         log.warning("job lost", job=job.id, attempt=job.attempts, reason=reason)
+        self._keep_log(job)
         if job.attempts < _MOST_ATTEMPTS:
             self._submit(job)
         else:
             self._end(job, "failed", error=f"{reason}, {job.attempts} times in all")
 
     def _end(self, job: Job, state: str, *, result: Any = None, error: str | None = None) -> None:
-        if job.submission is not None and self._status(job) is not None:
-            try:
-                said = read_log(self._ray_jobs(), job.submission)
-            except (RayStateApiException, OSError, RuntimeError) as failure:
-                # Its node may be gone for good, and the job has ended nevertheless.
-                log.warning("log lost", job=job.id, error=str(failure))
-                said = "the log could not be read any more when the job had ended\n"
-            folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
-            folder.write("log.txt", said.encode())
+        self._keep_log(job)
         with self._database.session() as session:
             session.execute(
                 update(Job)
@@ -360,6 +363,19 @@ class JobKeeper:
                 .values(state=state, result=result, error=error, finished=time.time())
             )
         self._database.audit(f"job.{state}", key=job.owner, subject=job.id)
+
+    def _keep_log(self, job: Job) -> None:
+        """What its attempt printed, while Ray still knows of it."""
+        if job.submission is None or self._status(job) is None:
+            return
+        try:
+            said = read_log(self._ray_jobs(), job.submission)
+        except (RayStateApiException, OSError, RuntimeError) as failure:
+            # Its node may be gone for good, and the attempt has ended nevertheless.
+            log.warning("log lost", job=job.id, error=str(failure))
+            said = LOST_LOG
+        folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
+        folder.write(log_name(job.attempts), said.encode())
 
     def _ray_jobs(self) -> JobSubmissionClient:
         self._client = self._client or _client()

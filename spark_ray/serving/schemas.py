@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from spark_ray.core.schema import FrameSample, Scene, Segment
 from spark_ray.media.sniff import MediaKind
@@ -19,6 +19,20 @@ class Request(BaseModel):
     """Base of bodies: a field that we don't know is a mistake, not to be passed over."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class OpenAiRequest(Request):
+    """Base of bodies in OpenAI's shapes, where null says as much as leaving a field out.
+
+    Clients send it for what their user did not set, and with messages that they were answered.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Response(BaseModel):

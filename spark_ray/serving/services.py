@@ -4,7 +4,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -94,13 +94,23 @@ class Services:
         return await self._copied(owner, self.fetcher.chunks(url))
 
     @asynccontextmanager
-    async def borrowed(self, owner: str, file: io.IOBase | Any) -> AsyncIterator[Asset]:
-        """As `store`, for the block alone: of media whose asset the answer does not name."""
-        asset = await self.store(owner, file)
+    async def borrowed(self, arriving: Awaitable[Asset]) -> AsyncIterator[Asset]:
+        """What `store` or `fetch` makes, for the block alone: the answer does not name it."""
+        asset = await arriving
         try:
             yield asset
         finally:
             await asyncio.to_thread(self.assets.delete, asset)
+
+    @asynccontextmanager
+    async def kept(self, arriving: Awaitable[Asset]) -> AsyncIterator[Asset]:
+        """What `store` or `fetch` makes, unless the block fails: nobody would hear of it."""
+        asset = await arriving
+        try:
+            yield asset
+        except BaseException:
+            await asyncio.to_thread(self.assets.delete, asset)
+            raise
 
     async def _copied(self, owner: str, chunks: Iterator[bytes]) -> Asset:
         """Nothing is kept of what breaks off: nobody has heard of its asset."""
@@ -127,22 +137,12 @@ class Services:
             gone.set()
             raise
 
-    async def media(self, caller: Caller, asset_id: str | None, url: str | None) -> Asset:
-        """The asset that a request names, by id or by address.
-
-        Raises:
-            ApiError: it names none or two, or the caller has no such asset.
+    async def asset(self, owner: str, asset_id: str) -> Asset:
         """
-        if (asset_id is None) == (url is None):
-            raise ApiError(
-                400,
-                "media_missing",
-                "give the media once: as 'asset', as 'url', or as 'file' in a multipart form",
-            )
-        if url is not None:
-            return await self.fetch(caller.id, url)
-        assert asset_id is not None
-        return await asyncio.to_thread(self.assets.get, asset_id, caller.id)
+        Raises:
+            ApiError: the owner has no such asset.
+        """
+        return await asyncio.to_thread(self.assets.get, asset_id, owner)
 
     async def decode(self, asset: Asset, target: Target) -> Decoded:
         """The clip of an asset, sampled as that model's own clips were.

@@ -134,6 +134,7 @@ class RequestLimits(BaseModel):
     max_texts: int = Field(256, gt=0, description="texts to embed in one request")
     request_timeout_s: float = Field(120.0, gt=0)
     max_assets_per_key: int = Field(10_000, gt=0)
+    max_asset_bytes_per_key: int = Field(64 << 30, gt=0)
     asset_lifetime_s: float = Field(7 * 86_400.0, gt=0, description="then an asset is removed")
 
 

@@ -7,14 +7,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from spark_ray.models.registered import shown_uri
+
 ASSET_ID = r"asset-[0-9a-f]{24}"
 
 _STORED = re.compile(rf"/({ASSET_ID})/file\b")
 _WORD = re.compile(r"[^\s'\",]+")
 _PART = r"[^\s/'\"`<>|:,;()\[\]{}]"
 _PATH = re.compile(
-    # Not within an address, nor behind what was left out before; but it may be written as one.
-    rf"(?<![\w+./:…~-])(?:[a-z][a-z+]*:/{{2,3}}(?=/))?/[A-Za-z_.~]{_PART}*(?:/{_PART}+)*"
+    # Not within an address, nor behind what was left out before, nor an HTML element's end.
+    r"(?<![\w+./:…~-])(?!(?<=<)/[a-z0-9]+>)"
+    # But it may be written as an address.
+    rf"(?:[a-z][a-z+]*:/{{2,3}}(?=/))?/[A-Za-z_.~]{_PART}*(?:/{_PART}+)*"
 )
 
 
@@ -38,6 +42,12 @@ def without_paths(text: str, names: Mapping[str, str] | None = None) -> str:
         text = text.replace(place, (names or {})[place])
     text = _WORD.sub(_asset_of, text)
     return _PATH.sub(lambda path: f"…/{path[0].rpartition('/')[2]}", text)
+
+
+def without_trace(message: str) -> str:
+    """What Serve says of a deployment: how it begins and ends, without the trace in between."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return without_paths(shown_uri(" ".join(lines[:1] + lines[1:][-1:])))
 
 
 def _asset_of(word: re.Match[str]) -> str:

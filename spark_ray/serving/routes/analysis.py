@@ -25,7 +25,7 @@ from spark_ray.serving.routes.inference import (
     token_limit,
     write,
 )
-from spark_ray.serving.routes.media import media_body, read_media_request
+from spark_ray.serving.routes.media import media_body, media_request
 from spark_ray.serving.schemas import AnalyzeAnswer, AnalyzeRequest, ClipView
 from spark_ray.serving.services import Services, together
 from spark_ray.serving.settings import Ability
@@ -59,18 +59,18 @@ async def analyze(
     As a stream, `clip` comes once it is decoded, `caption` and `transcript` with each piece of
     text, and in the end the whole `answer`, or an `error`.
     """
-    asset, wanted = await read_media_request(request, services, caller, AnalyzeRequest)
-    token_limit(services, wanted.max_new_tokens)
-    inquiry = await _inquire(services, request.state.request_id, asset, wanted)
-    if wanted.stream:
-        stream = StreamingResponse(_events(services, inquiry), media_type="text/event-stream")
-        facts = [await services.facts(target) for target in inquiry.targets.values()]
-        identify(stream, *(known.served for known in facts))
-        return stream
-    texts = await together(
-        write(services, inquiry.decoded, task, target, wanted.max_new_tokens)
-        for task, target in inquiry.targets.items()
-    )
+    async with media_request(request, services, caller, AnalyzeRequest) as (asset, wanted):
+        token_limit(services, wanted.max_new_tokens)
+        inquiry = await _inquire(services, request.state.request_id, asset, wanted)
+        if wanted.stream:
+            stream = StreamingResponse(_events(services, inquiry), media_type="text/event-stream")
+            facts = [await services.facts(target) for target in inquiry.targets.values()]
+            identify(stream, *(known.served for known in facts))
+            return stream
+        texts = await together(
+            write(services, inquiry.decoded, task, target, wanted.max_new_tokens)
+            for task, target in inquiry.targets.items()
+        )
     written = dict(zip(inquiry.targets, texts, strict=True))
     for text in texts:
         observe_phases(text.model.name, text.timing)

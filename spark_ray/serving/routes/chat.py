@@ -24,24 +24,23 @@ from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.keys import Caller
 from spark_ray.serving.messages import MOST_MEDIA, Decoded, Sampling, Turn, Written
 from spark_ray.serving.routes.inference import identify, observe_phases, say, token_limit
-from spark_ray.serving.schemas import ModelName, Text
-from spark_ray.serving.schemas import Request as Body
+from spark_ray.serving.schemas import ModelName, OpenAiRequest, Text
 from spark_ray.serving.services import Services, together
 from spark_ray.serving.settings import Ability
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 _DATA_URL = "data:"
-_MOST_MESSAGES = 64
+_MOST_MESSAGES = 1024
 _MOST_DATA_CHARS = 24 << 20
 
 
-class MediaUrl(Body):
+class MediaUrl(OpenAiRequest):
     url: Annotated[str, Field(min_length=1, max_length=_MOST_DATA_CHARS)]
     detail: str | None = None
 
 
-class Part(Body):
+class Part(OpenAiRequest):
     """Text, a picture, a video or sound. Media come as data: or https:// URLs, or by asset id."""
 
     type: Literal["text", "image_url", "video_url", "input_audio"]
@@ -51,17 +50,21 @@ class Part(Body):
     input_audio: dict[str, str] | None = None
 
 
-class Message(Body):
+class Message(OpenAiRequest):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[Part]
     name: Text | None = None
 
 
-class StreamOptions(Body):
+class StreamOptions(OpenAiRequest):
     include_usage: bool = False
 
 
-class ChatRequest(Body):
+class TextFormat(OpenAiRequest):
+    type: Literal["text"]
+
+
+class ChatRequest(OpenAiRequest):
     """Of OpenAI's request, what a model here can honour; other fields are refused."""
 
     model: ModelName
@@ -77,10 +80,16 @@ class ChatRequest(Body):
     seed: int | None = Field(None, ge=0, lt=1 << 63)
     stop: Text | Annotated[list[Text], Field(max_length=4)] | None = None
     n: int = Field(1, ge=1, le=1)
+    response_format: TextFormat | None = None
+    logprobs: Literal[False] = False
+    store: Literal[False] = False
+    metadata: dict[str, Text] | None = Field(None, description="of no effect, as is user")
     user: Text | None = None
 
 
 _STEERING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop")
+# The most likely text is the same for every `seed`, and within every `top_p`.
+_SWAYING = ("temperature", "presence_penalty", "frequency_penalty", "stop")
 
 
 @router.post("/chat/completions")
@@ -185,8 +194,8 @@ async def _description(
     limit: int,
 ) -> tuple[Any, Task, int]:
     """The media of the last message, for a model that says what is most likely about them."""
-    for name in _STEERING:
-        if getattr(wanted, name) not in (None, 0):
+    for name in _SWAYING:
+        if getattr(wanted, name):
             raise ApiError(
                 422,
                 "invalid_request",
@@ -222,21 +231,21 @@ def _parts(message: Message) -> list[Part]:
 
 
 async def _decoded(services: Services, caller: Caller, part: Part, target: Target) -> Decoded:
-    """What a part of a message shows. Data within the message are not kept."""
+    """What a part of a message shows. Only what was an asset before is one after it."""
     if part.type == "input_audio":
         data = (part.input_audio or {}).get("data", "")
     else:
         named = part.image_url if part.type == "image_url" else part.video_url
         if named is None:
             raise ApiError(422, "invalid_request", f"{part.type} is missing", param="messages")
+        if named.url.startswith("asset-"):
+            return await services.decode(await services.asset(caller.id, named.url), target)
         if not named.url.startswith(_DATA_URL):
-            is_asset = named.url.startswith("asset-")
-            asset = await services.media(
-                caller, named.url if is_asset else None, None if is_asset else named.url
-            )
-            return await services.decode(asset, target)
+            async with services.borrowed(services.fetch(caller.id, named.url)) as asset:
+                return await services.decode(asset, target)
         data = named.url.partition(",")[2]
-    async with services.borrowed(caller.id, io.BytesIO(_from_base64(data))) as asset:
+    storing = services.store(caller.id, io.BytesIO(_from_base64(data)))
+    async with services.borrowed(storing) as asset:
         return await services.decode(asset, target)
 
 

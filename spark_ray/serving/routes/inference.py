@@ -1,7 +1,5 @@
 """`/v1/captions`, `/v1/transcriptions` and `/v1/search`."""
 
-import asyncio
-
 from fastapi import APIRouter, Request, Response
 
 from spark_ray.core.anatomy import Task
@@ -11,7 +9,7 @@ from spark_ray.serving.catalog import Target
 from spark_ray.serving.database import Asset
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import Decoded, Embedded, ServedModel, Timing, Written
-from spark_ray.serving.routes.media import media_body, read_media_request
+from spark_ray.serving.routes.media import media_body, media_request
 from spark_ray.serving.schemas import (
     CaptionAnswer,
     MediaRequest,
@@ -53,12 +51,12 @@ async def caption(
     request: Request, response: Response, caller: Infers, services: UseServices
 ) -> CaptionAnswer:
     """Say what is seen in a video or a picture."""
-    asset, wanted = await read_media_request(request, services, caller, MediaRequest)
-    target = await services.catalog.find(wanted.model, "caption")
-    decoded = await services.decode(asset, target)
-    if not decoded.clip.frames:
-        raise ApiError(422, "unusable_media", f"asset {asset.id} has no pictures to describe")
-    written = await write(services, decoded, "caption", target, wanted.max_new_tokens)
+    async with media_request(request, services, caller, MediaRequest) as (asset, wanted):
+        target = await services.catalog.find(wanted.model, "caption")
+        decoded = await services.decode(asset, target)
+        if not decoded.clip.frames:
+            raise ApiError(422, "unusable_media", "the media have no pictures to describe")
+        written = await write(services, decoded, "caption", target, wanted.max_new_tokens)
     say(response, written)
     return CaptionAnswer(
         **_answer(request, asset, written),
@@ -73,12 +71,12 @@ async def transcribe(
     request: Request, response: Response, caller: Infers, services: UseServices
 ) -> TranscriptionAnswer:
     """Write down what is said in a video or a recording."""
-    asset, wanted = await read_media_request(request, services, caller, MediaRequest)
-    target = await services.catalog.find(wanted.model, "transcribe")
-    decoded = await services.decode(asset, target)
-    if decoded.clip.audio is None:
-        raise ApiError(422, "unusable_media", f"asset {asset.id} has no sound to write down")
-    written = await write(services, decoded, "transcript", target, wanted.max_new_tokens)
+    async with media_request(request, services, caller, MediaRequest) as (asset, wanted):
+        target = await services.catalog.find(wanted.model, "transcribe")
+        decoded = await services.decode(asset, target)
+        if decoded.clip.audio is None:
+            raise ApiError(422, "unusable_media", "the media have no sound to write down")
+        written = await write(services, decoded, "transcript", target, wanted.max_new_tokens)
     say(response, written)
     return TranscriptionAnswer(
         **_answer(request, asset, written),
@@ -126,7 +124,7 @@ async def search(
 
 
 async def _embed_asset(services: Services, owner: str, asset_id: str, target: Target) -> Embedded:
-    asset = await asyncio.to_thread(services.assets.get, asset_id, owner)
+    asset = await services.asset(owner, asset_id)
     decoded = await services.decode(asset, target)
     embedded: Embedded = await services.call(
         target.model.embed_clips.remote([decoded.clip]), f"model {target.name!r}"

@@ -1,7 +1,8 @@
 """Reading a request for an answer about media: JSON that names it, or a form that brings it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -35,10 +36,13 @@ def media_body(body: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def read_media_request(
+@asynccontextmanager
+async def media_request(
     request: Request, services: Services, caller: Caller, body: type[Body]
-) -> tuple[Asset, Body]:
+) -> AsyncIterator[tuple[Asset, Body]]:
     """The asset that is asked about, and the rest of the request.
+
+    Of a request that fails no new asset is left: its client does not hear of it, and tries again.
 
     Raises:
         ApiError: it can't be read, or names no media, or the media can't be used.
@@ -47,7 +51,9 @@ async def read_media_request(
     if kind == "multipart/form-data":
         file, fields = await read_form(request)
         parsed = validated(body, fields)
-        return await services.store(caller.id, file.file), parsed
+        async with services.kept(services.store(caller.id, file.file)) as asset:
+            yield asset, parsed
+        return
     if kind not in ("application/json", ""):
         raise ApiError(
             415,
@@ -56,7 +62,17 @@ async def read_media_request(
         )
     parsed = validated(body, await read_json(request, services.settings.limits.max_json_depth))
     named = parsed.model_dump()
-    return await services.media(caller, named["asset"], named["url"]), parsed
+    if (named["asset"] is None) == (named["url"] is None):
+        raise ApiError(
+            400,
+            "media_missing",
+            "give the media once: as 'asset', as 'url', or as 'file' in a multipart form",
+        )
+    if named["asset"] is not None:
+        yield await services.asset(caller.id, named["asset"]), parsed
+        return
+    async with services.kept(services.fetch(caller.id, named["url"])) as asset:
+        yield asset, parsed
 
 
 async def read_form(request: Request) -> tuple[UploadFile, dict[str, str]]:
@@ -70,6 +86,11 @@ async def read_form(request: Request) -> tuple[UploadFile, dict[str, str]]:
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise ApiError(400, "media_missing", "the form has no 'file'", param="file")
+    names = [name for name, _ in form.multi_items()]
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise ApiError(
+            400, "invalid_form", f"the form gives {doubled!r} more than once", param=doubled
+        )
     return file, {name: value for name, value in form.items() if isinstance(value, str)}
 
 

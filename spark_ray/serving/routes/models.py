@@ -12,17 +12,20 @@ from fastapi.responses import PlainTextResponse
 from spark_ray.models.registered import SCHEME
 from spark_ray.models.registered_versions import ModelVersion, model_card, model_versions
 from spark_ray.serving.access import Reads, UseServices
+from spark_ray.serving.catalog import base_name
 from spark_ray.serving.errors import not_found
 from spark_ray.serving.schemas import ModelCard, ModelDetails, ModelList, ModelVersionInfo
 from spark_ray.serving.services import Services
-from spark_ray.serving.settings import APOTHEON, MODEL_NAME
+from spark_ray.serving.settings import APOTHEON
 from spark_ray.serving.shown import without_paths
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 _MOST_VERSIONS = 50
 
-Name = Annotated[str, Path(pattern=f"^{MODEL_NAME}$")]
+Name = Annotated[
+    str, Path(min_length=1, max_length=140, description="an alias behind it makes no difference")
+]
 
 
 @router.get("")
@@ -34,8 +37,9 @@ async def show_all(caller: Reads, services: UseServices) -> ModelList:
 @router.get("/{name}")
 async def show(name: Name, caller: Reads, services: UseServices) -> ModelDetails:
     """One of them, with its versions, from the newest to the oldest of the last fifty."""
-    card = _card(services, _known(services, name))
-    reference = _apotheon_reference(services, name)
+    known = await _known(services, name)
+    card = _card(services, known).model_copy(update={"id": name})
+    reference = _apotheon_reference(services, known)
     versions: list[ModelVersion] = []
     if reference is not None:
         versions = await asyncio.to_thread(model_versions, reference, _MOST_VERSIONS)
@@ -50,7 +54,7 @@ async def card(
     version: Annotated[str | None, Query(pattern=r"^\d{1,9}$")] = None,
 ) -> str:
     """What a version can do, what it learned from and how it was measured, as Markdown."""
-    reference = _apotheon_reference(services, _known(services, name))
+    reference = _apotheon_reference(services, await _known(services, name))
     text = None
     if reference is not None and (version is None) != reference.startswith(SCHEME):
         text = await asyncio.to_thread(model_card, reference, version)
@@ -59,10 +63,14 @@ async def card(
     return without_paths(text)
 
 
-def _known(services: Services, name: str) -> str:
-    if name not in services.catalog.names():
+async def _known(services: Services, name: str) -> str:
+    """The name without an alias, with which requests may name the model, too."""
+    base = base_name(name)
+    if base not in services.catalog.names():
         raise not_found("model", name)
-    return name
+    if base != name:
+        await services.catalog.find(name, services.catalog.abilities(name)[0])
+    return base
 
 
 def _apotheon_reference(services: Services, name: str) -> str | None:

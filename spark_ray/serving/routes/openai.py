@@ -1,12 +1,12 @@
 """OpenAI's shapes, so that its clients work unchanged: audio transcription and embeddings."""
 
 import base64
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from spark_ray.core.schema import Segment
 from spark_ray.media.languages import LanguageCode, language_code
@@ -17,8 +17,7 @@ from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import Decoded, Embedded, Written
 from spark_ray.serving.routes.inference import say, write
 from spark_ray.serving.routes.media import read_form, validated
-from spark_ray.serving.schemas import ModelName, Text
-from spark_ray.serving.schemas import Request as Body
+from spark_ray.serving.schemas import ModelName, OpenAiRequest, Text
 from spark_ray.serving.services import Services
 from spark_ray.serving.subtitle_files import as_srt, as_vtt
 
@@ -29,14 +28,21 @@ _UNMEASURED = (
 )  # fmt: skip
 
 
-class EmbeddingRequest(Body):
+class EmbeddingRequest(OpenAiRequest):
     model: ModelName
     input: Text | Annotated[list[Text], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] = "float"
     user: Text | None = None
 
+    @field_validator("input", mode="before")
+    @classmethod
+    def _has_no_tokens(cls, value: Any) -> Any:
+        if isinstance(value, list) and not all(isinstance(each, str) for each in value):
+            raise ValueError("send a text or a list of texts; another model's tokens mean nothing")
+        return value
 
-class SpeechForm(Body):
+
+class SpeechForm(OpenAiRequest):
     """The fields of `/v1/audio/transcriptions` besides its `file`."""
 
     model: ModelName
@@ -46,6 +52,9 @@ class SpeechForm(Body):
     prompt: Text | None = Field(None, description="refused: no model here follows one")
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: float = Field(0.0, ge=0, le=0)
+    timestamp_granularities: Literal["segment"] = Field(
+        "segment", alias="timestamp_granularities[]", description="words have no times here"
+    )
 
 
 @router.post("/embeddings")
@@ -110,7 +119,7 @@ async def speech(request: Request, caller: Infers, services: UseServices) -> Res
     wanted = validated(SpeechForm, fields)
     target = await services.catalog.find(wanted.model, "transcribe")
     language = _language(services, wanted, target)
-    async with services.borrowed(caller.id, file.file) as asset:
+    async with services.borrowed(services.store(caller.id, file.file)) as asset:
         decoded = await services.decode(asset, target)
     if decoded.clip.audio is None:
         raise ApiError(422, "unusable_media", "the file has no sound to write down", param="file")

@@ -7,6 +7,8 @@ import ray
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from spark_ray.core.errors import SparkRayError
+from spark_ray.core.logging import get_logger
 from spark_ray.serving.access import Administers, HasKey, UseServices
 from spark_ray.serving.cluster import (
     describe_deployments,
@@ -15,9 +17,10 @@ from spark_ray.serving.cluster import (
     metrics_pages,
     shown_resources,
 )
-from spark_ray.serving.errors import ApiError
 from spark_ray.serving.schemas import Health, KeyInfo, OwnedJob, SystemInfo
 from spark_ray.serving.services import Services
+
+log = get_logger(__name__)
 
 router = APIRouter(tags=["system"])
 
@@ -43,10 +46,11 @@ async def readyz(services: UseServices) -> Response:
 
 async def _is_ready(services: Services, name: str) -> bool:
     settings = services.catalog.settings(name)
-    target = await services.catalog.find(name, settings.abilities[0])
     try:
+        target = await services.catalog.find(name, settings.abilities[0])
         await services.call(target.model.facts.remote(), f"model {name!r}", _READY_TIMEOUT_S)
-    except ApiError:
+    except SparkRayError as error:
+        log.info("not ready", model=name, error=str(error))
         return False
     return True
 

@@ -40,7 +40,7 @@ def add(visitors: Visitors, tab: gr.Tab) -> None:
             jobs = gr.HTML(elem_id="jobs", js_on_load=CHOOSE)
             job = gr.HTML(elem_id="job")
             cancel = gr.Button("Cancel this job", variant="stop", visible=False, elem_id="job-stop")
-            with gr.Accordion("Log", open=False, elem_id="job-log-fold"):
+            with gr.Accordion("Log", open=False, elem_id="job-log-fold") as fold:
                 log = gr.HTML(elem_id="job-log")
 
     async def show(request: gr.Request) -> str:
@@ -88,6 +88,7 @@ def add(visitors: Visitors, tab: gr.Tab) -> None:
     for step in (begun.success(show, None, jobs, **_QUIET), picked):
         ended = step.success(follow, chosen, [job, cancel], trigger_mode="multiple", **_QUIET)
         ended.then(show, None, jobs, **_QUIET).then(read_log, chosen, log, **_QUIET)
+    fold.expand(read_log, chosen, log, **_QUIET)
     cancel.click(stop, chosen, None, **_QUIET)
 
 

@@ -98,8 +98,8 @@ def _add_login(app: FastAPI, settings: UiSettings, visitors: Visitors) -> None:
         try:
             about = await visitors.api(key).get("/v1/me") if key.isascii() and key else None
         except ApiProblem as problem:
-            if problem.status not in (401, 429):
-                return _login_page(f"{problem}", 502)
+            if problem.status != 401:
+                return _login_page(f"{problem}", problem.status or 502)
             about = None
         if about is None:
             return _login_page("This is no valid key, or it was revoked or is out of date.", 401)

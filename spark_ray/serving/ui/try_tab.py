@@ -6,6 +6,8 @@ from typing import Any
 
 import gradio as gr
 
+from spark_ray.media.sniff import SNIFFED_BYTES, media_type
+from spark_ray.serving.ui.client import Api
 from spark_ray.serving.ui.render import render
 from spark_ray.serving.ui.visitors import Visitors
 
@@ -45,26 +47,17 @@ def add(visitors: Visitors) -> Callable[[gr.Blocks], None]:
             yield render("clip_empty"), ""
             return
         yield render("clip_waiting"), ""
-        async with visitors.server(request) as api:
-            asset = await api.upload(Path(path))
-            wanted = {
-                "asset": asset["id"],
-                "caption_model": caption_model or None,
-                "transcription_model": transcription_model or None,
-                "thumbnails": _THUMBNAILS,
-                "stream": True,
-            }
-            clip = ""
-            written = {"caption": "", "transcript": ""}
-            async for name, data in api.events("POST", "/v1/analyze", wanted):
-                if name == "clip":
-                    clip = render("clip", clip=data)
-                elif name == "answer":
-                    yield clip, render("texts", answer=data, written=written)
-                    continue
-                else:
-                    written[name] += data["text"]
-                yield clip, render("texts", answer=None, written=written)
+        models = {
+            "caption_model": caption_model or None,
+            "transcription_model": transcription_model or None,
+        }
+        try:
+            async with visitors.server(request) as api:
+                async for parts in _described(api, Path(path), models):
+                    yield parts
+        except gr.Error:
+            yield render("clip_empty"), ""  # or it would seem to go on
+            raise
 
     inputs = [file, seer, listener]
     shown = [view, texts]
@@ -81,5 +74,25 @@ def add(visitors: Visitors) -> Callable[[gr.Blocks], None]:
     return fill
 
 
+async def _described(api: Api, file: Path, models: dict[str, str | None]) -> AsyncIterator[_Parts]:
+    asset = await api.upload(file)
+    wanted = {"asset": asset["id"], **models, "thumbnails": _THUMBNAILS, "stream": True}
+    clip = ""
+    written = {"caption": "", "transcript": ""}
+    async for name, data in api.events("POST", "/v1/analyze", wanted):
+        if name == "clip":
+            clip = render("clip", clip=data)
+        elif name == "answer":
+            yield clip, render("texts", answer=data, written=written)
+            continue
+        else:
+            written[name] += data["text"]
+        yield clip, render("texts", answer=None, written=written)
+
+
 def _play(path: str | None) -> str:
-    return render("player", path=path) if path else ""
+    if path is None:
+        return ""
+    with Path(path).open("rb") as file:
+        kind, _ = media_type(file.read(SNIFFED_BYTES)) or ("unknown", "")
+    return render("player", path=path, kind=kind)

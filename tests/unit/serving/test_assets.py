@@ -147,6 +147,20 @@ def test_more_than_was_announced_or_is_allowed_is_refused(
     assert files(tmp_path) == []
 
 
+def test_a_key_fills_no_more_of_the_disk_than_it_may(tmp_path: Path, database: Database) -> None:
+    store = make_store(tmp_path, database, max_asset_bytes_per_key=2 * len(FLAC) - 1)
+    untold = store.begin("me")
+    with store.part(untold, 0) as part:
+        part.write(FLAC)
+    store.begin("me", len(FLAC) - 1)  # of which nothing has come yet
+    store.begin("you", len(FLAC))
+    with pytest.raises(ApiError, match="delete some") as raised:
+        store.begin("me", 1)
+    assert (raised.value.status, raised.value.code) == (429, "too_many_assets")
+    store.delete(untold)
+    store.begin("me", len(FLAC))
+
+
 def test_what_is_no_media_is_not_kept(tmp_path: Path, database: Database) -> None:
     store = make_store(tmp_path, database)
     asset = store.begin("me")
@@ -182,6 +196,7 @@ def test_an_asset_is_its_owners_and_ends(tmp_path: Path, database: Database) -> 
         session.execute(update(Asset).where(Asset.id == asset.id).values(expires=1.0))
     with pytest.raises(ApiError):
         store.get(asset.id, "me")
+    store.begin("me")  # what is out of date counts no more, also before it is removed
     assert store.remove_expired() == 1
     assert files(tmp_path) == []
 

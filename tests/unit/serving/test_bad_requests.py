@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from spark_ray.core.errors import ModelError
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.routes import system
@@ -111,6 +112,7 @@ def archive() -> bytes:
         ("/v1/search", said('{"text": "a", "limit": 1e999}'), 422, "invalid_request"),
         ("/v1/captions", said(field("max_new_tokens", "9" * 5000)), 400, "invalid_json"),
         ("/v1/embeddings", said(r'{"model": "seer", "input": "\ud800"}'), 422, "invalid_request"),
+        ("/v1/embeddings", said('{"model": "seer", "input": [[1, 2]]}'), 422, "invalid_request"),
         ("/v1/embeddings", said(r'{"model": "seer", "input": ["\ud800"]}'), 422,
          "invalid_request"),
         ("/v1/search", said(r'{"text": "\ud800"}'), 422, "invalid_request"),
@@ -122,7 +124,10 @@ def archive() -> bytes:
         ("/v1/embeddings", said('{"model": "talker", "input": "a"}'), 400, "model_lacks_ability"),
         # Chats: what only some models can honour, and more than any takes.
         ("/v1/chat/completions", a_chat("seer", temperature=0.5), 422, "invalid_request"),
-        ("/v1/chat/completions", a_chat("seer", seed=1), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("seer", stop=["."]), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("seer", logprobs=True), 422, "invalid_request"),
+        ("/v1/chat/completions", a_chat("seer", response_format={"type": "json_object"}), 422,
+         "invalid_request"),
         ("/v1/chat/completions", a_chat("seer"), 422, "media_missing"),
         ("/v1/chat/completions", a_chat("talker", temperature=3), 422, "invalid_request"),
         ("/v1/chat/completions", a_chat("talker", n=2), 422, "invalid_request"),
@@ -276,6 +281,17 @@ def test_asking_whether_it_is_ready_leaves_nothing_in_the_queue_of_a_model(
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["waiting_for"]) == (503, ["seer", "talker"])
     assert [waiting.cancelled for waiting in asked] == [True, True]
+
+
+def test_a_model_whose_version_is_gone_is_not_ready(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, services: Services
+) -> None:
+    async def gone(name: str, ability: str) -> Any:
+        raise ModelError("model: models:/seer@champion is not registered")
+
+    monkeypatch.setattr(services.catalog, "find", gone)
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["waiting_for"]) == (503, ["seer", "talker"])
 
 
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])

@@ -1,6 +1,7 @@
 """Names of models in requests, and the versions that they mean."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -69,6 +70,36 @@ def test_a_version_answers_on_while_the_registry_is_gone(monkeypatch: pytest.Mon
     refusal = as_api_error(raised.value)
     assert (refusal.status, refusal.code) == (503, "registry_unavailable")
     assert refusal.retry_after_s is not None
+
+
+def test_a_slow_registry_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog, _ = make(monkeypatch, lifetime_s=0.0)
+    assert find(catalog, "apotheon").reference == "models:/apotheon/1"
+    asked: list[str] = []
+    gone = threading.Event()
+
+    def slow(reference: str, setting: str) -> str:
+        asked.append(reference)
+        gone.wait(20)
+        return "models:/apotheon/2"
+
+    monkeypatch.setattr(catalog_module, "pinned_reference", slow)
+    monkeypatch.setattr(catalog_module, "_PATIENCE_S", 0.05)
+
+    async def ask_together() -> list[Target]:
+        try:
+            wanted = (catalog.find("apotheon", "caption") for _ in range(40))
+            found = await asyncio.wait_for(asyncio.gather(*wanted), 10)
+        finally:
+            gone.set()
+        while catalog._looking_up:
+            await asyncio.sleep(0.01)
+        return [*found, await catalog.find("apotheon", "caption")]
+
+    *meanwhile, afterwards = asyncio.run(ask_together())
+    assert {target.reference for target in meanwhile} == {"models:/apotheon/1"}
+    assert afterwards.reference == "models:/apotheon/2"
+    assert len(asked) == 2, "once by all together, and once afterwards"
 
 
 def test_folders_and_backends_have_no_versions(monkeypatch: pytest.MonkeyPatch) -> None:

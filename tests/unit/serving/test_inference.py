@@ -28,6 +28,7 @@ from spark_ray.serving.inference import (
     _answers,
     _load_apotheon,
     _Loaded,
+    _QueueStreamer,
     _write_group,
 )
 from spark_ray.serving.messages import ServedModel, Written
@@ -71,6 +72,23 @@ def test_a_request_whose_caller_has_gone_is_not_written_on(loaded: _Loaded) -> N
     assert broken_off.tokens == 1
     (alone,) = _write_group(loaded, [gone])
     assert alone.tokens == 1
+
+
+def test_the_pieces_of_a_text_are_the_whole() -> None:
+    """Without the blanks at its ends, which are not told of the whole."""
+
+    async def handed_on(*finalized: str) -> list[str]:
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        tokenizer = SimpleNamespace(processor=SimpleNamespace(tokenizer=None))
+        streamer = _QueueStreamer(tokenizer, pieces)  # type: ignore[arg-type]
+        for text in finalized:
+            streamer.on_finalized_text(text)
+        await asyncio.sleep(0)
+        return [piece for _ in range(pieces.qsize()) if (piece := pieces.get_nowait())]
+
+    told = asyncio.run(handed_on(" ", "\na ", "red  ", " ", "circle\n", "", " "))
+    assert told == ["a", " red", "   circle"]
+    assert asyncio.run(handed_on(" ", " ")) == []
 
 
 def test_what_breaks_one_request_does_not_break_the_others(loaded: _Loaded) -> None:

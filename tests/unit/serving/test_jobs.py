@@ -12,6 +12,7 @@ import pytest
 from ray.job_submission import JobStatus
 from ray.util.state.exception import RayStateApiException
 
+from spark_ray.core.errors import ConfigError
 from spark_ray.serving import job_logs
 from spark_ray.serving import jobs as jobs_module
 from spark_ray.serving.database import Database, Job
@@ -118,7 +119,7 @@ def test_of_a_long_log_no_more_than_its_end_is_read(tmp_path: Path, line: str) -
     jobs = RayJobs(2, line * (6_000_060 // len(line)) + last)
     job = kept(tmp_path, jobs, rounds=2)
     assert (job.state, job.error) == ("failed", "fps: must be above 0")
-    log = (tmp_path / "jobs" / job.id / "log.txt").read_bytes()
+    log = (tmp_path / "jobs" / job.id / "log-1.txt").read_bytes()
     assert log.endswith(last.encode())
     assert len(log) <= 1 << 20
     if len(line) < 100:
@@ -153,8 +154,9 @@ def test_a_job_whose_log_was_lost_with_its_node_is_not_held_up(tmp_path: Path) -
     assert kept(tmp_path / "once", jobs, rounds=2).attempts == 2
     job = kept(tmp_path / "always", Lost(None, ""), rounds=9)
     assert (job.state, job.attempts) == ("failed", 5)
-    log = tmp_path / "always" / "jobs" / job.id / "log.txt"
-    assert "could not be read" in log.read_text()
+    for attempt in range(1, 6):
+        log = tmp_path / "always" / "jobs" / job.id / f"log-{attempt}.txt"
+        assert "could not be read" in log.read_text()
 
 
 def test_an_owner_hears_of_names_and_not_of_where_things_lie(tmp_path: Path) -> None:
@@ -171,13 +173,32 @@ def test_an_owner_hears_of_names_and_not_of_where_things_lie(tmp_path: Path) -> 
     book = JobBook(settings, Database(settings.database))
     assert str(tmp_path) in str(job.error)
     assert book.info(job).error == f"{asset}: is no video; see …/other/a"
-    log = tmp_path / "jobs" / job.id / "log.txt"
+    log = tmp_path / "jobs" / job.id / "log-1.txt"
     log.write_text(log.read_text().replace("ID", job.id))
     assert book.log(job) == (
         f"building mine:set/v1 from {job.id}/inputs.txt\n"
         f"error: {asset}: is no video; see …/other/a\n"
         '  File "…/x.py", line 3\n'
     )
+
+
+def test_what_a_lost_attempt_printed_is_told_too(tmp_path: Path) -> None:
+    class Wordy(RayJobs):
+        def get_log(self, *given: Any, submission_id: str, **settings: Any) -> Any:
+            yield f"this is {submission_id[-1]}\n".encode()
+
+    settings = ServeSettings.from_values(state=str(tmp_path)).located()
+    jobs = Wordy(-9, "")
+    job = kept(tmp_path, jobs, rounds=3)
+    book = JobBook(settings, Database(settings.database))
+    with (
+        patch.object(job_logs, "get_log", jobs.get_log),
+        patch.object(job_logs, "_cluster", str),
+        patch.object(jobs_module, "_client", lambda: jobs),
+    ):
+        log = book.log(job)
+    assert job.attempts == 3
+    assert log == ("this is 1\n\n--- attempt 2 ---\nthis is 2\n\n--- attempt 3 ---\nthis is 3\n")
 
 
 def test_the_keeper_begins_with_clearing_up(
@@ -212,6 +233,18 @@ def test_a_job_reads_nothing_but_what_its_owner_may_name(
     refused = pytest.raises(ApiError, match=r"server's own|addresses that it lists")
     with refused, database.session() as session:
         book.create(session, "me", request, [place])
+
+
+@pytest.mark.parametrize("setting", ["caption_backend", "transcription_backend"])
+def test_a_backend_that_there_is_not_shows_before_the_job_runs(
+    tmp_path: Path, setting: str
+) -> None:
+    settings = ServeSettings.from_values(state=str(tmp_path)).located()
+    database = Database(settings.database)
+    request = JobRequest(name="set", settings={setting: "blipp"})
+    refused = pytest.raises(ConfigError, match=f"{setting}: 'blipp' is unknown; choose one of")
+    with refused, database.session() as session:
+        JobBook(settings, database).create(session, "me", request, ["s3://films/a.mp4"])
 
 
 @pytest.mark.parametrize(

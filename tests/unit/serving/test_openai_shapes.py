@@ -1,5 +1,6 @@
 """Answers in OpenAI's shapes: what a client reads in them, and what it is told it can't have."""
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from starlette.testclient import TestClient
 
 from spark_ray.core.errors import NothingSaid
 from spark_ray.core.schema import Clip, Segment
+from spark_ray.serving import catalog
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.messages import Decoded, ModelFacts, ServedModel, Timing, Written
@@ -53,6 +55,7 @@ def client(folder: Path, clip: Decoded, **settings: Any) -> TestClient:
             "seer": {"backend": "blip"},
             "listener": {"backend": "whisper"},
             "apotheon": {"reference": "/nowhere"},
+            "registered": {"reference": "models:/registered"},
         },
         **settings,
     )
@@ -60,6 +63,7 @@ def client(folder: Path, clip: Decoded, **settings: Any) -> TestClient:
         facts=SimpleNamespace(remote=lambda: Response(ModelFacts(served=SERVED))),
         write=SimpleNamespace(remote=lambda *given: Response(answered(*given))),
     )
+    model.options = lambda **_: model
     decoder = SimpleNamespace(decode=SimpleNamespace(remote=lambda file: Response(clip)))
     handles = Handles(decoder=decoder, models=dict.fromkeys(made.models, model))
     services = Services(made.located(), handles)
@@ -113,12 +117,14 @@ def test_the_model_is_told_what_language_is_spoken(
     ("model", "given", "said"),
     [
         ("apotheon", {"language": "en"}, "can't be told"),
+        ("registered@champion", {"language": "en"}, "can't be told"),
         ("listener", {"prompt": "names: Ada"}, "leave it out"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(
-    tmp_path: Path, model: str, given: dict[str, str], said: str
+    tmp_path: Path, model: str, given: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(catalog, "pinned_reference", lambda *_: "models:/registered/1")
     answer = heard(client(tmp_path, decoded(audio=b"x")), model=model, **given)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, *given)
     assert said in answer.json()["error"]["message"]
@@ -126,9 +132,7 @@ def test_what_would_have_no_effect_is_refused(
 
 def test_openais_client_reads_nothing_that_nobody_measured(tmp_path: Path) -> None:
     server = client(tmp_path, decoded(audio=b"x"))
-    key = server.headers["Authorization"].removeprefix("Bearer ")
-    asking = openai.OpenAI(base_url=f"{server.base_url}/v1", api_key=key, http_client=server)
-    answer = asking.audio.transcriptions.create(
+    answer = openais_client(server).audio.transcriptions.create(
         model="listener", file=("a.flac", b"fLaC" + bytes(99)), response_format="verbose_json"
     )
     assert (answer.text, answer.duration, answer.language) == ("transcript", 2.5, None)
@@ -137,6 +141,54 @@ def test_openais_client_reads_nothing_that_nobody_measured(tmp_path: Path) -> No
     for name in ("seek", "tokens", "temperature", "avg_logprob", "compression_ratio"):
         assert getattr(segment, name) is None
     assert segment.no_speech_prob is None
+
+
+def openais_client(server: TestClient) -> openai.OpenAI:
+    key = server.headers["Authorization"].removeprefix("Bearer ")
+    return openai.OpenAI(base_url=f"{server.base_url}/v1", api_key=key, http_client=server)
+
+
+def test_a_conversation_goes_on_with_what_was_answered(tmp_path: Path) -> None:
+    """As clients keep it: with every field of OpenAI's message, most of which are null."""
+    create = openais_client(client(tmp_path, decoded(frames=[b"x"]))).chat.completions.create
+    shown = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,ZkxhQw=="}}
+    messages: list[Any] = [{"role": "user", "content": [shown]}]
+    first = create(model="seer", messages=messages).choices[0].message
+    messages += [first.model_dump(), {"role": "user", "content": [shown]}]
+    assert create(model="seer", messages=messages).choices[0].message.content == "caption"
+
+
+def test_what_makes_no_difference_is_not_refused(tmp_path: Path) -> None:
+    create = openais_client(client(tmp_path, decoded(frames=[b"x"]))).chat.completions.create
+    shown = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,ZkxhQw=="}}
+    answer = create(
+        model="seer", messages=[{"role": "user", "content": [shown]}],  # type: ignore[list-item,misc]
+        seed=1, top_p=0.9, temperature=0, presence_penalty=0, n=None, stop=None, stream=None,
+        response_format={"type": "text"}, logprobs=False, store=False, tools=None,
+        metadata={"who": "me"}, user="me",
+    )  # type: ignore[call-overload]  # fmt: skip
+    assert answer.choices[0].message.content == "caption"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [(["segment"], None), (["word"], "segment"), (["word", "segment"], "once")]
+)
+def test_times_are_those_of_segments(tmp_path: Path, asked: list[Any], said: str | None) -> None:
+    create = openais_client(client(tmp_path, decoded(audio=b"x"))).audio.transcriptions.create
+
+    def ask() -> Any:
+        return create(
+            model="listener", file=("a.flac", b"fLaC" + bytes(99)),
+            response_format="verbose_json", timestamp_granularities=asked,
+        )  # fmt: skip
+
+    if said is None:
+        assert len(ask().segments) == 1
+    else:
+        with pytest.raises(openai.APIStatusError, match=said) as raised:
+            ask()
+        assert raised.value.status_code in (400, 422)
+        assert raised.value.param == "timestamp_granularities[]"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +232,8 @@ def test_a_model_without_words_is_not_one_that_there_is_not(
 def test_where_a_model_lies_is_not_shown(tmp_path: Path) -> None:
     asked = client(tmp_path, decoded())
     answer = asked.get("/v1/models")
-    assert {model["id"] for model in answer.json()["data"]} == {"seer", "listener", "apotheon"}
+    known = {model["id"] for model in answer.json()["data"]}
+    assert known == {"seer", "listener", "apotheon", "registered"}
     for place in ("", "/seer", "/listener"):
         answer = asked.get(f"/v1/models{place}")
         assert answer.status_code == 200
@@ -209,6 +262,18 @@ def test_a_page_of_an_allowed_origin_can_upload_by_parts(tmp_path: Path) -> None
     assert answer.headers["access-control-allow-origin"] == page
     readable = answer.headers["access-control-expose-headers"].lower()
     assert all(name in readable for name in ("location", "upload-offset", "x-request-id"))
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+def test_the_page_about_the_interface_loads_nothing_from_elsewhere(
+    tmp_path: Path, page: str
+) -> None:
+    asked = client(tmp_path, decoded())
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', asked.get(page).text)
+    assert loaded
+    for address in loaded:
+        assert address.startswith("/")
+        assert asked.get(address).status_code == 200, address
 
 
 def test_the_document_says_where_a_key_is_needed(tmp_path: Path) -> None:

@@ -4,7 +4,12 @@ import pytest
 
 from spark_ray.core.errors import ModelError, StorageError
 from spark_ray.serving.errors import as_api_error
-from spark_ray.serving.shown import shown_source, values_without_paths, without_paths
+from spark_ray.serving.shown import (
+    shown_source,
+    values_without_paths,
+    without_paths,
+    without_trace,
+)
 
 ASSET = f"asset-{'5' * 24}"
 
@@ -33,6 +38,7 @@ def test_a_source_is_an_asset_an_address_or_a_file_by_its_name(source: str, show
         ('File "/usr/lib/python3/ray/x.py", line 3', 'File "…/x.py", line 3'),
         ("one of ['/srv/a', '/srv/b']", "one of ['…/a', '…/b']"),
         ("input: /films", "input: …/films"),
+        ("<details><b>/srv/a</b></details> </srv/a>", "<details><b>…/a</b></details> <…/a>"),
         ("kept at sqlite:////srv/mlflow.db", "kept at …/mlflow.db"),
         ("kept at file:///srv/mlruns/1", "kept at …/1"),
         ("~/.cache and ./here, 3/4 of a/b, 2 / 3", "~/.cache and ./here, 3/4 of a/b, 2 / 3"),
@@ -58,6 +64,21 @@ def test_records_tell_of_files_their_names_alone() -> None:
         "config": {"input": ["…/films"], "fps": 2.0},
         "…/blip": [None, True],
     }
+
+
+def test_what_serve_says_of_a_deployment_has_no_trace_path_or_password() -> None:
+    said = (
+        "The deployment failed to start 3 times in a row. Error:\n"
+        "ray::ServeReplica:app:Gateway.initialize() (pid=7)\n"
+        '  File "/srv/spark_ray/serving/gateway.py", line 3, in __init__\n'
+        "StorageError: postgresql://me:secret@db/x: /srv/state/serving.db can't be used\n\n"
+    )
+    assert without_trace(said) == (
+        "The deployment failed to start 3 times in a row. Error: "
+        "StorageError: postgresql://db/x: …/serving.db can't be used"
+    )
+    assert without_trace("") == ""
+    assert without_trace("It runs.") == "It runs."
 
 
 def test_errors_from_deep_in_the_house_tell_no_path() -> None:

@@ -95,6 +95,33 @@ def test_a_recording_to_write_down_is_not_kept(services: Services, client: TestC
     assert held(services) == 0
 
 
+@pytest.mark.parametrize("path", ["/v1/captions", "/v1/transcriptions", "/v1/analyze"])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_request_that_fails_leaves_no_asset(
+    services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str, named: bool
+) -> None:
+    monkeypatch.setattr(services.fetcher, "chunks", lambda url: iter([SOUND]))
+    sent: dict[str, Any] = {"files": {"file": SOUND}}
+    if named:
+        sent = {"json": {"url": "https://example.com/a"}}
+    assert client.post(path, **sent).json()["error"]["code"] == "unusable_media"
+    assert held(services) == 0
+    asset = client.post("/v1/assets", files={"file": SOUND}).json()["id"]
+    assert client.post(path, json={"asset": asset}).status_code == 422
+    assert held(services) == 1, "the client's own stays"
+
+
+def test_what_a_message_points_to_is_not_kept(
+    services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.fetcher, "chunks", lambda url: iter([SOUND]))
+    shown = {"type": "video_url", "video_url": {"url": "https://example.com/a"}}
+    asked = {"model": "seer", "messages": [{"role": "user", "content": [shown]}]}
+    answer = client.post("/v1/chat/completions", json=asked)
+    assert answer.json()["error"]["code"] == "unusable_media"
+    assert held(services) == 0
+
+
 def test_what_is_too_large_or_breaks_off_is_not_kept(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

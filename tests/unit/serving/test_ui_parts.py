@@ -1,11 +1,13 @@
 """Parts of the front end that need no browser: sessions, HTML, and what is made of answers."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import httpx2 as httpx
 import pytest
+from fastapi import FastAPI
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
@@ -13,10 +15,12 @@ from spark_ray.core.errors import ConfigError
 from spark_ray.serving.ui import sessions as sessions_module
 from spark_ray.serving.ui.jobs_tab import build_settings
 from spark_ray.serving.ui.models_tab import metric_rows, without_front_matter
+from spark_ray.serving.ui.pages import build_pages
 from spark_ray.serving.ui.render import render
-from spark_ray.serving.ui.server import guarded, pages_app
+from spark_ray.serving.ui.server import _add_login, guarded, pages_app
 from spark_ray.serving.ui.sessions import COOKIE, Sessions
 from spark_ray.serving.ui.settings import UiSettings
+from spark_ray.serving.ui.try_tab import _play
 from spark_ray.serving.ui.visitors import Visitors
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'\u202e&"
@@ -64,7 +68,7 @@ def clip(text: str) -> dict[str, Any]:
     ("template", "values"),
     [
         ("login", {"problem": HOSTILE}),
-        ("player", {"path": HOSTILE}),
+        ("player", {"path": HOSTILE, "kind": "video"}),
         ("clips", {"page": {"clips": [clip(HOSTILE)]}}),
         ("datasets", {"datasets": [{"name": HOSTILE, "problem": HOSTILE}]}),
         ("log", {"text": HOSTILE}),
@@ -116,6 +120,41 @@ def test_nothing_answers_to_a_visitor_without_a_session() -> None:
     assert visitor.get("/config", cookies=cookie).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("head", "tag"),
+    [
+        (b"\x89PNG\r\n\x1a\n", "<img"),
+        (b"fLaC", "<audio"),
+        (b"\0\0\0 ftypisom", "<video"),
+        (b"text", None),
+    ],
+)
+def test_what_is_dropped_is_shown_as_what_it_is(
+    tmp_path: Path, head: bytes, tag: str | None
+) -> None:
+    (tmp_path / "film.mp4").write_bytes(head + bytes(100))
+    shown = _play(str(tmp_path / "film.mp4"))
+    assert shown.count('src="gradio_api/file=') == (tag is not None)
+    assert tag is None or tag in shown
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(429, "6 requests a minute"), (503, "no room"), (401, "no valid key")]
+)
+def test_who_can_not_log_in_is_told_why(status: int, said: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        message = {429: "this key may send 6 requests a minute", 503: "no room"}.get(status, "no")
+        return httpx.Response(status, json={"error": {"message": message}})
+
+    client = httpx.AsyncClient(base_url="http://x", transport=httpx.MockTransport(answer))
+    app = FastAPI()
+    _add_login(app, UiSettings.from_values(), Visitors(Sessions(60.0, 10), client))
+    page = TestClient(app).post("/login", data={"key": "sk-spark-some"})
+    assert page.status_code == status
+    assert said in page.text
+    assert ("no valid key" in page.text) == (status == 401)
+
+
 def test_metrics_of_versions_stand_side_by_side() -> None:
     versions = [
         {"metrics": {"caption": {"exact": 0.5}}, "training_metrics": {"loss": 1.0}},
@@ -150,3 +189,10 @@ def test_the_settings_of_a_build_are_yaml_that_says_each_once() -> None:
 def test_the_servers_address_is_no_more_than_that(url: str) -> None:
     with pytest.raises(ConfigError, match="api_url"):
         UiSettings.from_values(api_url=url)
+
+
+def test_the_log_of_a_job_is_read_when_it_is_unfolded() -> None:
+    """Also while the job runs, and not at its end alone."""
+    pages = build_pages(Visitors(Sessions(60.0, 10), httpx.AsyncClient()))
+    names = {fn.fn.__name__ for fn in pages.fns.values() if "expand" in dict(fn.targets).values()}
+    assert names == {"read_log"}
