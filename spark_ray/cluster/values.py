@@ -127,6 +127,11 @@ class Kubernetes(_Values):
     client_namespaces: list[Name] = Field(
         default_factory=list, description="whose pods may ask the models, submit jobs and scrape"
     )
+    monitor_labels: dict[Word, Word] = Field(
+        default_factory=dict,
+        description="by which a Prometheus of the Prometheus operator chooses what it scrapes, "
+        "e.g. {release: kube-prometheus-stack}",
+    )
     secret: Name | None = Field(
         None, description="Secret whose entries become environment variables: AWS_… and the like"
     )
