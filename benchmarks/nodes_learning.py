@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.harness import Result
 from benchmarks.node_jobs import sweep_job, training_job
 from benchmarks.nodes import job_result, measured
-from benchmarks.training import QUICK, make_material
+from benchmarks.training_material import QUICK, make_material
 
 
 def run(*, quick: bool = False, media: list[Path] | None = None) -> Iterator[Result]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import statistics
 import tempfile
 import time
@@ -16,10 +17,13 @@ from starlette.requests import Request
 
 from benchmarks.harness import Result, ratio_result
 from benchmarks.served import litserve_served
+from spark_ray.serving.app import REPLICA_ENVIRONMENT
 from spark_ray.serving.database import Database
 from spark_ray.serving.gateway import Gateway
+from spark_ray.serving.handles import by_grpc
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.messages import Embedded, ServedModel
+from spark_ray.serving.proxy import PROXY_ENVIRONMENT
 from spark_ray.serving.settings import ServeSettings
 
 _PORT = 18_437
@@ -48,7 +52,7 @@ class Chain:
     """What Serve itself takes where one deployment asks another, as a gateway asks a model."""
 
     def __init__(self, model: Any) -> None:
-        self._embed = model.embed_texts
+        self._embed = by_grpc(model).embed_texts
 
     async def __call__(self, request: Request) -> dict[str, Any]:
         body = await request.json()
@@ -114,7 +118,8 @@ def _results(latency: dict[str, list[float]], seconds: dict[str, list[float]]) -
 
 
 def _serve(folder: Path) -> str:
-    """Bring all up; the secret of a key of the gateway."""
+    """Bring all up, with Serve set as our application sets it; the secret of a key."""
+    os.environ.update(PROXY_ENVIRONMENT)
     ray.init(
         "local", num_cpus=2, log_to_driver=False, logging_level=logging.ERROR,
         include_dashboard=False,
@@ -128,16 +133,14 @@ def _serve(folder: Path) -> str:
     _, secret = KeyStore(Database(settings.database)).create(
         "benchmark", ["infer"], requests_per_minute=10_000_000, max_concurrent=1000, lifetime_s=None
     )
-    small: dict[str, Any] = {
-        "ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 256
-    }  # fmt: skip
+    actor = {"num_cpus": 0.1, "runtime_env": {"env_vars": REPLICA_ENVIRONMENT}}
+    small: dict[str, Any] = {"ray_actor_options": actor, "max_ongoing_requests": 256}
     nothing, gateway, bare, chain = (
         serve.deployment(kind).options(**small) for kind in (Nothing, Gateway, Bare, Chain)
     )
-    models = {"nothing": nothing.bind()}
-    serve.run(
-        gateway.bind(settings, None, models, None, None), name="gateway", route_prefix="/"
-    )  # fmt: skip
+    model = nothing.bind()
+    application = gateway.bind(settings, model, {"nothing": model}, model, None)
+    serve.run(application, name="gateway", route_prefix="/")
     serve.run(bare.bind(), name="bare", route_prefix="/bare")
     serve.run(chain.bind(nothing.bind()), name="chain", route_prefix="/chain")
     return secret

@@ -27,4 +27,6 @@ RUN PIP_NO_CACHE_DIR=1 PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu 
 ENV PATH=/opt/spark-ray/.venv/bin:$PATH \
     HF_HOME=/models/huggingface \
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=spark_ray.serving.proxy:middlewares \
+    RAY_SERVE_PROXY_USE_GRPC=1 \
+    RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH=2147483647 \
     RAY_USAGE_STATS_ENABLED=0

@@ -4,9 +4,8 @@ Every rank returns its share of the loss of the *global* batch, times the number
 of the gradients over the ranks, which is what DDP and DeepSpeed take, is then the gradient of one
 loss over all clips, however they are dealt out.
 
-That holds for the ranks of one micro-batch. Of the micro-batches of a step the engines take the
-mean: a token weighs more in one with few texts. To weigh all alike, the labels of the whole step
-would have to be there before its first forward pass, and more batches be prepared ahead.
+Of the micro-batches of a step the engines take the mean. Token losses that are divided by what the
+mean micro-batch of the step holds, and not by what their own does, weigh every token of it alike.
 """
 
 import torch
@@ -23,21 +22,31 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def learned_tokens(labels: Tensor) -> Tensor:
+    """How many tokens of each text are learned: `[..., L]` labels to `[...]`."""
+    return (labels[..., 1:] != IGNORED).sum(dim=-1)
+
+
+def token_cross_entropy(logits: Tensor, labels: Tensor, count: Tensor | None = None) -> Tensor:
     """Next-token cross-entropy, averaged over the tokens of all ranks.
 
     Args:
         logits: `[B, L, V]`; those at position i predict label i + 1.
         labels: `[B, L]`, `IGNORED` where nothing is learned.
+        count: what the sum over all ranks is divided by; unset: how many tokens they learn.
 
     Returns:
         A scalar; 0, with a gradient of 0, where no rank has a label.
     """
-    targets = labels[:, 1:].flatten()
     losses = F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum"
+        logits[:, :-1].flatten(0, 1).float(),
+        labels[:, 1:].flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
     )
-    return losses * world_size() / _global_sum((targets != IGNORED).sum())
+    if count is None:
+        count = _global_sum(learned_tokens(labels).sum())
+    return losses * world_size() / count
 
 
 def contrastive_loss(

@@ -104,6 +104,7 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         text_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        label_counts: Tensor | None = None,
         pixel_values: Tensor | None = None,
         frame_times: Tensor | None = None,
         frame_mask: Tensor | None = None,
@@ -123,6 +124,9 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
                 text of each, as `generate` calls it.
             text_mask: `[B, T, L]` True on real tokens; a text that a clip lacks is all False.
             labels: `[B, T, L]` token ids; -100 is not learned.
+            label_counts: `[T]` what the sums of the tokens' losses are divided by; unset: how many
+                tokens of the task are learned, in this batch of all ranks. Of accumulated batches
+                each gets the mean of that over them all.
             pixel_values, frame_times, frame_mask, input_features, audio_frames: see `encode_media`.
             media_tokens, media_mask: the answer of `encode_media`, in place of these.
             tasks: what the T texts are: by default caption and transcript. Every rank must have the
@@ -169,7 +173,7 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
             if text_mask is None:
                 text_mask = torch.ones_like(input_ids, dtype=torch.bool)
             contrast = self._contrast(texts_BTLD, input_ids, text_mask, media)
-            self._add_losses(output, logits_of, labels, contrast)
+            self._add_losses(output, logits_of, labels, label_counts, contrast)
         return output
 
     def encode_media(
@@ -276,13 +280,15 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
         output: ApotheonOutput,
         logits: Mapping[Task, Tensor],
         labels: Tensor,
+        label_counts: Tensor | None,
         contrast: Tensor,
     ) -> None:
         config = self.config
         output.contrastive_loss = contrast
         output.loss = config.contrastive_weight * contrast
         for number, (task, logits_BLV) in enumerate(logits.items()):  # noqa: N806
-            loss = token_cross_entropy(logits_BLV, labels[:, number])
+            count = None if label_counts is None else label_counts[number]
+            loss = token_cross_entropy(logits_BLV, labels[:, number], count)
             if task == "caption":
                 output.caption_loss = loss
                 output.loss = output.loss + config.caption_weight * loss

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from spark_ray.cluster.config import ClusterPlace, SubmitConfig
 from spark_ray.cluster.values import ClusterValues
@@ -68,14 +69,21 @@ def list_jobs(arguments: Sequence[str]) -> int:
     client = _connect(options)
     with cluster_errors(client.get_address()):
         jobs = [job for job in client.list_jobs() if job.submission_id]
-    table = Table()
-    for column in ("id", "job", "state", "begun", "minutes"):
-        table.add_column(column, no_wrap=column == "id")
-    for job in sorted(jobs, key=lambda job: job.start_time or 0):
-        kind = (job.metadata or {}).get(JOB_LABEL, job.entrypoint[:40])
-        table.add_row(job.submission_id, kind, job.status.value.lower(), *_times(job))
-    Console().print(table)
+    Console().print(_job_table(jobs, JOB_LABEL))
     return 0
+
+
+def _job_table(jobs: "Sequence[JobDetails]", label: str) -> Table:
+    """A line each. Ids stay whole, to be copied; of what others run, as much as there is room."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("id", "state", "begun", "minutes"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("job")  # the one that rich may narrow; its cells are cut, not wrapped
+    for job in sorted(jobs, key=lambda job: job.start_time or 0):
+        what = (job.metadata or {}).get(label, job.entrypoint)
+        cut = Text(what, no_wrap=True, overflow="ellipsis")
+        table.add_row(job.submission_id, job.status.value.lower(), *_times(job), cut)
+    return table
 
 
 def job_logs(arguments: Sequence[str]) -> int:

@@ -13,6 +13,13 @@ _TOKEN = "~/.ray/auth_token"  # noqa: S105 - where it is, not what it is
 _CONTAINER_USER = 1000
 _FILES = 65536
 
+# The token lies on the host with the owner that SSH gives it, and only its owner may read it.
+_CHECK_USER = (
+    f'test "$(id -u)" = {_CONTAINER_USER} || {{ echo "error: ssh_user: $(id -un) has the id '
+    f"$(id -u) here, and needs {_CONTAINER_USER}, that of the containers' user, to share Ray's "
+    'token with them" >&2; exit 1; }'
+)
+
 
 def launcher_config(values: ClusterValues) -> dict[str, Any]:
     """What `ray up` reads, without what Ray fills in by itself."""
@@ -156,6 +163,7 @@ def _commands(values: ClusterValues, head_cpus: int) -> dict[str, Any]:
         # The token of the machine that runs `ray up` is that of the cluster.
         "file_mounts": {_TOKEN: _TOKEN},
         "initialization_commands": [
+            _CHECK_USER,
             f"sudo install -d -o {_CONTAINER_USER} -g {_CONTAINER_USER} {MODELS_ON_HOST}",
             *mount,
         ],

@@ -9,6 +9,8 @@ JOB_FOLDER = "/etc/spark-ray"
 JOB_FILE = "job.yaml"
 
 _CA = "/etc/ray/ca"
+METRICS_PORT = ("metrics", 8080)  # KubeRay has Ray's agents listen there
+
 _USER = 1000
 _GPU = "nvidia.com/gpu"
 _CERTIFICATE_DAYS = 365
@@ -47,7 +49,7 @@ def head_template(values: ClusterValues, *, job_config: str | None = None) -> di
             ("dashboard", 8265),
             ("client", 10001),
             ("serve", 8000),
-            ("metrics", 8080),
+            METRICS_PORT,
         )
     ]
     spec = _pod_spec(values, container)
@@ -69,6 +71,8 @@ def head_template(values: ClusterValues, *, job_config: str | None = None) -> di
 
 def worker_template(values: ClusterValues, workers: Workers) -> dict[str, Any]:
     container = _ray_container(values, "ray-worker", values.image_for(workers), workers)
+    name, port = METRICS_PORT
+    container["ports"] = [{"name": name, "containerPort": port}]
     # What runs is told to end before the node goes, so that Ray moves it at once.
     container["lifecycle"] = {"preStop": {"exec": {"command": ["ray", "stop"]}}}
     spec = _pod_spec(values, container)

@@ -7,7 +7,12 @@ import yaml
 from spark_ray.cluster.kuberay import job_config, ray_cluster, ray_job, ray_service
 from spark_ray.cluster.launcher import launcher_config
 from spark_ray.cluster.pods import ca_secret
-from spark_ray.cluster.support import job_config_map, redis_secret, support_objects
+from spark_ray.cluster.support import (
+    job_config_map,
+    monitoring_objects,
+    redis_secret,
+    support_objects,
+)
 from spark_ray.cluster.values import ClusterValues
 from spark_ray.core.errors import ConfigError, MissingDependency, StorageError
 from spark_ray.core.storage import Folder, read_bytes
@@ -15,6 +20,12 @@ from spark_ray.core.yaml_text import read_yaml
 
 _MAX_FILE_BYTES = 1 << 20
 _RENDERED = "Rendered by `spark-ray cluster render`; change the values and render again."
+
+_MONITORING_STEPS = [
+    "For a Prometheus of the Prometheus operator, whose namespace belongs into client_namespaces",
+    "and whose labels into monitor_labels; without that operator, leave it out.",
+    "    kubectl apply -f monitoring.yaml",
+]
 
 
 def render(values: ClusterValues) -> dict[str, str]:
@@ -29,6 +40,7 @@ def render(values: ClusterValues) -> dict[str, str]:
     files = {
         "support.yaml": _file(_secret_steps(values), *support_objects(values)),
         "raycluster.yaml": _file(_cluster_steps(values), ray_cluster(values)),
+        "monitoring.yaml": _file(_MONITORING_STEPS, *monitoring_objects(values)),
     }
     if values.workload is not None:
         files["rayjob.yaml"] = _file(

@@ -6,9 +6,12 @@ import yaml
 
 from spark_ray.cluster import pods
 from spark_ray.cluster.values import ClusterValues
+from spark_ray.monitoring.alerts import rules
+
+MONITORING = "monitoring.coreos.com/v1"
 
 _REDIS_PORT = 6379
-_DASHBOARD, _SERVE, _METRICS, _AGENT = 8265, 8000, 8080, 52365
+_DASHBOARD, _SERVE, _AGENT = 8265, 8000, 52365
 
 
 def support_objects(values: ClusterValues) -> list[dict[str, Any]]:
@@ -29,6 +32,28 @@ def job_config_map(values: ClusterValues, name: str) -> dict[str, Any]:
         "metadata": _metadata(values, name),
         "data": {pods.JOB_FILE: text},
     }
+
+
+def monitoring_objects(values: ClusterValues) -> list[dict[str, Any]]:
+    """What a Prometheus of the Prometheus operator scrapes, and the alerts over it."""
+    port, _ = pods.METRICS_PORT
+    ray_nodes = {**pods.labels(values), "ray.io/is-ray-node": "yes"}  # KubeRay's word for them
+    endpoint = {
+        "port": port,
+        "interval": "10s",
+        # By which the alerts and dashboards know what is Ray's.
+        "relabelings": [{"targetLabel": "job", "replacement": "ray"}],
+    }
+    specs = {
+        "PodMonitor": {"selector": {"matchLabels": ray_nodes}, "podMetricsEndpoints": [endpoint]},
+        "PrometheusRule": rules().model_dump(by_alias=True),
+    }
+    metadata = _metadata(values, values.name)
+    metadata["labels"] = {**values.kubernetes.monitor_labels, **metadata["labels"]}
+    return [
+        {"apiVersion": MONITORING, "kind": kind, "metadata": metadata, "spec": spec}
+        for kind, spec in specs.items()
+    ]
 
 
 def redis_address(values: ClusterValues) -> str:
@@ -93,7 +118,7 @@ def _network_policy(values: ClusterValues) -> dict[str, Any]:
         ingress.append(
             {
                 "from": [_namespace_peer(name) for name in there.client_namespaces],
-                "ports": _ports(_DASHBOARD, _SERVE, _METRICS),
+                "ports": _ports(_DASHBOARD, _SERVE, pods.METRICS_PORT[1]),
             }
         )
     return {

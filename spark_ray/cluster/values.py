@@ -127,6 +127,11 @@ class Kubernetes(_Values):
     client_namespaces: list[Name] = Field(
         default_factory=list, description="whose pods may ask the models, submit jobs and scrape"
     )
+    monitor_labels: dict[Word, Word] = Field(
+        default_factory=dict,
+        description="by which a Prometheus of the Prometheus operator chooses what it scrapes, "
+        "e.g. {release: kube-prometheus-stack}",
+    )
     secret: Name | None = Field(
         None, description="Secret whose entries become environment variables: AWS_… and the like"
     )
@@ -181,7 +186,9 @@ class ClusterValues(JobConfig):
     )
     gpu_workers: Workers | None = Field(None, description="nodes that caption, train and serve")
     idle_timeout_s: int = Field(300, ge=60, description="then a node without work is given back")
-    ssh_user: Word = Field("ubuntu", description="of the nodes; aws, gcp and on_premise")
+    ssh_user: Word = Field(
+        "ubuntu", description="of the nodes, with the id 1000 there; aws, gcp and on_premise"
+    )
     disk_gib: int = Field(200, ge=50, description="boot disk of each node; aws and gcp")
     model_cache_nfs: Annotated[Word, _NfsFolder] | None = Field(
         None,

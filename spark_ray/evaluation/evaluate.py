@@ -88,12 +88,15 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     earlier = [load_results(location) for location in config.compare]
     # Before Ray starts: an actor would say the same half a minute later.
     check_reference(config.model, "model")
-    if config.model.startswith(REGISTERED):
-        find_registered(config.model, "model")
+    model = config.model
+    if model.startswith(REGISTERED):
+        # An alias may move before the last actor has looked.
+        _, version = find_registered(model, "model")
+        model = of_version(model, version)
     chosen = _choose_clips(config)
     _announce(config, chosen)
     with ray_session(config):
-        answers = predict(config, chosen.clips)
+        answers = predict(config.model_copy(update={"model": model}), chosen.clips)
 
     # Imported here: nltk takes seconds, and the scores are not needed before.
     from spark_ray.evaluation.captions import bleu_signature

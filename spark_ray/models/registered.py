@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spark_ray.core.errors import MissingDependency, ModelError, RegistryUnavailable
+from spark_ray.core.errors import ConfigError, MissingDependency, ModelError, RegistryUnavailable
 from spark_ray.core.storage import storage_errors
 from spark_ray.models.cache import cached_folder
 
@@ -25,6 +25,7 @@ SQLITE = "sqlite:///"
 CHECKPOINT = "checkpoint"
 """Where in an MLflow model its own folder lies, as `save_pretrained` wrote it."""
 
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 _PASSWORD = re.compile(r"//[^/@\s]*@")
 
@@ -48,6 +49,17 @@ def import_mlflow(needed_for: str) -> ModuleType:
     except ImportError as error:
         raise MissingDependency("mlflow", "train", needed_for) from error
     return mlflow
+
+
+def check_model_name(name: str | None) -> str | None:
+    """The name itself, if a model may be registered under it; None is none.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    if name is not None and not _NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} can't be a model's name; use letters, digits, '._-'")
+    return name
 
 
 def find_registered(reference: str, setting: str) -> tuple[Path, str]:

@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import ray
 from ray import serve
 from ray.serve import Application, Deployment
 
@@ -9,10 +10,21 @@ from spark_ray.models.vllm import require_vllm
 from spark_ray.serving.backends import BackendServer
 from spark_ray.serving.decoding import Decoder
 from spark_ray.serving.gateway import Gateway
+from spark_ray.serving.handles import MESSAGES_ENVIRONMENT
 from spark_ray.serving.inference import ApotheonServer
 from spark_ray.serving.jobs import JobKeeper
 from spark_ray.serving.search import SearchServer
 from spark_ray.serving.settings import APOTHEON, VLLM, ModelSettings, ServeSettings
+
+REPLICA_ENVIRONMENT = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    **MESSAGES_ENVIRONMENT,
+}
+"""One event loop in a replica, where Serve has three by default and hands each request around.
+
+Ours can do with one: whatever takes long is left to threads.
+"""
 
 _DECODER_THREADS = 2
 _GATEWAY_REQUESTS = 256
@@ -90,6 +102,13 @@ def _model_options(model: ModelSettings) -> dict[str, Any]:
     }
 
 
-def _deployed(server: type, **options: Any) -> Deployment:
+def _deployed(server: type, *, ray_actor_options: dict[str, Any], **options: Any) -> Deployment:
     deployment: Any = serve.deployment(server)
-    return cast(Deployment, deployment.options(**options))
+    actor = {**ray_actor_options, "runtime_env": _runtime_env()}
+    return cast(Deployment, deployment.options(**options, ray_actor_options=actor))
+
+
+def _runtime_env() -> dict[str, Any]:
+    """That of the application, which Serve keeps from a deployment that has one, and our own."""
+    given = dict(ray.get_runtime_context().runtime_env) if ray.is_initialized() else {}
+    return {**given, "env_vars": {**given.get("env_vars", {}), **REPLICA_ENVIRONMENT}}

@@ -20,6 +20,7 @@ from spark_ray.monitoring.logs import serve_ids
 from spark_ray.serving.access import Admission
 from spark_ray.serving.envelope import Envelope
 from spark_ray.serving.errors import ApiError, as_api_error, body, headers_of
+from spark_ray.serving.handles import by_grpc
 from spark_ray.serving.routes import (
     analysis,
     assets,
@@ -126,7 +127,12 @@ class Gateway:
     ) -> None:
         configure_logging(ids=serve_ids)
         self._keeper = keeper  # bound so that it belongs to the application; it is never called
-        self._services = Services(settings, Handles(decoder, models, search))
+        handles = Handles(
+            decoder=by_grpc(decoder),
+            models={name: by_grpc(model) for name, model in models.items()},
+            search=by_grpc(search),
+        )
+        self._services = Services(settings, handles)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return create_app(self._services)

@@ -2,7 +2,7 @@
 
 Left to itself the proxy says 500 and nothing else where the gateway's replica dies at a request,
 and breaks a stream off without a word. The proxy of each node takes this in where the variables
-of `PROXY_ENVIRONMENT` are set as Ray starts.
+of `PROXY_ENVIRONMENT` are set as Ray starts; it asks the gateway by gRPC then, as that does models.
 """
 
 import json
@@ -12,9 +12,12 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spark_ray.serving.errors import ApiError, body, headers_of, messages
+from spark_ray.serving.handles import MESSAGES_ENVIRONMENT
 
 PROXY_ENVIRONMENT = {
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "spark_ray.serving.proxy:middlewares"
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "spark_ray.serving.proxy:middlewares",
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
+    **MESSAGES_ENVIRONMENT,
 }
 
 _ID = b"x-request-id"

@@ -27,6 +27,7 @@ from spark_ray.models.vllm import (
 )
 from spark_ray.models.weights import SAFETENSORS, resolve_weights
 from spark_ray.serving.errors import ApiError
+from spark_ray.serving.handles import MESSAGES_ENVIRONMENT
 from spark_ray.serving.messages import (
     MOST_MEDIA,
     Decoded,
@@ -73,7 +74,11 @@ def llm_config(name: str, model: ModelSettings, options: dict[str, Any]) -> LLMC
         placement_group_config={"bundles": [bundle] * workers, "strategy": "STRICT_PACK"},
         deployment_config={**options, "ray_actor_options": {"num_cpus": 0}},
         runtime_env={
-            "env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, int(model.num_cpus)))}
+            "env_vars": {
+                **ENVIRONMENT,
+                **MESSAGES_ENVIRONMENT,
+                "OMP_NUM_THREADS": str(max(1, int(model.num_cpus))),
+            }
         },
         engine_kwargs={
             **engine,

@@ -12,6 +12,7 @@ from spark_ray.core.config import Gpus, JobConfig
 from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.storage import absolute, is_remote, local_path
 from spark_ray.datasets.config import check_outlives_job, in_job_files
+from spark_ray.models.registered import check_model_name
 from spark_ray.training.augment import AugmentOptions
 from spark_ray.training.curriculum import Stage, check_curriculum, default_curriculum
 from spark_ray.training.schedule import Schedule
@@ -214,6 +215,7 @@ class TrackingOptions(BaseModel):
     )
 
     _usable = field_validator("tracking_uri")(check_tracking_uri)
+    _registrable = field_validator("register_as")(check_model_name)
 
 
 class TrainConfig(

@@ -32,7 +32,7 @@ class StepOptions:
     """The arithmetic of a step, the same for both engines.
 
     `part_rates` are factors of the learning rate by part; `accumulation` is micro-batches a step,
-    whose losses count alike, whatever they hold.
+    which learns from the mean of their losses.
     """
 
     precision: Precision

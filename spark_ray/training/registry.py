@@ -6,7 +6,6 @@ copied once, to where the registry keeps its artifacts.
 """
 
 import contextlib
-import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,11 +16,12 @@ from typing import Any
 from packaging.version import Version
 
 from spark_ray import __version__
-from spark_ray.core.errors import ConfigError, ModelError
+from spark_ray.core.errors import ModelError
 from spark_ray.core.storage import storage_errors
 from spark_ray.models.model_card import MODEL_CARD
 from spark_ray.models.registered import (
     CHECKPOINT,
+    check_model_name,
     first_line,
     import_mlflow,
     known_models,
@@ -34,7 +34,6 @@ from spark_ray.training.tracking import experiment_id
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _CODE = Path(__file__).with_name("mlflow_model.py")
 _PINNED = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -74,8 +73,7 @@ def register_model(
     record = TrainingRecord.read(folder)
     if not (folder / MODEL_CARD).is_file():
         raise ModelError(f"{folder}: has no {MODEL_CARD}; write its card before registering it")
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"name: {name!r} can't be a model's name; use letters, digits, '._-'")
+    check_model_name(name)
     import_mlflow("registering a model")
     with _registry_errors(tracking_uri):
         client = open_client(tracking_uri)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow.compute as pc
 import ray
 import torch
 from ray.exceptions import RayTaskError
@@ -34,6 +35,8 @@ from spark_ray.core.wording import counted
 from spark_ray.datasets.capacity import living_nodes
 from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
 from spark_ray.datasets.session import ray_session
+from spark_ray.models.registered import SCHEME as REGISTERED
+from spark_ray.models.registered import pinned_reference
 from spark_ray.monitoring.logs import job_ids
 from spark_ray.training.board import Board
 from spark_ray.training.cluster import (
@@ -49,11 +52,11 @@ from spark_ray.training.deepspeed_engine import deepspeed_config
 from spark_ray.training.failures import StoppedEarly
 from spark_ray.training.outcome import leave_behind
 from spark_ray.training.plan import RunPlan
+from spark_ray.training.sampling import has_texts
 from spark_ray.training.start import add_adapters, learns, starting_point
-from spark_ray.training.state import MODEL
+from spark_ray.training.state import MODEL, RUN
 from spark_ray.training.worker import TrainJob
 
-RUN = "run.json"
 _LOOKED_AT = 16
 _LOOK_EVERY_S = 1.0
 _HEADS = {
@@ -95,6 +98,7 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
     zero_config = _zero_config(config, config.offload)
     settings = run_settings(config)
     earlier = _earlier_run(output, config, settings)
+    config = _go_on_from_one_version(config, earlier)
     index = load_index(earlier.get("dataset", config.reference))
     plan, model_config = prepare(config, index)
     finished = earlier.get("finished")
@@ -114,7 +118,12 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
         shares, scaling, threads = share_resources(config, resources, living_nodes())
         plan = RunPlan(shares, plan.processor, plan.train, plan.validation)
         board, run_id = _start_board(plan, index, earlier.get("tracking_run"), context.tags)
-        record = {"settings": settings, "tracking_run": run_id, "dataset": _pinned(config, index)}
+        record = {
+            "settings": settings,
+            "tracking_run": run_id,
+            "dataset": _pinned(config, index),
+            "init_from": config.init_from,
+        }
         _write_record(output, record)
         job = TrainJob(
             ray.put(plan), model_config, zero_config, board, threads, job_ids(), context.parent
@@ -167,7 +176,7 @@ def prepare(config: TrainConfig, index: SampleIndex) -> tuple[RunPlan, ApotheonC
         SparkRayError: something is wrong with the dataset, the curriculum or a checkpoint.
     """
     train = index.split("train")
-    validation = index.split("validation") if _has(index, "validation") else None
+    validation = index.split("validation") if _can_validate(index, config) else None
     check_dataset(train, config)
     model_config, processor = starting_point(config, train)
     plan = RunPlan(config, processor, train, validation)
@@ -189,8 +198,10 @@ def _shapes_alone(model_config: ApotheonConfig, config: TrainConfig) -> Apotheon
     return model
 
 
-def _has(index: SampleIndex, split: str) -> bool:
-    return split in index.table["split"].to_pylist()
+def _can_validate(index: SampleIndex, config: TrainConfig) -> bool:
+    """Whether there is a text to judge by; the loss of none would be 0, and always the best."""
+    table = index.table.filter(pc.equal(index.table["split"], "validation"))
+    return bool(has_texts(table, config.stages[-1].tasks(config.tasks)).any())
 
 
 def check_dataset(train: SampleIndex, config: TrainConfig) -> None:
@@ -273,6 +284,20 @@ def _read_record(output: Folder) -> dict[str, Any]:
     """Empty before a run has begun."""
     found: dict[str, Any] = json.loads(output.read(RUN)) if output.exists(RUN) else {}
     return found
+
+
+def _go_on_from_one_version(config: TrainConfig, earlier: Mapping[str, Any]) -> TrainConfig:
+    """With the version that an alias in `init_from` stands for, or stood for when the run began.
+
+    It may move while workers start; each would then look up another one.
+
+    Raises:
+        ModelError: the registry has no such model.
+    """
+    reference = earlier.get("init_from", config.init_from)
+    if reference is not None and reference.startswith(REGISTERED):
+        reference = pinned_reference(reference, "init_from")
+    return config.model_copy(update={"init_from": reference})
 
 
 def _pinned(config: TrainConfig, index: SampleIndex) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shutil
+import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -11,13 +12,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from spark_ray.core.errors import StorageError
+from spark_ray.core.errors import ConfigError, StorageError
 from spark_ray.core.storage import Folder
 from spark_ray.training.failures import is_disk_full
 
 _STATE = "state.json"
 _NOT_VALIDATED = 1e12
 CHECKPOINT_PREFIX = "step-"
+RUN = "run.json"
+"""What a run is, in its folder, from before its workers start."""
 MODEL = "model"
 """The folder of a checkpoint that any Hugging Face user can load."""
 
@@ -95,6 +98,18 @@ def load_rng(folder: Path, rank: int) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def require_reachable(output_dir: str) -> None:
+    """
+    Raises:
+        ConfigError: the run's folder is one of another node, so no checkpoint could go there.
+    """
+    if not Folder(output_dir).exists(RUN):
+        raise ConfigError(
+            f"output_dir: {output_dir} on {socket.gethostname()}, where a worker runs, is another "
+            "folder than on the driver's node; give one that all nodes share, or one at s3://"
+        )
+
+
 def require_space(folder: Path, needed_bytes: int) -> None:
     """
     Raises:
@@ -103,8 +118,9 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise StorageError(
-            f"{folder}: a checkpoint needs {needed_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
-            "free; free some space, or set TMPDIR to another disk, and run the same command again"
+            f"{folder}: a checkpoint needs {needed_bytes / 1e6:,.0f} MB and {free / 1e6:,.0f} MB "
+            "are free; free some space, or set TMPDIR to another disk, and run the same command "
+            "again"
         )
 
 

@@ -4,9 +4,10 @@ import gc
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
+from safetensors import SafetensorError
 from torch import Tensor
 
 from spark_ray.apotheon import ApotheonConfig, ApotheonOutput
+from spark_ray.apotheon.losses import learned_tokens
 from spark_ray.core.errors import SparkRayError
 from spark_ray.core.logging import configure_logging, get_logger
 from spark_ray.training.config import run_name
@@ -27,6 +30,7 @@ from spark_ray.training.engines import Engine, StepOptions, TorchEngine
 from spark_ray.training.export import save_model
 from spark_ray.training.meter import Meter, StepRecord
 from spark_ray.training.plan import RunPlan, Segment
+from spark_ray.training.ranks import gather, once_on_each_node
 from spark_ray.training.schedule import rate_at
 from spark_ray.training.start import add_adapters, choose_trainable, initial_model
 from spark_ray.training.state import (
@@ -35,6 +39,7 @@ from spark_ray.training.state import (
     TrainState,
     disk_error,
     load_rng,
+    require_reachable,
     require_space,
     save_rng,
 )
@@ -80,6 +85,7 @@ class Worker:
         self.job, self.scratch = job, scratch
         self.plan: RunPlan = ray.get(job.plan)
         self.config = self.plan.config
+        require_reachable(self.config.output_dir)
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.name = run_name(self.config.output_dir)
@@ -163,11 +169,12 @@ class Worker:
         sums = torch.zeros(len(LOSSES), device=self.device)
         rows: list[int] = []
         bad_rows: list[int] = []
-        for micro in range(config.gradient_accumulation):
-            with self.meter.waiting():
-                batch = next(batches)
-            inputs = self._inputs(batch, segment)
-            output = engine.accumulate(inputs, last=micro + 1 == config.gradient_accumulation)
+        with self.meter.waiting():
+            micro_batches = [next(batches) for _ in range(config.gradient_accumulation)]
+        label_counts = self._label_counts(micro_batches)
+        for number, batch in enumerate(micro_batches, 1):
+            inputs = {**self._inputs(batch, segment), "label_counts": label_counts}
+            output = engine.accumulate(inputs, last=number == len(micro_batches))
             losses = _losses(output)
             seen = [row for row in batch.rows if row >= 0]
             rows += seen
@@ -183,6 +190,17 @@ class Worker:
         self._count_skips(outcome.applied, bad_rows or rows)
         means = self._mean_over_ranks(sums)
         return self.meter.stop(dict(zip(LOSSES, means, strict=True)), rate, outcome)
+
+    def _label_counts(self, micro_batches: Sequence[Batch]) -> Tensor:
+        """`[T]` tokens that all ranks learn in the step, shared out evenly to its micro-batches.
+
+        Without them a token would weigh more in a micro-batch with few texts.
+        """
+        counts = [learned_tokens(batch.tensors["labels"]).sum(dim=0) for batch in micro_batches]
+        total = torch.stack(counts).sum(dim=0).float().to(self.device)
+        if self.world_size > 1:
+            dist.all_reduce(total)
+        return total.clamp(min=1) / len(micro_batches)
 
     def _inputs(self, batch: Batch, segment: Segment) -> dict[str, Any]:
         """The arguments of the model's `forward`."""
@@ -212,12 +230,7 @@ class Worker:
         state.skipped_in_a_row += 1
         if state.skipped_in_a_row < config.max_skipped_steps:
             return
-        gathered: list[list[int]] = [[] for _ in range(self.world_size)]
-        if self.world_size > 1:
-            dist.all_gather_object(gathered, bad_rows)
-        else:
-            gathered = [bad_rows]
-        rows = sorted({row for part in gathered for row in part})
+        rows = sorted({row for part in gather(bad_rows) for row in part})
         raise NonFiniteError(
             f"step {state.step}: loss or gradient was not finite in {state.skipped_in_a_row} "
             f"steps in a row (clips of the last: {', '.join(self._clip_ids(rows))}); look at "
@@ -302,7 +315,7 @@ class Worker:
 
         resized = resumed is not None and self.state.world_size != self.world_size
         if resized and resumed is not None:
-            deepspeed.convert_checkpoint(resumed)
+            once_on_each_node(partial(deepspeed.convert_checkpoint, resumed))
         assert self.job.zero_config is not None
         return deepspeed.DeepSpeedEngine(
             model,
@@ -314,11 +327,12 @@ class Worker:
         )
 
     def _fetch_checkpoint(self) -> Path | None:
-        """A private copy of the last checkpoint, since a conversion writes into it."""
+        """A copy of the last checkpoint for each node, since a conversion writes into it."""
         checkpoint = ray.train.get_checkpoint() or self.job.parent
         if checkpoint is None:
             return None
-        return Path(checkpoint.to_directory(str(self.scratch / "checkpoint")))
+        to_here = partial(checkpoint.to_directory, str(self.scratch / "checkpoint"))
+        return Path(once_on_each_node(to_here))
 
     def _checkpoint(self, engine: Engine) -> None:
         """Write this rank's part of the whole state; Ray uploads it while training goes on.
@@ -342,7 +356,7 @@ class Worker:
                     )
                     # A step that a checkpoint spares the next run must be in MLflow before it.
                     ray.get(self.job.board.flush.remote())
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, SafetensorError) as error:
                 raise disk_error(folder, error) or error from error
             on_failure.pop_all()
         metrics = {**state.metrics, "step": state.step, "score": state.score}

@@ -1,12 +1,22 @@
-"""A disk that fills up stops the build with one sentence; with more room it goes on."""
+"""A disk that fills up stops a build or a training with one sentence; with more room it goes on."""
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import apotheons
 import builds
 import pytest
+import torch
+
+from spark_ray.core.errors import StorageError
+from spark_ray.training import worker as training
+from spark_ray.training.engines import StepOptions, TorchEngine
+from spark_ray.training.state import TrainState
+from spark_ray.training.worker import Worker
 
 
 @pytest.fixture
@@ -50,3 +60,29 @@ def test_the_disk_is_full(
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
     builds.assert_published(builds.run(command))
     builds.assert_same(small_disk / "set" / "v1", undisturbed)
+
+
+def test_a_checkpoint_does_not_fit(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before it is written; and where others took the room meanwhile, after that."""
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    options = StepOptions("fp32", 1, 0.01, (0.9, 0.98), 1.0, {})
+    worker = object.__new__(Worker)
+    worker.rank, worker.state = 0, TrainState(world_size=1)
+    worker.job = SimpleNamespace(model_config=apotheons.model().config)
+    worker.plan = SimpleNamespace(
+        config=SimpleNamespace(mixed_precision="fp32"), processor=apotheons.processor()
+    )
+
+    def checkpoint() -> str:
+        engine = TorchEngine(apotheons.model(), options, torch.device("cpu"))
+        with pytest.raises(StorageError) as found:
+            worker._checkpoint(engine)
+        assert not any(small_disk.iterdir()), "what was written of it is gone"
+        return str(found.value)
+
+    said = checkpoint()
+    assert f"{small_disk}/spark-ray-checkpoint-" in said
+    assert "a checkpoint needs" in said
+    assert "MB and 0 MB are free" in said
+    monkeypatch.setattr(training, "require_space", lambda *_: None)
+    assert "the disk is full, so the checkpoint was not written" in checkpoint()

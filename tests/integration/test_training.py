@@ -184,7 +184,7 @@ def test_a_run_in_a_bucket_is_resumed_at_the_end_of_a_stage(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ):
-    """Another number of ranks, object storage, and a checkpoint that the next stage begins from."""
+    """One rank, then two, object storage, and a checkpoint that the next stage begins from."""
     values = settings(dataset, tmp_path / "unused")
     values |= {"output_dir": "s3://sets/runs/bucket", "num_workers": [1], "batch_size": 4}
     values["tracking_uri"] = uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -195,6 +195,7 @@ def test_a_run_in_a_bucket_is_resumed_at_the_end_of_a_stage(
     assert first.steps == boundary
 
     capsys.readouterr()
+    values |= {"num_workers": [2], "batch_size": 2}
     result = train(TrainConfig.from_values(**values))
     assert result.steps == STEPS
     assert f"the run in s3://sets/runs/bucket, from step {boundary}\n" in capsys.readouterr().err

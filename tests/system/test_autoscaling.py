@@ -13,11 +13,12 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
     FAKE_HEAD_NODE_ID,
     FAKE_HEAD_NODE_TYPE,
 )
+from trained import save_tiny
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "datasets"))
 from fake_version import make_clip, write_version
 
-STEPS = 4
+STEPS, CLIPS = 4, 24
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +92,16 @@ def run(
     )
 
 
-def train(folder: Path, address: str, environment: dict[str, str], **values: Any) -> Any:
+def write_clips(root: Path) -> None:
     clips = [
         make_clip(number, source=f"/films/{number}.mp4", caption=f"number {number}", dropped=())
-        for number in range(24)
+        for number in range(CLIPS)
     ]
-    write_version(folder / "sets" / "films", clips)
+    write_version(root, clips)
+
+
+def train(folder: Path, address: str, environment: dict[str, str], **values: Any) -> Any:
+    write_clips(folder / "sets" / "films")
     settings = {
         "dataset": str(folder / "sets" / "films"),
         "output_dir": str(folder / "run"),
@@ -142,6 +147,32 @@ def test_models_of_a_build_wait_for_a_gpu(
     assert done.returncode == 0, done.stderr
     assert "  waiting      for nodes with 1 GPU\n" in done.stderr
     assert all(line["meta"]["caption"] for line in builds.manifest(tmp_path / "set" / "v1"))
+
+
+def test_actors_of_an_evaluation_share_a_gpu(
+    address: str, environment: dict[str, str], tmp_path: Path
+):
+    save_tiny(tmp_path / "model")
+    write_clips(tmp_path / "films")
+    output = tmp_path / "evaluation"
+    settings = {"model": tmp_path / "model", "dataset": tmp_path / "films", "split": "all"}
+    settings |= {"workers": 2, "batch_size": 8, "max_new_tokens": 4, "output_dir": output}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    driver = subprocess.Popen(
+        builds.command("evaluate", *flags),
+        env={**environment, "RAY_ADDRESS": address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    builds.wait_until(
+        lambda: "1.0/1.0 GPU" in run_ray(environment, "status", "--address", address).stdout,
+        "a GPU in use",
+        driver=driver,
+    )
+    printed, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, printed
+    assert json.loads((output / "results.json").read_text())["clips"]["evaluated"] == CLIPS
 
 
 def test_what_no_node_will_have_is_refused(

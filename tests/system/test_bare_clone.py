@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 # dataset job, is measured by `python -m benchmarks demo`.
 DEMO_CLIPS = 60
 
+pytestmark = pytest.mark.beside
+
 
 def in_clone(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command as a stranger would: with nothing of this environment but the index."""

@@ -75,10 +75,28 @@ def searcher(config: StudyConfig, trials_at_once: int) -> Any:
             mode=list(config.mode) if several else config.mode[0],
             seed=config.search_seed,
         )
-        return ConcurrencyLimiter(search, max_concurrent=trials_at_once)
+        return Limiter(search, max_concurrent=trials_at_once)
     # The whole population of pbt is begun, and takes turns.
     most = 0 if config.scheduler == "pbt" else trials_at_once
-    return BasicVariantGenerator(max_concurrent=most, random_state=config.search_seed)
+    return Variants(max_concurrent=most, random_state=config.search_seed)
+
+
+class _RoomOfNow:
+    """A searcher that, when it is restored, keeps to the room that there is now."""
+
+    max_concurrent: int
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        now = {"max_concurrent": self.max_concurrent}
+        super().set_state({**state, **now})  # type: ignore[misc]
+
+
+class Limiter(_RoomOfNow, ConcurrencyLimiter):
+    """No more trials from Optuna than run, so that each is placed by all that is known."""
+
+
+class Variants(_RoomOfNow, BasicVariantGenerator):
+    """Random points, or those of a grid."""
 
 
 def scheduler(config: StudyConfig, steps: int) -> TrialScheduler:

@@ -11,7 +11,6 @@ from spark_ray.core.errors import SparkRayError
 from spark_ray.core.storage import Folder
 from spark_ray.core.wording import counted
 from spark_ray.models.registered import open_client
-from spark_ray.training.run import RUN
 from spark_ray.training.search.cleaning import free_leaked_placement_groups
 from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import (
@@ -26,6 +25,7 @@ from spark_ray.training.search.records import (
     write_trial,
 )
 from spark_ray.training.search.trial import FAILURES, RUN_KEY, MetricNeverReported
+from spark_ray.training.state import RUN
 from spark_ray.training.tracking import RunStatus
 
 _TUNES_OWN = frozenset(

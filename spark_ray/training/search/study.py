@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import tune
@@ -108,7 +108,7 @@ def tune_training(config: StudyConfig) -> Study:
             study.save_record()
             setup = TrialSetup(pinned, packing.resources, study.record.tracking_run)
             try:
-                _tuner(pinned, setup, packing, steps).fit()
+                _search(pinned, setup, packing, steps)
             except TuneError:
                 _raise_reason(study)
                 raise
@@ -232,39 +232,35 @@ def _check_validates(plan: RunPlan, metric: str) -> None:
         )
 
 
-def _tuner(config: StudyConfig, setup: TrialSetup, packing: Packing, steps: int) -> tune.Tuner:
-    """Ray Tune, from the start or where it was."""
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, setup=setup),
-        tune.PlacementGroupFactory([_slot(packing)]),
-    )
+def _search(config: StudyConfig, setup: TrialSetup, packing: Packing, steps: int) -> None:
+    """Ray Tune, from the start or where it was.
+
+    Its `Tuner` would go on with the searcher's limit of the first time; `tune.run` takes ours.
+
+    Raises:
+        TuneError: what a callback raised, as a traceback.
+    """
     path, storage = ray_storage(config.study_dir)
-    folder = Folder(config.study_dir)
-    if any("experiment_state" in name for name in folder.names(TUNE)):
-        return tune.Tuner.restore(
-            f"{path}/{TUNE}",
-            trainable=trainable,
-            param_space=param_space(config),
-            resume_errored=config.retry_failed,
-            storage_filesystem=storage,
-        )
-    return tune.Tuner(
-        trainable,
-        param_space=param_space(config),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher(config, packing.trials),
-            scheduler=scheduler(config, steps),
-            num_samples=1 if config.search == "grid" else config.num_samples,
-            trial_dirname_creator=_trial_id,
+    began = any("experiment_state" in name for name in Folder(config.study_dir).names(TUNE))
+    again = tune.ResumeConfig.ResumeType
+    errored = again.RESUME if config.retry_failed else again.SKIP
+    tune.run(
+        tune.with_resources(
+            tune.with_parameters(run_trial, setup=setup),
+            tune.PlacementGroupFactory([_slot(packing)]),
         ),
-        run_config=tune.RunConfig(
-            name=TUNE,
-            storage_path=path,
-            storage_filesystem=storage,
-            callbacks=[Recorder(config)],
-            failure_config=tune.FailureConfig(max_failures=0),
-            verbose=0,
-        ),
+        config=param_space(config),
+        search_alg=searcher(config, packing.trials),
+        scheduler=scheduler(config, steps),
+        num_samples=1 if config.search == "grid" else config.num_samples,
+        trial_dirname_creator=_trial_id,
+        name=TUNE,
+        storage_path=path,
+        storage_filesystem=storage,
+        resume_config=tune.ResumeConfig(errored=cast(str, errored)) if began else None,
+        callbacks=[Recorder(config)],
+        raise_on_failed_trial=False,
+        verbose=0,
     )
 
 

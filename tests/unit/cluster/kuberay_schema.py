@@ -1,8 +1,9 @@
-"""What KubeRay's objects may hold, as a strict schema of our own.
+"""What the objects of KubeRay and the Prometheus operator may hold, as strict schemas of our own.
 
-No package carries KubeRay's own CRDs. This says in our words which fields of `ray.io/v1` exist
-(operator 1.5.1 to 1.6) and of which type they are; a field that is not here is a mistake. What is
-Kubernetes' own inside (pods, containers, environment) is checked against Kubernetes' schemas.
+No package of the registries that tests install from carries KubeRay's CRDs. This says in our words
+which fields of `ray.io/v1` exist (operator 1.5.1 to 1.6) and of which type they are, and those that
+we use of the Prometheus operator's; a field that is not here is a mistake. What is Kubernetes' own
+inside (pods, containers, environment) is checked against Kubernetes' schemas.
 """
 
 from collections.abc import Iterator
@@ -136,17 +137,60 @@ _SERVICE = _closed(
     "rayClusterConfig",
 )
 
-_SPECS = {"RayCluster": _CLUSTER, "RayJob": _JOB, "RayService": _SERVICE}
+_POD_MONITOR = _closed(
+    {
+        "selector": _closed({"matchLabels": _TEXTS}),
+        "podMetricsEndpoints": {
+            "type": "array",
+            "minItems": 1,
+            "items": _closed(
+                {
+                    "port": _TEXT,
+                    "interval": {"type": "string", "pattern": "^[0-9]+s$"},
+                    "relabelings": {
+                        "type": "array",
+                        "items": _closed({"targetLabel": _TEXT, "replacement": _TEXT}),
+                    },
+                },
+                "port",
+            ),
+        },
+    },
+    "selector",
+    "podMetricsEndpoints",
+)
+
+_RULE = _closed(
+    {
+        "alert": _TEXT,
+        "expr": _TEXT,
+        "for": {"type": "string", "pattern": "^[0-9]+[smh]$"},
+        "labels": _TEXTS,
+        "annotations": _TEXTS,
+    },
+    "alert",
+    "expr",
+)
+_GROUP_OF_RULES = _closed({"name": _TEXT, "rules": {"type": "array", "items": _RULE}}, "name")
+
+_SPECS = {
+    "RayCluster": _CLUSTER,
+    "RayJob": _JOB,
+    "RayService": _SERVICE,
+    "PodMonitor": _POD_MONITOR,
+    "PrometheusRule": _closed({"groups": {"type": "array", "items": _GROUP_OF_RULES}}, "groups"),
+}
 
 
 def check(document: dict[str, Any]) -> None:
     """Raises jsonschema's or kubernetes-validate's error where the document is wrong."""
-    if document["apiVersion"] != "ray.io/v1":
+    version = document["apiVersion"]
+    if version not in ("ray.io/v1", "monitoring.coreos.com/v1"):
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
         return
     schema = _closed(
         {
-            "apiVersion": {"const": "ray.io/v1"},
+            "apiVersion": {"const": version},
             "kind": {"enum": list(_SPECS)},
             "metadata": _ANY,
             "spec": _SPECS[document["kind"]],
@@ -158,7 +202,8 @@ def check(document: dict[str, Any]) -> None:
     )
     jsonschema.validate(document, schema)
     template = {"metadata": document["metadata"], "spec": {"containers": [{"name": "none"}]}}
-    for pod in (template, *pod_templates(document)):
+    pods = pod_templates(document) if version == "ray.io/v1" else ()
+    for pod in (template, *pods):
         as_kubernetes = {"apiVersion": "v1", "kind": "PodTemplate", "template": pod}
         kubernetes_validate.validate(as_kubernetes, KUBERNETES, strict=True)
 

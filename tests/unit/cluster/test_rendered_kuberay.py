@@ -1,5 +1,6 @@
 """KubeRay's objects, and what goes with them, are what Kubernetes, Ray and Serve read."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def documents() -> dict[str, dict[str, Any]]:
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 KINDS = (
     *RAY_KINDS, "Namespace", "PersistentVolumeClaim", "NetworkPolicy", "Service", "StatefulSet",
-    "ConfigMap",
+    "ConfigMap", "PodMonitor", "PrometheusRule",
 )  # fmt: skip
 
 
@@ -176,6 +177,30 @@ def test_the_network_policy_selects_every_pod_and_lets_in_few(
     assert len(clients["from"]) == 2
     nobody_else = rendered(kubernetes=kubernetes(client_namespaces=[]))["NetworkPolicy"]["spec"]
     assert len(nobody_else["ingress"]) == 2
+
+
+def test_a_prometheus_finds_every_ray_node_and_nothing_else(
+    documents: dict[str, dict[str, Any]],
+) -> None:
+    monitor = rendered(kubernetes=kubernetes(monitor_labels={"release": "watch"}))["PodMonitor"]
+    assert monitor["metadata"]["labels"]["release"] == "watch"
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    selected = dict(monitor["spec"]["selector"]["matchLabels"])
+    assert selected.pop("ray.io/is-ray-node") == "yes", "the Redis bears our label too"
+    for kind in RAY_KINDS:
+        cluster = kuberay_schema.cluster_spec(documents[kind])
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            assert selected.items() <= group["template"]["metadata"]["labels"].items()
+            (container,) = group["template"]["spec"]["containers"]
+            ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+            assert ports[endpoint["port"]] == 8080
+    jobs = {one["replacement"] for one in endpoint["relabelings"] if one["targetLabel"] == "job"}
+    expressions = [
+        rule["expr"]
+        for group in documents["PrometheusRule"]["spec"]["groups"]
+        for rule in group["rules"]
+    ]
+    assert jobs == set(re.findall(r'job="(\w+)"', " ".join(expressions)))
 
 
 def test_a_lost_head_finds_its_state_in_redis(documents: dict[str, dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """`ray up` reads what is rendered: Ray's own schema, its own defaults, its own start on AWS."""
 
 import copy
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_LAUNCH_CONFIG, TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 
+from spark_ray.cluster.launcher import _CONTAINER_USER
 from spark_ray.cluster.render import render
 from spark_ray.cluster.values import ClusterValues
 
@@ -46,6 +48,28 @@ def test_rays_validator_takes_it_whole(provider: str) -> None:
     assert prepared["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
     assert "--dashboard-host=127.0.0.1" in prepared["head_start_ray_commands"][1]
     assert any("files.example.com:/models" in c for c in prepared["initialization_commands"])
+
+
+@pytest.mark.parametrize(("user_id", "status"), [("1000", 0), ("1001", 1)])
+def test_a_user_who_can_not_share_the_token_is_told_at_once(
+    tmp_path: Path, user_id: str, status: int
+) -> None:
+    fake = tmp_path / "id"
+    fake.write_text(f'#!/bin/sh\ntest "$1" = -u && echo {user_id} || echo somebody\n')
+    fake.chmod(0o755)
+    first, *_ = rendered("on_premise")["initialization_commands"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", first], env=environment, capture_output=True, text=True)
+    assert done.returncode == status
+    expected = "error: ssh_user: somebody has the id 1001 here, and needs 1000, that of the "
+    assert done.stderr.startswith(expected if status else "")
+    assert done.stderr.count("\n") == status
+
+
+def test_the_id_is_that_of_the_images() -> None:
+    for image in ("cpu", "gpu"):
+        file = VALUES.parent / "images" / f"{image}.Dockerfile"
+        assert f"--uid {_CONTAINER_USER} " in file.read_text()
 
 
 def test_rays_validator_would_notice() -> None:

@@ -1,6 +1,7 @@
 """The whole job on the driver: which clips are asked about, what is counted, what is written."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from fake_run import perfect, run, some_clip, unreadable, write_clips
 
 from spark_ray.core.errors import DatasetError, MissingDependency
 from spark_ray.core.schema import Transcript
+from spark_ray.datasets.samples import SampleIndex
 from spark_ray.evaluation import evaluate as job
+from spark_ray.evaluation.config import EvaluateConfig
 from spark_ray.evaluation.results import load_results
 
 
@@ -151,6 +154,29 @@ def test_no_pdf_of_an_earlier_run_stays(tmp_path: Path, monkeypatch: pytest.Monk
         "report.html",
         "results.json",
     ]
+
+
+class Asked(Exception):
+    """The actors would begin now."""
+
+
+def test_every_actor_asks_the_version_that_an_alias_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(config: EvaluateConfig, clips: SampleIndex) -> None:
+        raise Asked(config.model)
+
+    monkeypatch.setattr(job, "predict", predict)
+    monkeypatch.setattr(job, "ray_session", lambda _: nullcontext())
+    monkeypatch.setattr(job, "find_registered", lambda *_: (tmp_path, "3"))
+    config = EvaluateConfig.from_values(
+        model="models:/apotheon@champion",
+        dataset=str(write_clips(tmp_path / "set")),
+        split="all",
+        output_dir=str(tmp_path / "out"),
+    )
+    with pytest.raises(Asked, match=r"^models:/apotheon/3$"):
+        job.evaluate(config)
 
 
 def test_missing_packages_are_named_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,14 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import apotheons
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -153,6 +155,21 @@ def test_an_empty_split_is_named(tmp_path: Path):
     empty = next(name for name in ("train", "test") if name not in index.table["split"].to_pylist())
     with pytest.raises(DatasetError, match=f"its {empty} split is empty"):
         index.split(empty)
+
+
+def test_a_validation_split_without_a_text_ranks_no_checkpoint(dataset: Path):
+    """Its loss would be 0 at the first validation, which no later one could beat."""
+    index = load_index(str(dataset))
+    judged, _ = prepare(config(dataset), index)
+    assert judged.validation is not None
+    captions = [
+        None if split == "validation" else "a red circle"
+        for split in index.table["split"].to_pylist()
+    ]
+    column = index.table.schema.get_field_index("caption")
+    table = index.table.set_column(column, "caption", pa.array(captions))
+    plan, _ = prepare(config(dataset), replace(index, table=table))
+    assert plan.validation is None
 
 
 def test_a_folder_with_something_else_is_left_alone(dataset: Path, tmp_path: Path):

@@ -1,4 +1,7 @@
 import base64
+import shutil
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -14,8 +17,15 @@ from spark_ray.models.registered import of_version
 from spark_ray.models.registered_versions import model_card, model_versions
 from spark_ray.models.training_record import HeldOut, TrainingRecord
 from spark_ray.models.weights import SAFETENSORS, resolve_weights
+from spark_ray.training import run
+from spark_ray.training.cluster import RunContext
+from spark_ray.training.config import TrainConfig
+from spark_ray.training.plan import RunPlan
 from spark_ray.training.registry import RegisteredModel, promote, register_model
 from spark_ray.training.tracking import Tracker
+
+sys.path.append(str(Path(__file__).parents[1] / "datasets"))
+from fake_version import make_clip, write_version
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -156,6 +166,53 @@ def test_the_same_files_are_one_version_and_others_the_next(
         "champion": "1",
     }
     assert Apotheon.load("models:/apotheon@champion", setting="model").weights.revision == "1"
+
+
+class Begun(Exception):
+    """A run has written its record, and would now hand its plan to the workers."""
+
+
+def test_a_run_goes_on_from_the_version_that_an_alias_stood_for(
+    uri: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may move before the workers have looked, or before the run is resumed."""
+    first = register_model(trained, tracking_uri=uri, name="base")
+    captioned = [
+        make_clip(number, source=f"/films/{number}.mp4", caption="a red circle", dropped=())
+        for number in range(16)
+    ]
+    write_version(tmp_path / "films", captioned)
+
+    def begun(plan: RunPlan) -> None:
+        raise Begun(plan.config.init_from)
+
+    monkeypatch.setattr(run, "ray_session", lambda _: nullcontext())
+    monkeypatch.setattr(run, "living_nodes", list)
+    monkeypatch.setattr(run, "_start_board", lambda *_: (None, None))
+    monkeypatch.setattr("ray.put", begun)
+
+    def begin(output: str) -> str:
+        config = TrainConfig.from_values(
+            dataset=str(tmp_path / "films"),
+            output_dir=str(tmp_path / output),
+            init_from="models:/base@candidate",
+            tracking_uri=uri,
+            tasks=["caption"],
+            gradient_accumulation=1,
+            epochs=1,
+            curriculum=[{"name": "films", "epochs": 1, "modalities": ["text", "video"]}],
+        )
+        with pytest.raises(Begun) as found:
+            run.train(config, RunContext(resources={"CPU": 2.0}))
+        return str(found.value)
+
+    assert begin("run") == first.uri
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    record("e" * 32).write(other)
+    second = register_model(other, tracking_uri=uri, name="base")
+    assert begin("run") == first.uri, "a run that is resumed is the same run"
+    assert begin("another") == second.uri
 
 
 def test_what_can_not_be_registered_or_promoted(

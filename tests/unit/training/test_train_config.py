@@ -38,6 +38,7 @@ def test_without_captions_to_learn_there_is_sound_from_the_start():
         ({"dataset": None}, "^dataset is required: give --dataset or --manifest-path, or set one"),
         ({"manifest_path": "m.jsonl"}, "^manifest_path: m.jsonl comes beside dataset sets/x; give"),
         ({"tracking_uri": "foo://u:p@bar"}, "^tracking_uri: MLflow knows no foo://; give http://"),
+        ({"register_as": "our/model"}, "^register_as: 'our/model' can't be a model's name; use"),
         ({"epochs": 3, "curriculum": [Stage(name="a", epochs=2, modalities=["audio"])]}, "epochs"),
         (
             {

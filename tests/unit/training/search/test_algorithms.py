@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import SearchAlgorithm, Searcher
 from ray.tune.search.sample import Categorical, Float, Integer
+from ray.tune.search.search_generator import SearchGenerator
 from studies import study_config, trial
 
 from spark_ray.core.storage import Folder
@@ -20,6 +22,7 @@ from spark_ray.training.search.algorithms import (
     domain,
     param_space,
     scheduler,
+    searcher,
 )
 from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import Report, read_trial, write_trial
@@ -139,6 +142,28 @@ def test_a_grid_is_every_point_once(tmp_path: Path):
     drawn = param_space(study_config(tmp_path))
     assert [type(one) for one in drawn.values()] == [Float, Float, Categorical]
     assert not isinstance(drawn["learning_rate"], Integer)
+
+
+@pytest.mark.parametrize("search", ["random", "optuna"])
+def test_a_resumed_search_keeps_to_the_room_that_there_is_now(tmp_path: Path, search: str):
+    """As many trials as find room may be fewer than at first, or more."""
+    config = study_config(tmp_path / "x", search=search)
+    tmp_path.joinpath("kept").mkdir()
+
+    def begin(trials_at_once: int) -> SearchAlgorithm:
+        found = searcher(config, trials_at_once)
+        found.set_search_properties(None, None, param_space(config))
+        if isinstance(found, Searcher):
+            found = SearchGenerator(found)
+        return found
+
+    def limit(search: Any) -> int:
+        return int(getattr(search, "searcher", search).max_concurrent)
+
+    begin(1).save_to_dir(str(tmp_path / "kept"), session_str="first")
+    again = begin(3)
+    again.restore_from_dir(str(tmp_path / "kept"))
+    assert limit(again) == 3
 
 
 @pytest.fixture
