@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 from clusters import ROOT
+from fake_version import jpeg
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from serving_world import ask_until_ready, secret
 
@@ -111,6 +112,22 @@ def test_a_clip_is_described_as_it_comes_to_be_known(page: Page, folder: Path) -
     transcript = page.locator("#try-texts [data-text=transcript][data-done=yes]")
     expect(transcript.locator(".sr-said")).to_have_text(SOMETHING)
     photograph(page, "try")
+
+
+@needs_chromium
+def test_what_is_no_clip_does_not_seem_to_go_on(page: Page, tmp_path: Path) -> None:
+    page.reload()
+    (tmp_path / "clip.mp4").write_bytes(b"no clip at all")
+    page.locator("#try-file input[type=file]").set_input_files(tmp_path / "clip.mp4")
+    expect(page.get_by_test_id("toast-body").first).to_contain_text("no video, sound or picture")
+    expect(page.locator("#try-clip")).to_contain_text("Drop a clip")
+    page.get_by_test_id("toast-close").first.click()
+
+    page.reload()
+    (tmp_path / "picture.jpg").write_bytes(jpeg(24, size=64))
+    page.locator("#try-file input[type=file]").set_input_files(tmp_path / "picture.jpg")
+    expect(page.locator("#try-player img")).to_be_visible()
+    expect(page.locator("#try-texts [data-text=caption][data-done=yes]")).to_contain_text(SOMETHING)
 
 
 @needs_chromium

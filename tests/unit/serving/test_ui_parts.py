@@ -167,6 +167,22 @@ def test_metrics_of_versions_stand_side_by_side() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(1, ("1 clip is", "1 has another caption")), (2, ("2 clips are", "2 have another caption"))],
+)
+def test_what_changed_is_said_of_one_and_of_many(count: int, said: tuple[str, ...]) -> None:
+    names = ("clips", "videos", "frames", "scenes", "with_audio", "captioned", "transcribed")
+    version = {"version": "v1", "created": "2026-01-02T03:04:05", "hours": 1.0}
+    version |= dict.fromkeys(names, count)
+    compared = {
+        "dataset": "films", "before": version, "after": version, "same": count, "added": 0,
+        "removed": 0, "changed": {"caption": count}, "examples": [],
+    }  # fmt: skip
+    html = render("comparison", compared=compared)
+    assert all(words in html for words in said)
+
+
 def test_a_card_is_shown_without_its_yaml() -> None:
     assert without_front_matter("---\nlicense: mit\n---\n# Card\n") == "# Card\n"
     assert without_front_matter("# Card\n---\n") == "# Card\n---\n"
