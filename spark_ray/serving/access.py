@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from spark_ray.core.errors import SparkRayError
+from spark_ray.serving.envelope import route_path
 from spark_ray.serving.errors import as_api_error, forbidden, messages, unauthorized
 from spark_ray.serving.keys import Caller
 from spark_ray.serving.keys import Scope as KeyScope
@@ -49,7 +50,7 @@ class Admission:
 
 def _is_guarded(scope: Scope) -> bool:
     """All but health and documentation; what a protocol or CORS asks first comes without a key."""
-    path: str = scope["path"]
+    path = route_path(scope)
     return (path.startswith("/v1/") or path == "/metrics") and scope["method"] != "OPTIONS"
 
 

@@ -63,7 +63,7 @@ class Envelope:
                 await send(last)
 
         try:
-            takes_files = self._take_files.fullmatch(scope["path"]) is not None
+            takes_files = self._take_files.fullmatch(route_path(scope)) is not None
             bounded = _Bounded(receive, headers, self._limits, takes_files)
             with bound_contextvars(request_id=request_id):
                 await self._app(scope, bounded, send_with_id)
@@ -86,6 +86,12 @@ class Envelope:
             }
             HTTP_REQUESTS.inc(**tags)
             HTTP_REQUEST_SECONDS.observe(time.perf_counter() - started, **tags)
+
+
+def route_path(scope: Scope) -> str:
+    """The path as routes know it: below the application's `route_prefix`, if it has one."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 class _Bounded:

@@ -336,3 +336,11 @@ def post_without_end(services: Services, path: str, headers: dict[str, str]) -> 
     }  # fmt: skip
     asyncio.run(create_app(services)(scope, receive, send))
     return read, statuses[0]
+
+
+def test_an_application_below_a_route_prefix_asks_for_keys_as_well(services: Services) -> None:
+    app = create_app(services)
+    with TestClient(app, root_path="/team", raise_server_exceptions=False) as client:
+        key = {"Authorization": f"Bearer {secret(services)}"}
+        assert client.get("/team/v1/models").status_code == 401
+        assert client.get("/team/v1/models", headers=key).status_code == 200
