@@ -12,7 +12,6 @@ import pytest
 import ray
 from films import write_films
 from mlflow import MlflowClient
-from ray.train import Checkpoint
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -22,22 +21,28 @@ from ray.util.placement_group import (
 
 from spark_ray.cli import main
 from spark_ray.core.storage import Folder
-from spark_ray.training.cluster import RunContext
-from spark_ray.training.run import train
-from spark_ray.training.search.algorithms import param_space, searcher
+from spark_ray.training.search.algorithms import SCHEDULER, param_space, searcher
 from spark_ray.training.search.cleaning import free_leaked_placement_groups
 from spark_ray.training.search.config import StudyConfig
-from spark_ray.training.search.records import TUNE, Study, TrialRecord, read_trials
+from spark_ray.training.search.records import RUNS, TUNE, Study, TrialRecord, read_trials
 from spark_ray.training.search.study import tune_training
-from spark_ray.training.state import TrainState
 
 STEPS = 8
 # Of the fixture: five starts of Ray Train one after the other, on whatever machine.
 pytestmark = pytest.mark.timeout(1200)
 
 GOOD, USELESS, DEADLY = 1e-3, 1e-9, 1e30
-GOOD_USELESS_DEADLY = 28
-"""The seed with which Optuna draws them in that order."""
+# Seeds with which Optuna, and Ray Tune for a population, draw the rates in that order.
+GOOD_USELESS_DEADLY, USELESS_THEN_GOOD = 28, 8
+SMALL: dict[str, Any] = {
+    "num_samples": 2,
+    "max_concurrent": None,
+    "brackets": 2,
+    "grace_steps": 1,
+    "space": {"learning_rate": {"type": "float", "min": 1e-4, "max": 1e-3}},
+    "train": {"engine": "ddp", "max_steps": 2, "checkpoint_every_steps": 1},
+}
+"""Two trials beside each other, with the least that can be compared."""
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +116,15 @@ def wait_for_second_trial(driver: "subprocess.Popen[bytes]", folder: Path) -> li
         time.sleep(0.1)
 
 
+def another(study: Resumed, folder: Path, train: Any = None, **changes: Any) -> Study:
+    """A study on the same films, with some settings of its own."""
+    values = study.study.record.config.model_dump(mode="json")
+    values |= {"study_dir": str(folder), "experiment": folder.name, **changes}
+    return tune_training(
+        StudyConfig.from_values(**{**values, "train": {**values["train"], **(train or {})}})
+    )
+
+
 def test_after_a_kill_the_study_goes_on_where_it_was(study: Resumed):
     good, useless, _ = study.study.trials
     assert [trial.trial_id for trial in study.killed] == [good.trial_id, useless.trial_id]
@@ -156,6 +170,10 @@ def test_a_trial_that_dies_leaves_its_reason_and_the_others_go_on(study: Resumed
 
 def test_nothing_holds_the_cluster_after_the_study(study: Resumed):
     del study
+    wait_until_all_is_free()
+
+
+def wait_until_all_is_free() -> None:
     deadline = time.monotonic() + 60
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, ray.available_resources()
@@ -187,23 +205,75 @@ def test_a_dead_actors_placement_group_is_freed_and_a_living_ones_is_not(cluster
     ray.kill(living)
 
 
-def test_a_run_goes_on_from_another_ones_weights_under_other_settings(
-    study: Resumed, tmp_path: Path
-):
-    """As population-based training has it: a new run, which begins at the other's step."""
-    first = study.study.trials[0]
-    config = study.study.record.config.trial_config(first.params, str(tmp_path / "branch"))
-    changes = {"learning_rate": 5e-4, "weight_decay": 0.2, "experiment": "branches"}
-    origin, state = TrainState.newest(study.study.folder.sub(first.run))
-    assert state.step == STEPS
-    longer = config.model_copy(update={**changes, "max_steps": STEPS + 2})
-    result = train(longer, RunContext(parent=Checkpoint(origin)))
-    assert result.steps == STEPS + 2
-    record = json.loads(result.output.read("run.json"))
-    assert record["settings"]["weight_decay"] == 0.2
-    history = MlflowClient(config.tracking_uri).get_metric_history(record["tracking_run"], "loss")
-    assert [point.step for point in history] == [STEPS + 1, STEPS + 2]
-    assert history[0].value < first.reports[0].metrics["loss"], "it knows what the other learned"
+def test_the_worst_of_a_population_goes_on_with_the_bests_weights(study: Resumed, tmp_path: Path):
+    """The two take turns, one interval each; what the better one is given to be taken over from is
+    a checkpoint, without which Ray Tune would leave the other as it is."""
+    done = another(
+        study,
+        tmp_path / "population",
+        search="random",
+        scheduler="pbt",
+        num_samples=2,
+        search_seed=USELESS_THEN_GOOD,
+        quantile_fraction=0.5,
+        space={"learning_rate": {"type": "float", "min": 1e-9, "max": 1e-3, "log": True}},
+        train={"max_steps": None, "checkpoint_every_steps": 100},
+    )
+    worst, best = done.trials
+    rates = [trial.params["learning_rate"] for trial in (worst, best)]
+    assert rates[0] < 1e-7 < 4e-4 < rates[1]
+    assert [trial.state for trial in (worst, best)] == ["finished", "finished"]
+    begun, own, taken_over = worst.reports[:3]
+    assert begun.step < own.step == taken_over.step, "the interval was done again, better"
+    assert taken_over.metrics["loss"] < own.metrics["loss"]
+
+    record = json.loads(done.folder.read(f"{worst.run}/run.json"))
+    changed = taken_over.params["learning_rate"]
+    assert changed not in rates, "varied, not copied"
+    assert record["settings"]["learning_rate"] == changed
+    alone = json.loads(done.folder.read(f"{RUNS}/{best.trial_id}/run.json"))
+    client = MlflowClient(done.record.config.tracking_uri)
+    branch, bests = (
+        {point.step: point.value for point in client.get_metric_history(run, "loss")}
+        for run in (record["tracking_run"], alone["tracking_run"])
+    )
+    assert sorted(branch) == list(range(begun.step + 1, own.step + 1))
+    first = begun.step + 1
+    assert branch[first] == pytest.approx(bests[first], rel=1e-5), "it begins with its weights"
+    wait_until_all_is_free()
+
+
+def test_hyperband_judges_each_trial_within_its_bracket(study: Resumed, tmp_path: Path):
+    done = another(study, tmp_path / "brackets", search="random", scheduler="hyperband", **SMALL)
+    assert {trial.state for trial in done.trials} <= {"finished", "stopped"}
+    known = json.loads(done.folder.read(SCHEDULER))
+    assert len(known["rungs"]) == 2
+    for trial in done.trials:
+        passed = [
+            (milestone, found[trial.trial_id])
+            for milestone, found in known["rungs"][known["trials"][trial.trial_id]]
+            if milestone <= trial.steps
+        ]
+        told = {report.step: -report.metrics["loss"] for report in trial.reports}
+        assert passed, "no rung of its bracket was within its steps"
+        assert all(told[milestone] == value for milestone, value in passed)
+
+
+def test_optuna_weighs_several_metrics(study: Resumed, tmp_path: Path):
+    wanted = {"metric": ["loss", "grad_norm"], "mode": ["min", "max"], "scheduler": "none"}
+    done = another(study, tmp_path / "front", **SMALL | wanted)
+    assert [trial.state for trial in done.trials] == ["finished", "finished"]
+    known = searcher(done.record.config, trials_at_once=1)
+    known.restore_from_dir(done.folder / TUNE)
+    optunas = known.searcher._ot_study
+    assert [direction.name for direction in optunas.directions] == ["MINIMIZE", "MAXIMIZE"]
+    last = [trial.reports[-1].metrics for trial in done.trials]
+    assert sorted(trial.values for trial in optunas.trials) == sorted(
+        [metrics["loss"], metrics["grad_norm"]] for metrics in last
+    )
+    front = done.pareto_front()
+    for objective in done.objectives:
+        assert done.best_value(objective) in [trial.value(objective) for trial in front]
 
 
 def test_every_trial_is_a_run_within_that_of_the_study(study: Resumed):
