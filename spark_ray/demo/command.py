@@ -58,6 +58,7 @@ def _learn(config: DemoConfig, dataset: Folder, console: Console) -> bool:
         f"  evaluation   {evaluation.output.location}/{EVALUATION_REPORT}\n"
         f"  described    {described.version.location}/{REPORT}\n"
         f"  runs         mlflow ui --backend-store-uri sqlite:///{config.folder}/mlflow.db\n"
-        "  serve it     ray start --head && serve deploy serve_configs/local.yaml"
+        "  serve it     export RAY_AUTH_MODE=token; ray start --head && "
+        "serve deploy serve_configs/local.yaml"
     )
     return agree

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -9,11 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from spark_ray.core.config import JobConfig
-from spark_ray.serving.database import ApiKey, Database
+from spark_ray.core.errors import ConfigError
+from spark_ray.serving.database import SQLITE, ApiKey, Database
 from spark_ray.serving.keys import KeyStore, Scope
 from spark_ray.serving.settings import ServeSettings
 
 _DAY_S = 86_400.0
+_ID_CHARS = len("key-0123456789abcdef")
 
 
 class _KeyPlace(JobConfig):
@@ -24,9 +27,23 @@ class _KeyPlace(JobConfig):
     )
     database_url: str | None = Field(None, description="the server's `database_url`, if it has one")
 
-    def keys(self) -> KeyStore:
+    @property
+    def database(self) -> str:
         place = ServeSettings.from_values(state=self.state, database_url=self.database_url)
-        return KeyStore(Database(place.located().database))
+        return place.located().database
+
+    def known_keys(self) -> KeyStore:
+        """
+        Raises:
+            ConfigError: nobody has made a key there.
+        """
+        file = Path(self.database.removeprefix(SQLITE))
+        if self.database_url is None and not file.exists():
+            raise ConfigError(
+                f"state: {file} is no server's database; give the `state` folder of its file in "
+                "serve_configs/, from the folder in which `ray start` ran"
+            )
+        return KeyStore(Database(self.database))
 
 
 class CreateKey(_KeyPlace):
@@ -55,7 +72,7 @@ class RevokeKey(_KeyPlace):
 
 def create_key(arguments: Sequence[str]) -> int:
     config = CreateKey.from_command_line(arguments, "spark-ray keys create")
-    key, secret = config.keys().create(
+    key, secret = KeyStore(Database(config.database)).create(
         config.name,
         list(config.scopes),
         requests_per_minute=config.requests_per_minute,
@@ -64,6 +81,8 @@ def create_key(arguments: Sequence[str]) -> int:
     )
     console = Console(stderr=True)
     console.print(f"{key.id} for {key.name!r}, scopes: {', '.join(key.scopes)}")
+    if config.database_url is None:
+        console.print(f"for the server whose database is {config.database.removeprefix(SQLITE)}")
     console.print("its secret, which is not shown again:")
     print(secret)
     return 0
@@ -72,9 +91,10 @@ def create_key(arguments: Sequence[str]) -> int:
 def list_keys(arguments: Sequence[str]) -> int:
     config = ListKeys.from_command_line(arguments, "spark-ray keys list")
     table = Table()
-    for column in ("id", "name", "scopes", "requests/min", "at a time", "made", "state"):
-        table.add_column(column)
-    for key in config.keys().list():
+    table.add_column("id", no_wrap=True, min_width=_ID_CHARS)
+    for column in ("name", "scopes", "requests/min", "at a time", "made", "state"):
+        table.add_column(column, overflow="fold")
+    for key in config.known_keys().list():
         table.add_row(
             key.id,
             key.name,
@@ -90,7 +110,7 @@ def list_keys(arguments: Sequence[str]) -> int:
 
 def revoke_key(arguments: Sequence[str]) -> int:
     config = RevokeKey.from_command_line(arguments, "spark-ray keys revoke")
-    config.keys().revoke(config.key)
+    config.known_keys().revoke(config.key)
     print(f"revoked {config.key}")
     return 0
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from spark_ray.core.errors import StorageError
 
-_SQLITE = "sqlite:///"
+SQLITE = "sqlite:///"
 _BUSY_TIMEOUT_S = 15
 
 
@@ -152,9 +152,9 @@ def _storage_errors(engine: Engine) -> Iterator[None]:
 
 
 def _engine(url: str) -> Engine:
-    if not url.startswith(_SQLITE):
+    if not url.startswith(SQLITE):
         return create_engine(url, pool_pre_ping=True)
-    file = Path(url.removeprefix(_SQLITE))
+    file = Path(url.removeprefix(SQLITE))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

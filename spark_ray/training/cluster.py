@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -169,6 +170,23 @@ def share_resources(
     )
     threads = config.threads_per_worker or max(1, round(share))
     return config.model_copy(update={"data_cpus": data}), scaling, threads
+
+
+def say_what_is_awaited(config: TrainConfig, scaling: ScalingConfig, free: Resources) -> None:
+    """Where the fewest workers and their data actors, as `share_resources` made them, must wait.
+
+    What another job holds is free when it ends; what a server holds never is.
+    """
+    worker = cast(dict[str, float], scaling.resources_per_worker)["CPU"]
+    data = cast(float, config.data_cpus) * config.data_workers
+    needed = config.num_workers[0] * (worker + data)
+    held = needed - free.get("CPU", 0.0)
+    if held > _EPSILON:
+        print(
+            f"  waiting      for {held:.3g} of {needed:.3g} CPUs, which others hold; fewer "
+            "workers, --cpus-per-worker and --data-cpus make do with less",
+            file=sys.stderr,
+        )
 
 
 def _round_down(cpus: float) -> float:

@@ -362,6 +362,13 @@ def check_resumable(
     Raises:
         ConfigError: the run in this folder was started with other settings; names the first.
     """
+    now, before = (found.get("global_batch") for found in (settings, recorded))
+    if now != before:
+        raise ConfigError(
+            f"batch_size: times the most workers, it was {before} in {output_dir} and is {now} "
+            f"now; with other workers, give the batch_size that makes it {before} again, or "
+            "another output_dir"
+        )
     for name in sorted({*settings, *recorded}):
         if settings.get(name) != recorded.get(name):
             raise ConfigError(

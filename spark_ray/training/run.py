@@ -45,6 +45,7 @@ from spark_ray.training.cluster import (
     beside_driver,
     fit,
     resumed_step,
+    say_what_is_awaited,
     share_resources,
 )
 from spark_ray.training.config import TrainConfig, check_resumable, run_name
@@ -129,6 +130,8 @@ def train(config: TrainConfig, context: RunContext | None = None) -> TrainResult
             ray.put(plan), model_config, zero_config, board, threads, job_ids(), context.parent
         )
         print(f"  starting     {_workers(config)} on Ray", file=sys.stderr)
+        if context.resources is None:
+            say_what_is_awaited(shares, scaling, ray.available_resources())
         status = "FAILED"
 
         def look() -> Seen | None:

@@ -130,9 +130,17 @@ def validated(body: type[Body], values: Any) -> Body:
 
 def invalid(details: Any) -> ApiError:
     """The mistakes that pydantic found, in one sentence."""
-    places = [".".join(map(str, d["loc"])).removeprefix("body.") or "body" for d in details]
+    places = [_place(detail) for detail in details]
     said = [
         f"{place}: {d['msg'].removeprefix('Value error, ')}"
         for place, d in zip(places, details, strict=True)
     ]
     return ApiError(422, "invalid_request", "; ".join(said[:5]), param=places[0])
+
+
+def _place(detail: Any) -> str:
+    """The field, without what pydantic calls the types that it might have had."""
+    if detail["type"] == "json_invalid":  # it tells the character
+        return "body"
+    parts = [str(part) for part in detail["loc"] if str(part).isidentifier() or str(part).isdigit()]
+    return ".".join(parts).removeprefix("body.") or "body"

@@ -344,3 +344,12 @@ def test_an_application_below_a_route_prefix_asks_for_keys_as_well(services: Ser
         key = {"Authorization": f"Bearer {secret(services)}"}
         assert client.get("/team/v1/models").status_code == 401
         assert client.get("/team/v1/models", headers=key).status_code == 200
+
+
+def test_a_mistake_is_told_by_the_name_of_its_field(client: TestClient) -> None:
+    broken = client.post("/v1/embeddings", **said('{"model": "seer" "input"')).json()["error"]
+    assert (broken["param"], broken["message"]) == ("body", "body: JSON decode error")
+
+    wrong = client.post("/v1/embeddings", json={"model": "seer", "input": 7}).json()["error"]
+    assert wrong["param"] == "input"
+    assert "constrained" not in wrong["message"]

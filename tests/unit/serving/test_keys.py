@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from spark_ray.core.errors import ConfigError, StorageError
 from spark_ray.serving import keys as keys_module
 from spark_ray.serving import throttle as throttle_module
+from spark_ray.serving.commands import create_key, list_keys, revoke_key
 from spark_ray.serving.database import Database
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.idempotency import once
@@ -188,3 +189,25 @@ def test_a_database_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "folder.db").mkdir()
     with pytest.raises(StorageError, match=r"folder\.db: the database can't be used"):
         Database(f"sqlite:///{tmp_path}/folder.db")
+
+
+def test_keys_are_listed_with_their_whole_ids_and_found_in_no_other_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    create_key(["--name", "somebody with a long name", "--scopes", "infer", "jobs", "admin"])
+    assert f"{tmp_path}/serving/serving.db" in capsys.readouterr().err.replace("\n", "")
+    (key,) = KeyStore(Database(f"sqlite:///{tmp_path}/serving/serving.db")).list()
+    list_keys([])
+    assert key.id in capsys.readouterr().out
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for command, arguments in ((list_keys, []), (revoke_key, ["--key", key.id])):
+        with pytest.raises(
+            ConfigError, match=r"state: .*elsewhere/serving/serving.db is no server"
+        ):
+            command(arguments)
+    assert list(elsewhere.iterdir()) == []

@@ -6,7 +6,7 @@ import pytest
 
 from spark_ray.core.errors import ConfigError
 from spark_ray.training import cluster
-from spark_ray.training.cluster import await_nodes, share_resources
+from spark_ray.training.cluster import await_nodes, say_what_is_awaited, share_resources
 from spark_ray.training.config import TrainConfig
 
 ONE_GPU = {"CPU": 8.0, "GPU": 1.0}
@@ -92,3 +92,14 @@ def test_what_no_node_has_or_comes_with_is_refused(monkeypatch: pytest.MonkeyPat
     Wishes(monkeypatch, ONE_GPU, most=4)
     with pytest.raises(ConfigError, match="gpus_per_worker: 8 GPUs are more than any node has"):
         await_nodes(config(gpus_per_worker=8))
+
+
+def test_a_run_says_that_it_waits_for_what_a_server_holds(capsys: pytest.CaptureFixture[str]):
+    there = {"CPU": 6.0}
+    shares, scaling, _ = share_resources(config(num_workers=[2]), there)
+    say_what_is_awaited(shares, scaling, there)
+    assert capsys.readouterr().err == ""
+
+    say_what_is_awaited(shares, scaling, {"CPU": 5.2})
+
+    assert "waiting      for 0.8 of 6 CPUs, which others hold" in capsys.readouterr().err

@@ -78,7 +78,7 @@ def test_a_run_is_resumed_under_its_own_settings_alone():
         check_resumable("runs/x", settings(learning_rate=1e-4, **same), recorded)
     with pytest.raises(ConfigError, match=r"learning_rate: runs/x holds a run with 0\.0001"):
         check_resumable("runs/x", settings(learning_rate=2e-4), recorded)
-    with pytest.raises(ConfigError, match="global_batch"):
+    with pytest.raises(ConfigError, match="it was 4 in runs/x and is 8 now"):
         check_resumable("runs/x", settings(learning_rate=1e-4, num_workers=[2]), recorded)
     with pytest.raises(ConfigError, match="validate_every_epochs"):
         check_resumable("runs/x", settings(learning_rate=1e-4, validate_every_epochs=2), recorded)
