@@ -21,7 +21,7 @@ from ray.util.placement_group import (
 
 from spark_ray.cli import main
 from spark_ray.core.storage import Folder
-from spark_ray.training.search.algorithms import SCHEDULER, param_space, searcher
+from spark_ray.training.search.algorithms import param_space, searcher
 from spark_ray.training.search.cleaning import free_leaked_placement_groups
 from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import RUNS, TUNE, Study, TrialRecord, read_trials
@@ -241,22 +241,6 @@ def test_the_worst_of_a_population_goes_on_with_the_bests_weights(study: Resumed
     first = begun.step + 1
     assert branch[first] == pytest.approx(bests[first], rel=1e-5), "it begins with its weights"
     wait_until_all_is_free()
-
-
-def test_hyperband_judges_each_trial_within_its_bracket(study: Resumed, tmp_path: Path):
-    done = another(study, tmp_path / "brackets", search="random", scheduler="hyperband", **SMALL)
-    assert {trial.state for trial in done.trials} <= {"finished", "stopped"}
-    known = json.loads(done.folder.read(SCHEDULER))
-    assert len(known["rungs"]) == 2
-    for trial in done.trials:
-        passed = [
-            (milestone, found[trial.trial_id])
-            for milestone, found in known["rungs"][known["trials"][trial.trial_id]]
-            if milestone <= trial.steps
-        ]
-        told = {report.step: -report.metrics["loss"] for report in trial.reports}
-        assert passed, "no rung of its bracket was within its steps"
-        assert all(told[milestone] == value for milestone, value in passed)
 
 
 def test_optuna_weighs_several_metrics(study: Resumed, tmp_path: Path):
