@@ -27,8 +27,8 @@ def address(
 ) -> str:
     """A head of one CPU, and two kinds of nodes of which there is none yet.
 
-    A GPU is a number to Ray, and so it is here. Whether a job says that it waits depends on how long
-    a node takes to come, which may be less than a second.
+    A GPU is a number to Ray, and so it is here. Whether a job says that it waits depends on how
+    long a node takes to come, which may be less than a second.
     """
     port = free_port()
     provider = {
