@@ -16,7 +16,6 @@ from spark_ray.serving.keys import KeyStore, Scope
 from spark_ray.serving.settings import ServeSettings
 
 _DAY_S = 86_400.0
-_ID_CHARS = len("key-0123456789abcdef")
 
 
 class _KeyPlace(JobConfig):
@@ -91,7 +90,7 @@ def create_key(arguments: Sequence[str]) -> int:
 def list_keys(arguments: Sequence[str]) -> int:
     config = ListKeys.from_command_line(arguments, "spark-ray keys list")
     table = Table()
-    table.add_column("id", no_wrap=True, min_width=_ID_CHARS)
+    table.add_column("id", no_wrap=True)
     for column in ("name", "scopes", "requests/min", "at a time", "made", "state"):
         table.add_column(column, overflow="fold")
     for key in config.known_keys().list():
