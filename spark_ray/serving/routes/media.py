@@ -142,5 +142,6 @@ def _place(detail: Any) -> str:
     """The field, without what pydantic calls the types that it might have had."""
     if detail["type"] == "json_invalid":  # it tells the character
         return "body"
-    parts = [str(part) for part in detail["loc"] if str(part).isidentifier() or str(part).isdigit()]
-    return ".".join(parts).removeprefix("body.") or "body"
+    parts = [str(part) for part in detail["loc"]]
+    named = [part for part in parts if part.removesuffix("[]").isidentifier() or part.isdigit()]
+    return ".".join(named).removeprefix("body.") or "body"
