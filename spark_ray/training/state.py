@@ -5,6 +5,9 @@ import math
 import random
 import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +16,7 @@ import numpy as np
 import torch
 
 from spark_ray.core.errors import ConfigError, StorageError
+from spark_ray.core.provenance import text_hash
 from spark_ray.core.storage import Folder
 from spark_ray.training.failures import is_disk_full
 
@@ -108,6 +112,19 @@ def require_reachable(output_dir: str) -> None:
             f"output_dir: {output_dir} on {socket.gethostname()}, where a worker runs, is another "
             "folder than on the driver's node; give one that all nodes share, or one at s3://"
         )
+
+
+@contextmanager
+def scratch_folder(output_dir: str, worker: str) -> Iterator[Path]:
+    """Where a worker of a run keeps checkpoints on their way from and to storage.
+
+    A worker that was killed leaves its own behind; the next one in its place removes it.
+    """
+    prefix = f"spark-ray-{text_hash(f'{output_dir} {worker}')[:12]}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        yield Path(folder)
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:

@@ -2,7 +2,6 @@
 
 import gc
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -42,6 +41,7 @@ from spark_ray.training.state import (
     require_reachable,
     require_space,
     save_rng,
+    scratch_folder,
 )
 from spark_ray.training.telemetry import report_checkpoint, report_step, report_validation
 
@@ -74,17 +74,22 @@ class TrainJob:
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """Train from the last checkpoint, or from the start, to the end; returns where that was."""
-    with tempfile.TemporaryDirectory(prefix="spark-ray-resume-") as folder:
-        return Worker(ray.get(settings["job"]), Path(folder)).run()
+    job: TrainJob = ray.get(settings["job"])
+    plan: RunPlan = ray.get(job.plan)
+    node = ray.get_runtime_context().get_node_id()
+    local_rank = ray.train.get_context().get_local_rank()
+    with scratch_folder(plan.config.output_dir, f"{node}-{local_rank}") as folder:
+        done = Worker(job, plan, folder).run()
+        _await_upload()  # of what lies in that folder
+    return done
 
 
 class Worker:
     """One rank of a run. All ranks do the same with other clips; rank 0 also tells about it."""
 
-    def __init__(self, job: TrainJob, scratch: Path) -> None:
-        self.job, self.scratch = job, scratch
-        self.plan: RunPlan = ray.get(job.plan)
-        self.config = self.plan.config
+    def __init__(self, job: TrainJob, plan: RunPlan, scratch: Path) -> None:
+        self.job, self.plan, self.scratch = job, plan, scratch
+        self.config = plan.config
         require_reachable(self.config.output_dir)
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
@@ -144,6 +149,9 @@ class Worker:
         due = state.step % every == 0 if every else state.position in ends
         due = due or state.validation_loss is not None
         if (due or self._is_over()) and state.step != self.saved_step:
+            # One at a time: where storage is slower than training, those that wait would fill the
+            # disk, and be lost with this process.
+            _await_upload()
             self._checkpoint(engine)
             self.saved_step = state.step
 
@@ -342,7 +350,8 @@ class Worker:
         """
         state, started = self.state, time.perf_counter()
         with ExitStack() as on_failure:
-            folder = Path(tempfile.mkdtemp(prefix="spark-ray-checkpoint-"))
+            folder = self.scratch / f"{CHECKPOINT_PREFIX}{state.step:08d}"
+            folder.mkdir()
             on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
             try:
                 require_space(folder, engine.state_bytes())
@@ -364,12 +373,17 @@ class Worker:
             metrics,
             checkpoint=Checkpoint.from_directory(str(folder)),
             # Where more ranks were cut off in uploading the same step, their files stay apart.
-            checkpoint_dir_name=f"{CHECKPOINT_PREFIX}{state.step:08d}-ranks-{self.world_size}",
+            checkpoint_dir_name=f"{folder.name}-ranks-{self.world_size}",
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,
         )
         if self.rank == 0:
             report_checkpoint(self.name, time.perf_counter() - started)
+
+
+def _await_upload() -> None:
+    """Returns when storage has every checkpoint that was handed to Ray."""
+    ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)
 
 
 def _last_weights(engine: Engine) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,10 +63,10 @@ def test_the_disk_is_full(
 
 def test_a_checkpoint_does_not_fit(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before it is written; and where others took the room meanwhile, after that."""
-    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
     options = StepOptions("fp32", 1, 0.01, (0.9, 0.98), 1.0, {})
     worker = object.__new__(Worker)
     worker.rank, worker.state = 0, TrainState(world_size=1)
+    worker.scratch = small_disk
     worker.job = SimpleNamespace(model_config=apotheons.model().config)
     worker.plan = SimpleNamespace(
         config=SimpleNamespace(mixed_precision="fp32"), processor=apotheons.processor()
@@ -81,7 +80,7 @@ def test_a_checkpoint_does_not_fit(small_disk: Path, monkeypatch: pytest.MonkeyP
         return str(found.value)
 
     said = checkpoint()
-    assert f"{small_disk}/spark-ray-checkpoint-" in said
+    assert f"{small_disk}/step-00000000" in said
     assert "a checkpoint needs" in said
     assert "MB and 0 MB are free" in said
     monkeypatch.setattr(training, "require_space", lambda *_: None)

@@ -1,13 +1,14 @@
 """Which checkpoint is the best, and where it can go."""
 
 import math
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from spark_ray.core.errors import ConfigError
-from spark_ray.training.state import RUN, TrainState, require_reachable
+from spark_ray.training.state import RUN, TrainState, require_reachable, scratch_folder
 from spark_ray.training.worker import Worker
 
 
@@ -22,12 +23,25 @@ def test_a_validated_checkpoint_is_better_than_any_other_and_the_newest_of_those
 
 
 def test_a_folder_of_the_drivers_node_alone_is_noticed_when_a_worker_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """And not at the first checkpoint, hours later."""
-    monkeypatch.setattr("ray.get", lambda reference: reference)
     plan = SimpleNamespace(config=SimpleNamespace(output_dir=str(tmp_path)))
     with pytest.raises(ConfigError, match=r"output_dir: .* give one that all nodes share"):
-        Worker(SimpleNamespace(plan=plan), tmp_path)
+        Worker(SimpleNamespace(), plan, tmp_path)
     (tmp_path / RUN).write_text("{}")
     require_reachable(str(tmp_path))
+
+
+def test_what_a_killed_worker_left_is_removed_by_the_one_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = scratch_folder("/runs/a", "node-0")
+    left = killed.__enter__()
+    with scratch_folder("/runs/b", "node-0"), scratch_folder("/runs/a", "node-1"):
+        assert left.is_dir()
+    with scratch_folder("/runs/a", "node-0") as folder:
+        assert not left.exists()
+        assert folder.is_dir()
+    assert not any(tmp_path.iterdir())
