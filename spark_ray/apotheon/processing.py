@@ -156,9 +156,18 @@ class ApotheonProcessor(ProcessorMixin):
         """Start, tokens, end; nothing at all where there is no text."""
         if text is None or not text.strip():
             return []
-        tokens = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        return [start, *tokens[: self.max_text_tokens - 2], end]
+        return [start, *self._tokens(text)[: self.max_text_tokens - 2], end]
+
+    def count_tokens(self, text: str) -> int:
+        """Of a whole text with its start and end, which may be more than `tokenize` keeps."""
+        return len(self._tokens(text)) + 2
+
+    def _tokens(self, text: str) -> list[int]:
+        tokens: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
+        return tokens
 
     def collate(self, clips: Sequence[PreparedClip], always: Collection[str] = ()) -> BatchFeature:
         """A batch in small types, 8-bit pixels and 16-bit mel; `normalise` makes it the model's.

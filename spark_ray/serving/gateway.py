@@ -44,7 +44,7 @@ _EXPOSED = (
     "X-Model-Version", "X-Request-Id",
 )  # fmt: skip
 _TAKE_FILES = re.compile(r"/v1/(assets|captions|transcriptions|analyze|audio/transcriptions)(/.*)?")
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
 def create_app(services: Services) -> ASGIApp:
@@ -63,15 +63,17 @@ def create_app(services: Services) -> ASGIApp:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _defect)
     app.add_middleware(Admission, services=services)
-    if services.settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=services.settings.cors_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=_EXPOSED,
-        )
-    return Envelope(app, services.settings.limits, _TAKE_FILES)
+    enveloped = Envelope(app, services.settings.limits, _TAKE_FILES)
+    if not services.settings.cors_origins:
+        return enveloped
+    # Outermost, so that pages can read also what the envelope itself refuses.
+    return CORSMiddleware(
+        enveloped,
+        allow_origins=services.settings.cors_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=_EXPOSED,
+    )
 
 
 def _declare_keys(app: FastAPI) -> None:

@@ -244,11 +244,22 @@ class ApotheonServer:
             pending.cancelled.set()
 
     async def embed_texts(self, texts: list[str]) -> Embedded:
+        """
+        Raises:
+            ApiError: a text is longer than the model reads.
+        """
         loaded = await self._loaded()
-        tokenize = loaded.apotheon.processor.tokenize
-        tokens = await asyncio.to_thread(lambda: sum(len(tokenize(text)) for text in texts))
+        processor = loaded.apotheon.processor
+        tokens = await asyncio.to_thread(lambda: list(map(processor.count_tokens, texts)))
+        if max(tokens) > processor.max_text_tokens:
+            raise ApiError(
+                400,
+                "context_length_exceeded",
+                f"a text has {max(tokens):,} tokens, and model {self._name!r} reads "
+                f"{processor.max_text_tokens:,}; shorten it",
+            )
         embedded = await self._embed(loaded, partial(loaded.apotheon.embed_texts, texts))
-        return embedded.model_copy(update={"tokens": tokens})
+        return embedded.model_copy(update={"tokens": sum(tokens)})
 
     async def embed_clips(self, clips: list[Clip]) -> Embedded:
         loaded = await self._loaded()

@@ -64,6 +64,10 @@ class Timing(Record):
     model: float = 0.0
     postprocess: float = 0.0
 
+    @property
+    def total(self) -> float:
+        return self.queue + self.preprocess + self.model + self.postprocess
+
     def __add__(self, other: "Timing") -> "Timing":
         return Timing(
             **{name: getattr(self, name) + getattr(other, name) for name in Timing.model_fields}

@@ -28,7 +28,7 @@ from spark_ray.serving.errors import ApiError, as_api_error, overloaded
 from spark_ray.serving.fetch import Fetcher
 from spark_ray.serving.jobs import JobBook
 from spark_ray.serving.keys import PREFIX, Caller, KeyStore
-from spark_ray.serving.messages import Decoded, MediaFile, ModelFacts
+from spark_ray.serving.messages import Decoded, MediaFile, ModelFacts, Timing
 from spark_ray.serving.settings import ServeSettings
 from spark_ray.serving.throttle import Throttle
 from spark_ray.serving.tokens import TokenVerifier
@@ -175,6 +175,20 @@ class Services:
             self._facts[key] = facts
         return self._facts[key]
 
+    async def ask(self, response: Any, target: Target, before_s: float = 0.0) -> Any:
+        """What a model answers, with the time for which nobody in it can account as waiting for it.
+
+        Its timing also counts `before_s` seconds of calls that went before.
+
+        Raises:
+            ApiError: as of `call`.
+        """
+        started = time.perf_counter()
+        answer = await self.call(response, f"model {target.name!r}")
+        passed_s = before_s + time.perf_counter() - started
+        waiting = Timing(queue=max(0.0, passed_s - answer.timing.total))
+        return answer.model_copy(update={"timing": answer.timing + waiting})
+
     async def call(self, response: Any, what: str, timeout_s: float | None = None) -> Any:
         """What a deployment answers, in time. Where nobody waits for it any more, it is stopped.
 
@@ -220,7 +234,12 @@ class Services:
             return ApiError(504, "timeout", f"{what} did not answer within {seconds:g} s")
         if isinstance(cause, BackPressureError):
             return overloaded(what)
-        lost = (RayActorError, DeploymentUnavailableError, RequestCancelledError)
+        if isinstance(cause, DeploymentUnavailableError):
+            return ApiError(
+                503, "not_started", f"{what} could not be started; the server's log says why",
+                retry_after_s=30.0,
+            )  # fmt: skip
+        lost = (RayActorError, RequestCancelledError)
         if isinstance(error, lost) or (
             isinstance(error, RayError) and not isinstance(error, RayTaskError)
         ):

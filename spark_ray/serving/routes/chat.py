@@ -127,8 +127,9 @@ async def chat(
         )
         identify(stream, served)
         return stream
-    written: Written = await services.call(
-        getattr(target.model, methods[0]).remote(*arguments), what
+    before_s = 0.0 if ability == "chat" else arguments[0].seconds
+    written: Written = await services.ask(
+        getattr(target.model, methods[0]).remote(*arguments), target, before_s
     )
     choice = {
         "index": 0,

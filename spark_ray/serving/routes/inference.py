@@ -22,6 +22,7 @@ from spark_ray.serving.services import Services
 router = APIRouter(prefix="/v1", tags=["inference"])
 
 _DEFAULT_TOKENS = 128
+_HASH_CHARS = 12  # enough to know weights by, where they have no version
 
 
 async def write(
@@ -33,8 +34,8 @@ async def write(
         ApiError: too many tokens are asked for, or the call fails.
     """
     tokens = token_limit(services, max_new_tokens)
-    written: Written = await services.call(
-        target.model.write.remote(decoded, task, tokens), f"model {target.name!r}"
+    written: Written = await services.ask(
+        target.model.write.remote(decoded, task, tokens), target, decoded.seconds
     )
     return written
 
@@ -101,9 +102,7 @@ async def search(
         raise ApiError(422, "invalid_request", "give 'text' or 'asset', and not both")
     target = await services.catalog.find(wanted.model, "embed")
     if wanted.text is not None:
-        query = await services.call(
-            target.model.embed_texts.remote([wanted.text]), f"model {target.name!r}"
-        )
+        query = await services.ask(target.model.embed_texts.remote([wanted.text]), target)
     else:
         query = await _embed_asset(services, caller.id, str(wanted.asset), target)
     found, version = await services.call(
@@ -126,9 +125,7 @@ async def search(
 async def _embed_asset(services: Services, owner: str, asset_id: str, target: Target) -> Embedded:
     asset = await services.asset(owner, asset_id)
     decoded = await services.decode(asset, target)
-    embedded: Embedded = await services.call(
-        target.model.embed_clips.remote([decoded.clip]), f"model {target.name!r}"
-    )
+    embedded: Embedded = await services.ask(target.model.embed_clips.remote([decoded.clip]), target)
     return embedded
 
 
@@ -148,7 +145,10 @@ def tell_time(response: Response, timing: Timing) -> None:
 
 def identify(response: Response, *models: ServedModel) -> None:
     """Who answers, and what they learned from, as headers; several are parted by commas."""
-    versions = [f"{model.name}@{model.version or '-'}" for model in models]
+    versions = [
+        f"{model.name}@{model.version or (model.weights_hash or '-')[:_HASH_CHARS]}"
+        for model in models
+    ]
     datasets = [f"{model.dataset}@{model.dataset_version}" for model in models if model.dataset]
     for name, said in (("X-Model-Version", versions), ("X-Dataset-Version", datasets)):
         if said:

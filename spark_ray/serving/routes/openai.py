@@ -69,9 +69,7 @@ async def embeddings(
     if not all(text.strip() for text in texts):
         raise ApiError(422, "invalid_request", "input: a text is empty", param="input")
     target = await services.catalog.find(wanted.model, "embed")
-    embedded: Embedded = await services.call(
-        target.model.embed_texts.remote(texts), f"model {target.name!r}"
-    )
+    embedded: Embedded = await services.ask(target.model.embed_texts.remote(texts), target)
     answer = JSONResponse(
         {
             "object": "list",

@@ -226,6 +226,11 @@ def test_embeddings_count_the_tokens_of_their_texts(
     assert len(embedded.vectors) == 2
     assert embedded.tokens == sum(len(loaded.apotheon.processor.tokenize(t)) for t in texts) > 4
 
+    server._name = "mine"
+    with pytest.raises(ApiError, match=r"tokens, and model 'mine' reads") as refused:
+        asyncio.run(server.embed_texts(["a boat", "a red circle grows " * 500]))
+    assert (refused.value.status, refused.value.code) == (400, "context_length_exceeded")
+
 
 class Captioner:
     """A backend that breaks at one picture, and finds no words for another."""

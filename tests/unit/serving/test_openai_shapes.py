@@ -1,13 +1,17 @@
 """Answers in OpenAI's shapes: what a client reads in them, and what it is told it can't have."""
 
+import asyncio
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
 from starlette.testclient import TestClient
 
 from spark_ray.core.errors import NothingSaid
@@ -35,20 +39,26 @@ def written(text: str, *segments: Segment) -> Written:
 class Response:
     """Stands for what a handle of Serve returns."""
 
-    def __init__(self, answer: Any) -> None:
-        self._answer = answer
+    def __init__(self, answer: Any, after_s: float = 0.0) -> None:
+        self._answer, self._after_s = answer, after_s
 
     def __await__(self) -> Any:
         return self._wait().__await__()
 
     async def _wait(self) -> Any:
+        await asyncio.sleep(self._after_s)
+        if isinstance(self._answer, Exception):
+            raise self._answer
         return self._answer
 
     def cancel(self) -> None: ...
 
 
-def client(folder: Path, clip: Decoded, **settings: Any) -> TestClient:
+def client(
+    folder: Path, clip: Decoded, says: Callable[..., Response] | None = None, **settings: Any
+) -> TestClient:
     """Of a server with a captioner and a transcriber, to which every file is this clip."""
+    says = says or (lambda *given: Response(answered(*given)))
     made = ServeSettings.from_values(
         state=str(folder),
         models={
@@ -61,7 +71,7 @@ def client(folder: Path, clip: Decoded, **settings: Any) -> TestClient:
     )
     model = SimpleNamespace(
         facts=SimpleNamespace(remote=lambda: Response(ModelFacts(served=SERVED))),
-        write=SimpleNamespace(remote=lambda *given: Response(answered(*given))),
+        write=SimpleNamespace(remote=says),
     )
     model.options = lambda **_: model
     decoder = SimpleNamespace(decode=SimpleNamespace(remote=lambda file: Response(clip)))
@@ -262,6 +272,52 @@ def test_a_page_of_an_allowed_origin_can_upload_by_parts(tmp_path: Path) -> None
     assert answer.headers["access-control-allow-origin"] == page
     readable = answer.headers["access-control-expose-headers"].lower()
     assert all(name in readable for name in ("location", "upload-offset", "x-request-id"))
+
+
+def test_a_page_of_an_allowed_origin_can_read_what_is_refused_before_any_route(
+    tmp_path: Path,
+) -> None:
+    page = "https://pages.example.com"
+    asked = client(tmp_path, decoded(), cors_origins=[page], limits={"max_body_bytes": 1 << 10})
+    answer = asked.post("/v1/search", json={"text": "a" * 2000}, headers={"Origin": page})
+    assert answer.status_code == 413
+    assert answer.headers["access-control-allow-origin"] == page
+
+
+def test_time_for_which_the_model_can_not_account_was_waiting(tmp_path: Path) -> None:
+    def says(*given: Any) -> Response:
+        known = Timing(preprocess=0.0, queue=0.05, model=0.1)
+        return Response(answered(*given).model_copy(update={"timing": known}), after_s=0.4)
+
+    answer = client(tmp_path, decoded(frames=[b"x"]), says).post(
+        "/v1/captions", files={"file": b"fLaC" + bytes(99)}, data={"model": "seer"}
+    )
+    told = answer.json()["timing_s"]
+    assert told["model"] == 0.1
+    assert 0.3 <= told["queue"] < 3
+    assert f"queue;dur={1000 * told['queue']:.2f}" in answer.headers["server-timing"]
+
+
+def test_a_model_that_could_not_be_started_was_not_lost(tmp_path: Path) -> None:
+    missing = DeploymentUnavailableError(DeploymentID(name="seer", app_name="app"))
+    answer = client(tmp_path, decoded(frames=[b"x"]), lambda *_: Response(missing)).post(
+        "/v1/captions", files={"file": b"fLaC" + bytes(99)}, data={"model": "seer"}
+    )
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (503, "not_started")
+    assert error["message"].startswith("model 'seer' could not be started")
+    assert int(answer.headers["retry-after"]) >= 30
+
+
+def test_a_model_without_versions_is_known_by_its_weights(tmp_path: Path) -> None:
+    def says(*given: Any) -> Response:
+        served = ServedModel(name="seer", weights_hash="0123456789abcdef" * 4)
+        return Response(answered(*given).model_copy(update={"model": served}))
+
+    answer = client(tmp_path, decoded(frames=[b"x"]), says).post(
+        "/v1/captions", files={"file": b"fLaC" + bytes(99)}, data={"model": "seer"}
+    )
+    assert answer.headers["x-model-version"] == "seer@0123456789ab"
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
