@@ -138,6 +138,11 @@ COMMANDS = (
         "revoke an API key of the server",
     ),
     Command(
+        ("keys", "audit"),
+        "spark_ray.serving.commands:show_audit",
+        "print who did what at the server",
+    ),
+    Command(
         ("monitoring", "render"),
         "spark_ray.monitoring.commands:render",
         "write scrape rules, alerts and dashboards for Prometheus and Grafana",

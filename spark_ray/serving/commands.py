@@ -1,5 +1,6 @@
 """`spark-ray keys …`: API keys, made and revoked by whoever can reach the server's database."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ class _KeyPlace(JobConfig):
         place = ServeSettings.from_values(state=self.state, database_url=self.database_url)
         return place.located().database
 
-    def known_keys(self) -> KeyStore:
+    def known_database(self) -> Database:
         """
         Raises:
             ConfigError: nobody has made a key there.
@@ -42,7 +43,7 @@ class _KeyPlace(JobConfig):
                 f"state: {file} is no server's database; give the `state` folder of its file in "
                 "serve_configs/, from the folder in which `ray start` ran"
             )
-        return KeyStore(Database(self.database))
+        return Database(self.database)
 
 
 class CreateKey(_KeyPlace):
@@ -69,6 +70,13 @@ class RevokeKey(_KeyPlace):
     key: Annotated[str, Field(min_length=1)] = Field(description="id of the key, key-…")
 
 
+class ShowAudit(_KeyPlace):
+    """Print who did what, as JSON lines: keys made and revoked, jobs, assets deleted."""
+
+    key: str | None = Field(None, description="only what this key did, or was done to it")
+    last: int = Field(1000, ge=1, description="so many of the newest entries")
+
+
 def create_key(arguments: Sequence[str]) -> int:
     config = CreateKey.from_command_line(arguments, "spark-ray keys create")
     key, secret = KeyStore(Database(config.database)).create(
@@ -93,7 +101,7 @@ def list_keys(arguments: Sequence[str]) -> int:
     table.add_column("id", no_wrap=True)
     for column in ("name", "scopes", "requests/min", "at a time", "made", "state"):
         table.add_column(column, overflow="fold")
-    for key in config.known_keys().list():
+    for key in KeyStore(config.known_database()).list():
         table.add_row(
             key.id,
             key.name,
@@ -109,8 +117,22 @@ def list_keys(arguments: Sequence[str]) -> int:
 
 def revoke_key(arguments: Sequence[str]) -> int:
     config = RevokeKey.from_command_line(arguments, "spark-ray keys revoke")
-    config.known_keys().revoke(config.key)
+    KeyStore(config.known_database()).revoke(config.key)
     print(f"revoked {config.key}")
+    return 0
+
+
+def show_audit(arguments: Sequence[str]) -> int:
+    config = ShowAudit.from_command_line(arguments, "spark-ray keys audit")
+    for entry in config.known_database().audited(config.key, config.last):
+        said = {
+            "time": datetime.fromtimestamp(entry.time, UTC).isoformat(timespec="milliseconds"),
+            "action": entry.action,
+            "key": entry.key,
+            "subject": entry.subject,
+            **(entry.detail or {}),
+        }
+        print(json.dumps(said))
     return 0
 
 

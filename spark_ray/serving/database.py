@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Engine, Index, String, create_engine, event
+from sqlalchemy import JSON, Engine, Index, String, create_engine, event, or_, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -131,6 +131,15 @@ class Database:
     ) -> None:
         with self.session() as session:
             session.add(audit_entry(action, key=key, subject=subject, **detail))
+
+
+    def audited(self, key: str | None, last: int) -> list[AuditEntry]:
+        """The newest entries in order of time, of all or of what concerns one key."""
+        newest = select(AuditEntry).order_by(AuditEntry.number.desc()).limit(last)
+        if key is not None:
+            newest = newest.where(or_(AuditEntry.key == key, AuditEntry.subject == key))
+        with self.session() as session:
+            return list(session.scalars(newest))[::-1]
 
 
 def audit_entry(

@@ -1,5 +1,6 @@
 """Keys, what they may ask for, and requests that come twice."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from spark_ray.core.errors import ConfigError, StorageError
 from spark_ray.serving import keys as keys_module
 from spark_ray.serving import throttle as throttle_module
-from spark_ray.serving.commands import create_key, list_keys, revoke_key
+from spark_ray.serving.commands import create_key, list_keys, revoke_key, show_audit
 from spark_ray.serving.database import Database
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.idempotency import once
@@ -201,11 +202,21 @@ def test_keys_are_listed_with_their_whole_ids_and_found_in_no_other_folder(
     (key,) = KeyStore(Database(f"sqlite:///{tmp_path}/serving/serving.db")).list()
     list_keys([])
     assert key.id in capsys.readouterr().out
+    create_key(["--name", "another"])
+    revoke_key(["--key", key.id])
+    capsys.readouterr()
+    show_audit(["--key", key.id])
+    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry["action"] for entry in entries] == ["key.create", "key.revoke"]
+    assert {entry["subject"] for entry in entries} == {key.id}
+    show_audit(["--last", "1"])
+    assert json.loads(capsys.readouterr().out)["action"] == "key.revoke"
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    for command, arguments in ((list_keys, []), (revoke_key, ["--key", key.id])):
+    asked = (list_keys, []), (show_audit, []), (revoke_key, ["--key", key.id])
+    for command, arguments in asked:
         with pytest.raises(
             ConfigError, match=r"state: .*elsewhere/serving/serving.db is no server"
         ):
