@@ -132,7 +132,6 @@ class Database:
         with self.session() as session:
             session.add(audit_entry(action, key=key, subject=subject, **detail))
 
-
     def audited(self, key: str | None, last: int) -> list[AuditEntry]:
         """The newest entries in order of time, of all or of what concerns one key."""
         newest = select(AuditEntry).order_by(AuditEntry.number.desc()).limit(last)

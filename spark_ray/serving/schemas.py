@@ -8,9 +8,23 @@ from spark_ray.core.schema import FrameSample, Scene, Segment
 from spark_ray.media.sniff import MediaKind
 from spark_ray.serving.messages import ServedModel, Timing
 
+DEFAULT_TOKENS = 128
+"""Of a text where nobody says when it ends."""
+
 ModelName = Annotated[str, Field(min_length=1, max_length=140)]
 AssetId = Annotated[str, Field(min_length=1, max_length=64)]
 Url = Annotated[str, Field(min_length=8, max_length=2048)]
+UploadedAsset = Annotated[AssetId | None, Field(description="id of an uploaded asset")]
+Address = Annotated[
+    Url | None, Field(description="https:// or s3:// address, where those are allowed")
+]
+Time = Annotated[float, Field(description="seconds since 1970")]
+MaxNewTokens = Annotated[
+    int | None,
+    Field(
+        ge=1, le=1_000_000, description=f"where a text ends at the latest; unset: {DEFAULT_TOKENS}"
+    ),
+]
 Text = Annotated[str, Field(max_length=1 << 20)]
 """Pydantic looks whether a text is Unicode only where it is bounded, too."""
 
@@ -44,22 +58,22 @@ class Response(BaseModel):
 class MediaRequest(Request):
     """Media by `asset` or by `url`, or else a `file` in a multipart form."""
 
-    asset: AssetId | None = Field(None, description="id of an uploaded asset")
-    url: Url | None = Field(None, description="https:// or s3:// address, where those are allowed")
+    asset: UploadedAsset = None
+    url: Address = None
     model: ModelName | None = Field(
         None, description="name, name@alias or name/version; unset means the server's own choice"
     )
-    max_new_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    max_new_tokens: MaxNewTokens = None
 
 
 class AnalyzeRequest(Request):
     """As a `MediaRequest`, with a model for each kind of answer."""
 
-    asset: AssetId | None = None
-    url: Url | None = None
-    caption_model: ModelName | None = None
-    transcription_model: ModelName | None = None
-    max_new_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    asset: UploadedAsset = None
+    url: Address = None
+    caption_model: ModelName | None = Field(None, description="as `model` of a caption")
+    transcription_model: ModelName | None = Field(None, description="as `model` of a transcript")
+    max_new_tokens: MaxNewTokens = None
     thumbnails: int = Field(0, ge=0, le=24, description="small pictures of sampled frames")
     stream: bool = Field(
         False, description="server-sent events: clip, caption and transcript by pieces, answer"
@@ -82,8 +96,13 @@ class AssetInfo(Response):
     received_bytes: int
     sha256: str | None
     complete: bool
-    created: float
-    expires: float
+    created: Time
+    expires: Time
+
+
+Finish = Annotated[
+    Literal["stop", "length"], Field(description="length: it was cut off at max_new_tokens")
+]
 
 
 class Answer(Response):
@@ -97,15 +116,15 @@ class Answer(Response):
 
 class CaptionAnswer(Answer):
     caption: str
-    all_captions: list[str]
-    finish: Literal["stop", "length"]
+    all_captions: list[str] = Field(description="of backends that write several; else empty")
+    finish: Finish
 
 
 class TranscriptionAnswer(Answer):
     text: str
-    language: str | None
-    segments: list[Segment]
-    finish: Literal["stop", "length"]
+    language: str | None = Field(description="two letters, where the model tells it")
+    segments: list[Segment] = Field(description="where the model times them; else empty")
+    finish: Finish
 
 
 class Thumbnail(Response):
@@ -148,9 +167,11 @@ class SearchRequest(Request):
     dataset: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
         None, description="one of the server's datasets by name; unset means its first"
     )
-    text: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
-    asset: AssetId | None = None
-    model: ModelName | None = None
+    text: Annotated[str, Field(min_length=1, max_length=2000)] | None = Field(
+        None, description="what is looked for; either this or an asset"
+    )
+    asset: AssetId | None = Field(None, description="picture or clip to look for the like of")
+    model: ModelName | None = Field(None, description="that embeds; unset: the server's own choice")
     limit: int = Field(10, ge=1, le=100)
 
 
@@ -214,16 +235,16 @@ def _is_plain(value: object) -> bool:
 
 
 class JobInfo(Response):
-    """A job. While it runs, `done` of `total` units are built; null before the plan is made."""
+    """A job, and while it runs how far it is."""
 
     id: str
     name: str
     state: JobState
-    done: int | None
-    total: int | None
-    attempts: int
-    created: float
-    finished: float | None
+    done: int | None = Field(description="units that are built; null unless it runs")
+    total: int | None = Field(description="units in all; null before they are planned")
+    attempts: int = Field(description="how often it was submitted; again after its driver was lost")
+    created: Time
+    finished: Time | None
     result: dict[str, Any] | None
     error: str | None
 

@@ -24,7 +24,7 @@ from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.keys import Caller
 from spark_ray.serving.messages import MOST_MEDIA, Decoded, Sampling, Turn, Written
 from spark_ray.serving.routes.inference import identify, observe_phases, say, token_limit
-from spark_ray.serving.schemas import ModelName, OpenAiRequest, Text
+from spark_ray.serving.schemas import DEFAULT_TOKENS, ModelName, OpenAiRequest, Text
 from spark_ray.serving.services import Services, together
 from spark_ray.serving.settings import Ability
 
@@ -69,12 +69,14 @@ class ChatRequest(OpenAiRequest):
 
     model: ModelName
     messages: Annotated[list[Message], Field(min_length=1, max_length=_MOST_MESSAGES)]
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    stream: bool = False
+    max_tokens: int | None = Field(
+        None, ge=1, description=f"where the text ends; unset: {DEFAULT_TOKENS}"
+    )
+    max_completion_tokens: int | None = Field(None, ge=1, description="new name of `max_tokens`")
+    stream: bool = Field(False, description="server-sent events, a piece of text in each")
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2, description="0: what is most likely")
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, gt=0, le=1, description="share of probability to draw from")
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=0, lt=1 << 63)
@@ -104,10 +106,10 @@ async def chat(
     arguments: tuple[Any, ...]
     if ability == "chat":
         arguments = await _conversation(services, caller, wanted, target, limit)
-        methods = ("reply", "reply_in_pieces")
+        methods, decoding_s = ("reply", "reply_in_pieces"), 0.0  # its timing has none of it
     else:
         arguments = await _description(services, caller, wanted, target, limit)
-        methods = ("write", "stream")
+        methods, decoding_s = ("write", "stream"), arguments[0].seconds
     identity = {
         "id": request.state.request_id,
         "created": int(time.time()),
@@ -127,9 +129,8 @@ async def chat(
         )
         identify(stream, served)
         return stream
-    before_s = 0.0 if ability == "chat" else arguments[0].seconds
     written: Written = await services.ask(
-        getattr(target.model, methods[0]).remote(*arguments), target, before_s
+        getattr(target.model, methods[0]).remote(*arguments), target, decoding_s
     )
     choice = {
         "index": 0,

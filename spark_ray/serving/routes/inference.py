@@ -11,6 +11,7 @@ from spark_ray.serving.errors import ApiError
 from spark_ray.serving.messages import Decoded, Embedded, ServedModel, Timing, Written
 from spark_ray.serving.routes.media import media_body, media_request
 from spark_ray.serving.schemas import (
+    DEFAULT_TOKENS,
     CaptionAnswer,
     MediaRequest,
     SearchAnswer,
@@ -21,7 +22,6 @@ from spark_ray.serving.services import Services
 
 router = APIRouter(prefix="/v1", tags=["inference"])
 
-_DEFAULT_TOKENS = 128
 _HASH_CHARS = 12  # enough to know weights by, where they have no version
 
 
@@ -44,7 +44,7 @@ def token_limit(services: Services, wanted: int | None, name: str = "max_new_tok
     most = services.settings.limits.max_new_tokens
     if wanted is not None and wanted > most:
         raise ApiError(422, "invalid_request", f"{name}: at most {most}", param=name)
-    return wanted or min(_DEFAULT_TOKENS, most)
+    return wanted or min(DEFAULT_TOKENS, most)
 
 
 @router.post("/captions", openapi_extra=media_body(MediaRequest))
