@@ -10,35 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow.compute as pc
 import ray
-import torch
 from ray.exceptions import RayTaskError
 from rich.console import Console
 from rich.table import Table
 
-from spark_ray.apotheon import ApotheonConfig, ApotheonModel
+from spark_ray.apotheon import ApotheonConfig
 from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.apotheon.sizes import parameter_table
-from spark_ray.core.anatomy import TASKS
 from spark_ray.core.claim import alone, ended_meanwhile
-from spark_ray.core.errors import (
-    ConfigError,
-    DatasetError,
-    SparkRayError,
-    unknown_choice,
-)
+from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.progress import Seen, progress_elsewhere
 from spark_ray.core.provenance import code_version, content_hash, git_commit
 from spark_ray.core.storage import Folder, open_read
 from spark_ray.core.wording import counted
 from spark_ray.datasets.capacity import living_nodes
-from spark_ray.datasets.samples import SampleIndex, load_index, read_clip
+from spark_ray.datasets.samples import SampleIndex, load_index
 from spark_ray.datasets.session import ray_session
 from spark_ray.models.registered import SCHEME as REGISTERED
 from spark_ray.models.registered import pinned_reference
 from spark_ray.monitoring.logs import job_ids
 from spark_ray.training.board import Board
+from spark_ray.training.checks import prepare, shapes_alone
 from spark_ray.training.cluster import (
     RunContext,
     await_nodes,
@@ -53,20 +46,15 @@ from spark_ray.training.deepspeed_engine import deepspeed_config
 from spark_ray.training.failures import StoppedEarly
 from spark_ray.training.outcome import leave_behind
 from spark_ray.training.plan import RunPlan
-from spark_ray.training.sampling import has_texts
-from spark_ray.training.start import add_adapters, learns, starting_point
 from spark_ray.training.state import MODEL, RUN
 from spark_ray.training.worker import TrainJob
 
-_LOOKED_AT = 16
 _LOOK_EVERY_S = 1.0
 _HEADS = {
     "caption": "caption_loss",
     "transcript": "transcription_loss",
     "contrast": "contrastive_loss",
 }
-# Of the dataset's index, what a clip has to have to be shown so.
-_COLUMNS = {"audio": "has_audio", "image": "frame_times", "video": "frame_times"}
 
 
 @dataclass(frozen=True)
@@ -170,73 +158,6 @@ def run_settings(config: TrainConfig) -> dict[str, Any]:
         with open_read(config.manifest_path) as file:
             settings["manifest_sha256"] = content_hash(file)
     return settings
-
-
-def prepare(config: TrainConfig, index: SampleIndex) -> tuple[RunPlan, ApotheonConfig]:
-    """All that can be known before a GPU is taken.
-
-    Raises:
-        SparkRayError: something is wrong with the dataset, the curriculum or a checkpoint.
-    """
-    train = index.split("train")
-    validation = index.split("validation") if _can_validate(index, config) else None
-    check_dataset(train, config)
-    model_config, processor = starting_point(config, train)
-    plan = RunPlan(config, processor, train, validation)
-    assert plan.segments  # raises where the split is smaller than one step
-    model = _shapes_alone(model_config, config)
-    for stage in plan.stages:
-        if not learns(model, stage, config):
-            raise ConfigError(
-                f"frozen: nothing is left to learn in stage {stage.name!r}; freeze less"
-            )
-    return plan, model_config
-
-
-def _shapes_alone(model_config: ApotheonConfig, config: TrainConfig) -> ApotheonModel:
-    """The model on the meta device: the weights of `base` would take 36 GB here."""
-    with torch.device("meta"):
-        model = ApotheonModel(model_config)
-        add_adapters(model, config)
-    return model
-
-
-def _can_validate(index: SampleIndex, config: TrainConfig) -> bool:
-    """Whether there is a text to judge by; the loss of none would be 0, and always the best."""
-    table = index.table.filter(pc.equal(index.table["split"], "validation"))
-    return bool(has_texts(table, config.stages[-1].tasks(config.tasks)).any())
-
-
-def check_dataset(train: SampleIndex, config: TrainConfig) -> None:
-    """
-    Raises:
-        DatasetError: a head has no text to learn from, a stage shows what no clip has, or files
-            that the manifest names are gone.
-    """
-    for task in config.tasks:
-        if not train.count(task):
-            others = [other for other in TASKS if other != task]
-            raise DatasetError(
-                f"{train.location}: no clip of its train split has a {task}; build it with a "
-                f"{'caption' if task == 'caption' else 'transcription'}_backend, or train with "
-                f"--tasks {' '.join(others)}"
-            )
-    for stage in config.stages:
-        for modality in stage.modalities:
-            if modality in _COLUMNS and not train.count(_COLUMNS[modality]):
-                raise DatasetError(
-                    f"{train.location}: stage {stage.name!r} of the curriculum needs {modality}, "
-                    "but no clip of the train split has any; give a curriculum without it"
-                )
-        labels = set(train.table["label"].to_pylist())
-        for label in stage.mixture:
-            if label not in labels:
-                raise unknown_choice(
-                    f"mixture of stage {stage.name!r}", label, [text for text in labels if text]
-                )
-    step = max(1, train.table.num_rows // _LOOKED_AT)
-    for row in range(0, train.table.num_rows, step):
-        read_clip(train.version, train.table.slice(row, 1).to_pylist()[0])
 
 
 def _zero_config(config: TrainConfig, offload: Sequence[str]) -> dict[str, Any] | None:
@@ -375,7 +296,7 @@ def _note(metrics: dict[str, float], plan: RunPlan) -> str:
 def print_plan(plan: RunPlan, model_config: ApotheonConfig) -> None:
     """Say what is going to be trained, on what, and how."""
     config = plan.config
-    model = _shapes_alone(model_config, config)
+    model = shapes_alone(model_config, config)
     set_trainable(model, set(config.frozen), frames=True, audio=True)
     origin = f" from {config.init_from}" if config.init_from else ""
     lines = [

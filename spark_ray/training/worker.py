@@ -44,6 +44,7 @@ from spark_ray.training.state import (
     scratch_folder,
 )
 from spark_ray.training.telemetry import report_checkpoint, report_step, report_validation
+from spark_ray.training.validation import split_losses
 
 log = get_logger(__name__)
 
@@ -251,20 +252,18 @@ class Worker:
         return ids
 
     def _validate(self, engine: Engine, segment: Segment, batches: Iterator[Batch]) -> None:
-        """The mean losses of the validation split; the state keeps that which ranks it."""
+        """The losses of the validation split; the state keeps that which ranks checkpoints."""
         engine.module.eval()
-        sums = torch.zeros(len(LOSSES), device=self.device)
-        for _ in range(segment.length):
-            sums += _losses(engine.evaluate(self._inputs(next(batches), segment)))
+        inputs = (self._inputs(next(batches), segment) for _ in range(segment.length))
+        losses = split_losses(engine.evaluate, inputs, self.job.model_config, self.device)
         engine.module.train()
-        means = self._mean_over_ranks(sums / segment.length)
-        self.state.validation_loss = means[0]
+        self.state.validation_loss = losses["loss"]
         self.state.position = segment.first + segment.length
-        losses = {f"validation_{name}": mean for name, mean in zip(LOSSES, means, strict=True)}
-        self.state.metrics |= losses
+        metrics = {f"validation_{name}": loss for name, loss in losses.items()}
+        self.state.metrics |= metrics
         if self.rank == 0:
-            self.job.board.validated.remote(self.state.step, losses)
-            report_validation(self.name, means[0])
+            self.job.board.validated.remote(self.state.step, metrics)
+            report_validation(self.name, losses["loss"])
         self._checkpoint_if_due(engine)
 
     def _tell(self, segment: Segment, record: StepRecord) -> None:

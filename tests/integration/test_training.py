@@ -21,8 +21,9 @@ from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import load_index, read_clip
 from spark_ray.models.apotheon import Apotheon
 from spark_ray.models.training_record import TrainingRecord
+from spark_ray.training.checks import prepare
 from spark_ray.training.config import TrainConfig
-from spark_ray.training.run import TrainResult, prepare, train
+from spark_ray.training.run import TrainResult, train
 
 STEPS = 8
 

@@ -25,6 +25,8 @@ EXAMPLES = 12
 TIMEOUT_S = 150
 """Longer than the server's own; a request that takes as long is an error of the test."""
 
+MODELS = ("apotheon", "versioned", "versioned@champion", "versioned@number-2", "versioned/1")
+_MODEL_FIELDS = ("model", "caption_model", "transcription_model")
 _WRITING = ("/v1/captions", "/v1/transcriptions", "/v1/analyze")
 _NO_HEADER = "\r\n\0"  # no client sends these, since they would end the header
 
@@ -38,7 +40,7 @@ def known(server: str, keys: KeyStore, folder: Path) -> dict[str, str]:
         job = client.post("/v1/jobs", json={"name": "fuzzed", "assets": [asset]}).json()["id"]
         client.delete(f"/v1/jobs/{job}")
         builds.wait_until(lambda: client.get(f"/v1/jobs/{job}").json()["finished"], "its end")
-    return {"key": key, "asset": asset, "asset_id": asset, "job_id": job, "model": "apotheon"}
+    return {"key": key, "asset": asset, "asset_id": asset, "job_id": job}
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
@@ -64,6 +66,8 @@ def fuzz(
 ) -> int:
     """Ask for one operation in many ways; how many those were."""
     asked = 0
+    models = strategies.sampled_from(MODELS).map(lambda name: dict.fromkeys(_MODEL_FIELDS, name))
+    existing = strategies.just({}) | models.map(lambda named: {**known, **named})
 
     @hypothesis.settings(
         max_examples=EXAMPLES,
@@ -73,11 +77,10 @@ def fuzz(
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     )
-    @hypothesis.given(operation.as_strategy(generation_mode=mode), strategies.booleans())
-    def ask(case: Case, existing: bool) -> None:
+    @hypothesis.given(operation.as_strategy(generation_mode=mode), existing)
+    def ask(case: Case, existing: dict[str, str]) -> None:
         nonlocal asked
-        if existing:
-            name_what_exists(case, known)
+        name_what_exists(case, existing)
         asked += 1
         answer = session.request(
             **case.as_transport_kwargs(base_url=server), timeout=TIMEOUT_S, stream=False
@@ -94,7 +97,7 @@ def fuzz(
 
 
 def name_what_exists(case: Case, known: dict[str, str]) -> None:
-    if case.method == "DELETE":
+    if case.method == "DELETE" or not known:
         return  # the asset is asked about later on, too
     for name in case.path_parameters or {}:
         case.path_parameters[name] = known.get(name, case.path_parameters[name])

@@ -23,10 +23,10 @@ from spark_ray.core.wording import counted
 from spark_ray.datasets.capacity import living_nodes
 from spark_ray.datasets.samples import load_index
 from spark_ray.datasets.session import ray_session
+from spark_ray.training.checks import prepare
 from spark_ray.training.cluster import await_nodes, ray_storage
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.plan import RunPlan
-from spark_ray.training.run import prepare
 from spark_ray.training.search.algorithms import param_space, scheduler, searcher
 from spark_ray.training.search.cleaning import free_leaked_placement_groups
 from spark_ray.training.search.config import StudyConfig

@@ -18,10 +18,11 @@ from spark_ray.core.errors import SparkRayError
 from spark_ray.core.provenance import text_hash
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import load_index
+from spark_ray.training.checks import prepare
 from spark_ray.training.cluster import RunContext, beside_driver, ray_storage, start_thread
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.failures import StoppedEarly, known_error
-from spark_ray.training.run import TrainResult, prepare, train
+from spark_ray.training.run import TrainResult, train
 from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import RUNS, read_trial, trial_file
 from spark_ray.training.search.reporting import END, GO_ON, Reporter

@@ -13,6 +13,7 @@ from spark_ray.training.engines import StepOptions, TorchEngine
 from spark_ray.training.meter import Meter, StepRecord
 from spark_ray.training.plan import Segment
 from spark_ray.training.state import TrainState
+from spark_ray.training.validation import split_losses
 from spark_ray.training.worker import Worker
 
 CPU = torch.device("cpu")
@@ -60,3 +61,19 @@ def test_a_task_that_one_micro_batch_has_no_text_of_counts_for_what_the_other_ha
     accumulated = take_step(slice(1, 2), slice(2, 3))  # a caption alone, and a transcript alone
     assert accumulated.outcome.grad_norm == pytest.approx(at_once.outcome.grad_norm, rel=1e-4)
     assert accumulated.losses["loss"] == pytest.approx(at_once.losses["loss"], rel=1e-5)
+
+
+def validate(*parts: slice) -> dict[str, float]:
+    model = apotheons.model().eval()
+    model.config.contrastive_weight = 0.0
+    clips = apotheons.batch()
+    batches = ({**{name: clips[name][part] for name in clips}, "tasks": TASKS} for part in parts)
+    with torch.no_grad():
+        return split_losses(lambda inputs: model(**inputs), batches, model.config, CPU)
+
+
+def test_a_validation_weighs_every_token_alike():
+    at_once = validate(slice(4))
+    assert at_once["loss"] == pytest.approx(take_step(slice(4)).losses["loss"], rel=1e-5)
+    for name in ("loss", "caption_loss", "transcription_loss"):
+        assert validate(slice(1), slice(1, 4))[name] == pytest.approx(at_once[name], rel=1e-5)

@@ -31,10 +31,11 @@ from spark_ray.datasets.layout import frame_name
 from spark_ray.datasets.samples import load_index
 from spark_ray.media.audio_codec import encode_audio
 from spark_ray.training import run
+from spark_ray.training.checks import prepare
 from spark_ray.training.cluster import share_resources
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.engines import TorchEngine
-from spark_ray.training.run import RUN, prepare, print_plan, run_settings, train
+from spark_ray.training.run import RUN, print_plan, run_settings, train
 from spark_ray.training.start import initial_model
 from spark_ray.training.state import TrainState
 from spark_ray.training.worker import NonFiniteError, Worker
@@ -281,11 +282,16 @@ def test_what_was_validated_is_kept_with_its_own_loss_alone(dataset: Path, monke
     worker.plan, worker.config, worker.state = plan, plan.config, TrainState(world_size=1)
     worker.rank, worker.world_size, worker.device, worker.saved_step = 1, 1, torch.device("cpu"), 0
     saved = {}
-    engine = SimpleNamespace(module=torch.nn.Identity(), evaluate=lambda inputs: None)
-    monkeypatch.setattr("spark_ray.training.worker._losses", lambda output: torch.ones(4))
+    worker.job = SimpleNamespace(model_config=None)
+    engine = SimpleNamespace(module=torch.nn.Identity(), evaluate=None)
+    monkeypatch.setattr("spark_ray.training.worker.split_losses", lambda *_: {"loss": 1.0})
     monkeypatch.setattr(worker, "_inputs", lambda batch, segment: {})
     monkeypatch.setattr(worker, "_step", lambda *args: None)
     monkeypatch.setattr(worker, "_tell", lambda *args: None)
+    awaited: list[int] = []
+    monkeypatch.setattr(
+        "spark_ray.training.worker._await_upload", lambda: awaited.append(len(saved))
+    )
     monkeypatch.setattr(
         worker, "_checkpoint", lambda _: saved.update({worker.state.step: worker.state.score})
     )
@@ -298,6 +304,7 @@ def test_what_was_validated_is_kept_with_its_own_loss_alone(dataset: Path, monke
     validated = {plan.steps // 2, plan.steps}
     assert set(saved) == {*range(4, plan.steps + 1, 4)} | validated
     assert {step for step, score in saved.items() if score == 1.0} == validated
+    assert awaited == list(range(len(saved))), "no two are uploaded at a time"
 
 
 def test_a_stages_engine_is_gone_before_the_next_one_is_built(dataset: Path, monkeypatch):

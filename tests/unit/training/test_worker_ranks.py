@@ -2,18 +2,23 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from ranks import run_ranks
 
-from spark_ray.apotheon.losses import IGNORED
+from spark_ray.apotheon import ApotheonOutput
+from spark_ray.apotheon.losses import IGNORED, learned_tokens
 from spark_ray.training.data import Batch
 from spark_ray.training.ranks import once_on_each_node
+from spark_ray.training.validation import split_losses
 from spark_ray.training.worker import Worker
 
 NODES = ["a", "b", "a"]
+CPU = torch.device("cpu")
+WEIGHTS: Any = SimpleNamespace(caption_weight=1.0, transcription_weight=2.0, contrastive_weight=0.5)
 
 
 def _labels(learned: int) -> Batch:
@@ -24,11 +29,23 @@ def _labels(learned: int) -> Batch:
     return Batch({"labels": labels}, [0])
 
 
+def _tokens_of(inputs: dict[str, torch.Tensor]) -> ApotheonOutput:
+    """A share of what a model would say for which every token of a caption costs 1, others 3."""
+    captions, transcripts = learned_tokens(inputs["labels"]).sum(dim=0) * float(len(NODES))
+    zero, one = torch.zeros(()), torch.tensor(1.0)
+    return ApotheonOutput(
+        loss=zero,
+        caption_loss=captions / inputs["label_counts"][0],
+        transcription_loss=3 * transcripts / inputs["label_counts"][1],
+        contrastive_loss=one,
+    )
+
+
 def _rank(rank: int, folder: Path) -> None:
     store = dist.FileStore(str(folder / "store"), len(NODES))
     dist.init_process_group("gloo", rank=rank, world_size=len(NODES), store=store)
     worker = object.__new__(Worker)
-    worker.rank, worker.world_size, worker.device = rank, len(NODES), torch.device("cpu")
+    worker.rank, worker.world_size, worker.device = rank, len(NODES), CPU
     calls: list[int] = []
 
     def fetch() -> str:
@@ -39,7 +56,9 @@ def _rank(rank: int, folder: Path) -> None:
         context.return_value = SimpleNamespace(get_node_id=lambda: NODES[rank])
         copy = once_on_each_node(fetch)
     counts = worker._label_counts([_labels(rank), _labels(4)])
-    torch.save({"copy": copy, "calls": calls, "counts": counts.tolist()}, folder / f"{rank}.pt")
+    losses = split_losses(_tokens_of, [_labels(rank).tensors, _labels(4).tensors], WEIGHTS, CPU)
+    found = {"copy": copy, "calls": calls, "counts": counts.tolist(), "losses": losses}
+    torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -52,5 +71,7 @@ def test_one_rank_fetches_for_its_node_and_all_count_all_labels(tmp_path: Path):
         "copy of rank 0",
     ]
     assert [rank["calls"] for rank in found] == [[0], [1], []]
+    expected = {"loss": 1 + 2 * 3 + 0.5, "caption_loss": 1.0, "transcription_loss": 3.0}
+    assert all(rank["losses"] == {**expected, "contrastive_loss": 1.0} for rank in found)
     learned = (0 + 1 + 2) + 3 * 4
     assert all(rank["counts"] == [learned / 2, 6 / 2] for rank in found)
