@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from spark_ray.core.errors import NotAVideo
+from spark_ray.core.errors import CorruptMedia, NotAVideo
 from spark_ray.core.logging import configure_logging
 from spark_ray.core.provenance import VIDEO_ID_CHARS
 from spark_ray.core.schema import Clip, FrameSample, clip_id
@@ -58,13 +58,19 @@ def decode_file(file: MediaFile, options: BuildConfig, gone: threading.Event | N
         return base.model_copy(
             update={"end_s": 0.0, "frames": [picture], "samples": [FrameSample(time=0.0)]}
         )
+    no_video: NotAVideo | None = None
     if file.kind == "video":
         try:
             return _decode_video(file, base, options, gone)
-        except NotAVideo:
-            pass  # a container without pictures may still have sound
-    with open_read(file.location) as opened:
-        audio, seconds = read_sound(opened, options, options.clip_max_s, gone=gone)
+        except NotAVideo as error:
+            no_video = error  # a container without pictures may still have sound
+    try:
+        with open_read(file.location) as opened:
+            audio, seconds = read_sound(opened, options, options.clip_max_s, gone=gone)
+    except (NotAVideo, CorruptMedia) as error:
+        if no_video is None:
+            raise
+        raise CorruptMedia(f"{no_video}; and {error}") from error
     return base.model_copy(
         update={"clip_id": clip_id(video_id, 0.0, seconds), "end_s": seconds, "audio": audio}
     )

@@ -243,6 +243,25 @@ def test_the_worst_of_a_population_goes_on_with_the_bests_weights(study: Resumed
     wait_until_all_is_free()
 
 
+def test_hyperband_judges_each_trial_within_its_bracket(study: Resumed, tmp_path: Path):
+    """The second of two brackets has its first rung where the first has its second: at step 2."""
+    train = {**SMALL["train"], "max_steps": 3}
+    changes = {**SMALL, "search": "random", "scheduler": "hyperband", "train": train}
+    done = another(study, tmp_path / "brackets", **changes)
+    assert {trial.state for trial in done.trials} <= {"finished", "stopped"}
+    known = json.loads(done.folder.read(SCHEDULER))
+    assert [[rung for rung, _ in sorted(rungs)] for rungs in known["rungs"]] == [[1, 2], [2]]
+    for trial in done.trials:
+        told = {report.step: -report.metrics["loss"] for report in trial.reports}
+        judged = {
+            rung: found[trial.trial_id]
+            for rung, found in known["rungs"][known["trials"][trial.trial_id]]
+            if rung <= trial.steps
+        }
+        assert judged, "no rung of its bracket was within its steps"
+        assert judged == {rung: told[rung] for rung in judged}
+
+
 def test_optuna_weighs_several_metrics(study: Resumed, tmp_path: Path):
     wanted = {"metric": ["loss", "grad_norm"], "mode": ["min", "max"], "scheduler": "none"}
     done = another(study, tmp_path / "front", **SMALL | wanted)

@@ -10,10 +10,11 @@ import av
 import pytest
 from media_factory import FORMATS, tone
 
+from spark_ray.core.errors import CorruptMedia
 from spark_ray.media import single_files
 from spark_ray.media.audio_codec import encode_audio
 from spark_ray.media.decode import _Pass
-from spark_ray.serving.decoding import Decoder
+from spark_ray.serving.decoding import Decoder, decode_file, decode_options
 from spark_ray.serving.messages import Decoded, MediaFile
 from spark_ray.serving.settings import RequestLimits
 
@@ -74,3 +75,14 @@ def test_a_decode_that_nobody_waits_for_ends_at_its_next_frame(
     assert len(decoded.clip.frames) == 1, "the thread is free for another"
     assert whole > 20
     assert gate.calls <= 2, "the rest of it is not decoded"
+
+
+def test_a_video_that_is_cut_off_is_not_told_of_its_sound_alone(tmp_path: Path) -> None:
+    """Without its index nothing of it is known, whatever it was meant to be."""
+    whole = FORMATS["h264 intra only"](tmp_path).read_bytes()
+    half = tmp_path / "half.mp4"
+    half.write_bytes(whole[: len(whole) // 2])
+    file = MediaFile(location=str(half), kind="video", sha256="2" * 64)
+    options = decode_options({}, RequestLimits.model_validate({}))
+    with pytest.raises(CorruptMedia, match=r"no readable video: .* cut off before its index; and"):
+        decode_file(file, options)
