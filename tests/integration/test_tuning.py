@@ -21,7 +21,7 @@ from ray.util.placement_group import (
 
 from spark_ray.cli import main
 from spark_ray.core.storage import Folder
-from spark_ray.training.search.algorithms import param_space, searcher
+from spark_ray.training.search.algorithms import SCHEDULER, param_space, searcher
 from spark_ray.training.search.cleaning import free_leaked_placement_groups
 from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import RUNS, TUNE, Study, TrialRecord, read_trials
