@@ -10,13 +10,11 @@ import os
 import secrets
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 import fsspec
@@ -27,15 +25,10 @@ from spark_ray.core.errors import ConfigError, StorageError, StorageUnavailable
 
 _FILE_URL = "file://"
 _REMOVALS = 5
-_TRANSFERS_AT_ONCE = 16
-_MAX_UNREADABLE_IN_A_ROW = 16
 _BAD_CREDENTIALS = frozenset(
     ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
 )
 _S3_CLIENT = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def is_remote(location: str) -> bool:
@@ -156,31 +149,6 @@ def _s3_reason(error: Exception) -> str:
     return f"{name}: {error}"
 
 
-class OutageWatch:
-    """Tells files that can't be read from storage on which none can be read any more.
-
-    When a folder is unmounted, or a role may no longer read a bucket, each file says only that it
-    is missing, or forbidden; nothing but their number shows that it is not about them.
-    """
-
-    def __init__(self) -> None:
-        self._failures_in_a_row = 0
-
-    def note(self, failure: str | None) -> None:
-        """Take in what came of reading one more file: the `StorageError`, or None.
-
-        Raises:
-            StorageUnavailable: so many files failed, one after the other, that it is the storage.
-        """
-        self._failures_in_a_row = 0 if failure is None else self._failures_in_a_row + 1
-        if self._failures_in_a_row >= _MAX_UNREADABLE_IN_A_ROW:
-            raise StorageUnavailable(
-                f"{failure}; {_MAX_UNREADABLE_IN_A_ROW} files in a row could not be read, so it "
-                "seems to be their storage: run the same command again when it is back, or give "
-                "another --version to do without them"
-            )
-
-
 def open_read(location: str) -> BinaryIO:
     """Open a file for reading and seeking. A local one must be a regular file.
 
@@ -208,27 +176,6 @@ def read_bytes(location: str, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise StorageError(f"{location}: it is larger than the {max_bytes} bytes allowed here")
     return data
-
-
-def transfers(
-    location: str, transfer: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterator[Result]:
-    """What `transfer` returns for each item, in order.
-
-    Remote storage takes its time to answer, but answers many at once: there, 16 threads work ahead,
-    and no more than 16 results are held. On a local disk it is done here, one after the other.
-    """
-    if not is_remote(location):
-        yield from map(transfer, items)
-        return
-    ahead: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(_TRANSFERS_AT_ONCE) as pool:
-        for item in items:
-            ahead.append(pool.submit(transfer, item))
-            if len(ahead) == _TRANSFERS_AT_ONCE:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
 
 
 @dataclass(frozen=True)

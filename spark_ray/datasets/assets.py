@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from spark_ray.core.errors import DatasetError
-from spark_ray.core.storage import Folder, open_read, transfers
+from spark_ray.core.storage import Folder, open_read
+from spark_ray.core.transfers import transfers
 from spark_ray.datasets.layout import MANIFEST, asset_folder
 
 _ROWS_AT_ONCE = 16

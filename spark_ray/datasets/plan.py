@@ -23,11 +23,11 @@ from spark_ray.core.errors import (
     StorageUnavailable,
     WorkerCrashed,
 )
+from spark_ray.core.outages import OutageWatch
 from spark_ray.core.provenance import VIDEO_ID_CHARS, running_hash
 from spark_ray.core.schema import FilterDecision, Record, Reject, VideoInfo
 from spark_ray.core.storage import (
     Folder,
-    OutageWatch,
     filesystem,
     is_remote,
     local_path,

@@ -19,7 +19,8 @@ from spark_ray.core.errors import OutsideInput
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.provenance import VIDEO_ID_CHARS
 from spark_ray.core.schema import ModelInfo
-from spark_ray.core.storage import Folder, absolute, transfers
+from spark_ray.core.storage import Folder, absolute
+from spark_ray.core.transfers import transfers
 from spark_ray.core.wording import counted
 from spark_ray.datasets.assets import ClipAssets, manifest_lines, published_clips
 from spark_ray.datasets.build import (

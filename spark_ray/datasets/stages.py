@@ -21,6 +21,7 @@ from spark_ray.core.errors import (
     WorkerCrashed,
 )
 from spark_ray.core.logging import configure_logging, get_logger
+from spark_ray.core.outages import OutageWatch
 from spark_ray.core.provenance import code_version
 from spark_ray.core.schema import (
     Clip,
@@ -34,11 +35,10 @@ from spark_ray.core.schema import (
 )
 from spark_ray.core.storage import (
     Folder,
-    OutageWatch,
     open_read,
     storage_errors,
-    transfers,
 )
+from spark_ray.core.transfers import transfers
 from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.layout import (
     audio_name,

@@ -21,8 +21,8 @@ from spark_ray.core.storage import (
     open_read,
     read_bytes,
     storage_errors,
-    transfers,
 )
+from spark_ray.core.transfers import transfers
 
 
 @pytest.fixture
