@@ -87,10 +87,10 @@ class Recorder(Callback):
         }
         # The trial's own configuration may already be the one that it goes on with.
         changed = {k: v for k, v in result["config"].items() if record.params.get(k) != v}
-        report = Report(step=int(result["step"]), params=changed, metrics=metrics)
+        record.run = f"{RUNS}/{result[RUN_KEY]}"
+        report = Report(step=int(result["step"]), run=record.run, params=changed, metrics=metrics)
         if report not in record.reports[-1:]:
             record.reports.append(report)
-        record.run = f"{RUNS}/{result[RUN_KEY]}"
         record.seconds = self._seconds(record)
         write_trial(self.folder, record)
 

@@ -45,6 +45,7 @@ class Report(Record):
     """What a trial measured at one of its checkpoints."""
 
     step: int
+    run: str | None = Field(None, description="the training run that it was in, below the study")
     params: Params = Field({}, description="where they are others than at first")
     metrics: dict[str, float]
 
@@ -62,8 +63,13 @@ class TrialRecord(Record):
     reports: list[Report] = Field([])
 
     def best(self, objective: Objective) -> Report | None:
-        """The report with the best value."""
-        with_value = [report for report in self.reports if objective.metric in report.metrics]
+        """The report with the best value.
+
+        A trial of a population that went on from another's weights, in a new run, has given up what
+        it had: no model of it could be taken home.
+        """
+        kept = [report for report in self.reports if report.run in (None, self.run)]
+        with_value = [report for report in kept if objective.metric in report.metrics]
         return min(
             with_value, key=lambda r: objective.sign * r.metrics[objective.metric], default=None
         )

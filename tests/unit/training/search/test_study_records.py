@@ -34,6 +34,16 @@ def test_the_best_report_of_a_trial_counts(tmp_path: Path):
     assert high.best_value(high.objectives[0]) == 9.0
 
 
+def test_what_weights_were_worth_that_were_given_up_does_not_count(tmp_path: Path):
+    one = trial(0, 1e-2)
+    gone = Report(step=20, run="runs/trial_00000-before", metrics={"validation_loss": 0.1})
+    kept = Report(step=30, run=one.run, metrics={"validation_loss": 0.7})
+    one.reports = [gone, kept]
+    study = write_study(tmp_path / "x", [one])
+    assert study.best_value(study.objectives[0]) == 0.7
+    assert one.best(study.objectives[0]) == kept
+
+
 def test_the_front_holds_what_no_other_trial_beats_in_everything(tmp_path: Path):
     trials = [trial(0, 1e-3), trial(1, 1e-2), trial(2, 1e-1), trial(3, 1e-2)]
     worse = trial(4, 1e-2)
