@@ -9,7 +9,7 @@ VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 PYTEST_ARGS ?=
-TWO_AT_A_TIME := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+TWO_AT_A_TIME := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 DEMO_ARGS ?=
 
 export HF_HUB_OFFLINE ?= 1
@@ -20,7 +20,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 demo: $(INSTALLED)
 	$(BIN)/spark-ray demo $(DEMO_ARGS)
 
-# Two tests at a time, then those that nothing may run beside; PYTEST_ARGS choose others, in a row.
+# Two tests at a time, then those that bound time or memory; PYTEST_ARGS choose others, in a row.
 test: lint
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -5,21 +5,24 @@ from pathlib import Path
 
 import pytest
 
+# What takes a while to start, and tests share: those that use one run in one process.
+_SHARED = ("server", "head", "cluster")
+
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Nothing runs beside a Ray cluster: it takes all cores, and its tests have deadlines.
-
-    Those that have none begin first, since they last as long as all unit tests together.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """What two processes share out: a cluster with all its tests, or a file; long ones first."""
     for item in items:
-        if "unit" not in item.path.parts and not _runs_beside(item):
-            item.add_marker(pytest.mark.alone)
-    items.sort(key=lambda item: not _runs_beside(item))
+        shared = (name for name in _SHARED if name in item.fixturenames)
+        item.add_marker(pytest.mark.xdist_group(next(shared, str(item.path))))
+    items.sort(key=_begins)
 
 
-def _runs_beside(item: pytest.Item) -> bool:
-    return item.get_closest_marker("beside") is not None
+def _begins(item: pytest.Function) -> int:
+    """As a number; the unit tests come last, to fill up what is left of the time."""
+    if item.get_closest_marker("slow_clone") is not None:
+        return 0
+    return 2 if "unit" in item.path.parts else 1
 
 
 @pytest.fixture(scope="session")

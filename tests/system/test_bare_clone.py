@@ -23,7 +23,6 @@ DEMO_CLIPS = 60
 OWN_CLIPS = 40
 
 pytestmark = [
-    pytest.mark.beside,
     pytest.mark.slow_clone,
     pytest.mark.skipif("SPARK_RAY_SKIP_CLONE" in os.environ, reason="SPARK_RAY_SKIP_CLONE is set"),
     pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout"),

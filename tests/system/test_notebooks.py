@@ -12,8 +12,6 @@ from nbformat import NotebookNode
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CELL_TIMEOUT_S = 240
 
-pytestmark = pytest.mark.beside
-
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
