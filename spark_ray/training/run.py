@@ -27,8 +27,6 @@ from spark_ray.core.wording import counted
 from spark_ray.datasets.capacity import living_nodes
 from spark_ray.datasets.samples import SampleIndex, load_index
 from spark_ray.datasets.session import ray_session
-from spark_ray.models.registered import SCHEME as REGISTERED
-from spark_ray.models.registered import pinned_reference
 from spark_ray.monitoring.logs import job_ids
 from spark_ray.training.board import Board
 from spark_ray.training.checks import prepare, shapes_alone
@@ -46,6 +44,7 @@ from spark_ray.training.deepspeed_engine import deepspeed_config
 from spark_ray.training.failures import StoppedEarly
 from spark_ray.training.outcome import leave_behind
 from spark_ray.training.plan import RunPlan
+from spark_ray.training.start import one_version
 from spark_ray.training.state import MODEL, RUN
 from spark_ray.training.worker import TrainJob
 
@@ -213,15 +212,11 @@ def _read_record(output: Folder) -> dict[str, Any]:
 def _go_on_from_one_version(config: TrainConfig, earlier: Mapping[str, Any]) -> TrainConfig:
     """With the version that an alias in `init_from` stands for, or stood for when the run began.
 
-    It may move while workers start; each would then look up another one.
-
     Raises:
         ModelError: the registry has no such model.
     """
-    reference = earlier.get("init_from", config.init_from)
-    if reference is not None and reference.startswith(REGISTERED):
-        reference = pinned_reference(reference, "init_from")
-    return config.model_copy(update={"init_from": reference})
+    init_from = earlier.get("init_from") or one_version(config.init_from)
+    return config.model_copy(update={"init_from": init_from})
 
 
 def _pinned(config: TrainConfig, index: SampleIndex) -> str:

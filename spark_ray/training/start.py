@@ -15,6 +15,8 @@ from spark_ray.apotheon.tokenization import train_tokenizer
 from spark_ray.core.errors import ModelError
 from spark_ray.datasets.samples import SampleIndex
 from spark_ray.models.pretrained import Placement, check_model, load_model, load_processor
+from spark_ray.models.registered import SCHEME as REGISTERED
+from spark_ray.models.registered import pinned_reference
 from spark_ray.models.weights import SAFETENSORS, Weights, resolve_weights
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.curriculum import Stage
@@ -26,6 +28,17 @@ _WIDTHS = {
     "audio": ("d_model", "encoder_layers", "num_mel_bins", "max_source_positions"),
     "text": ("hidden_size", "num_hidden_layers", "vocab_size"),
 }
+
+
+def one_version(init_from: str | None) -> str | None:
+    """With the version that an alias now stands for: it may move while workers or trials start.
+
+    Raises:
+        ModelError: the registry has no such model.
+    """
+    if init_from is None or not init_from.startswith(REGISTERED):
+        return init_from
+    return pinned_reference(init_from, "init_from")
 
 
 def starting_point(

@@ -96,6 +96,7 @@ class StudyRecord(Record):
     config: StudyConfig
     code_version: str
     dataset: str
+    init_from: str | None = None
     tracking_run: str | None = None
     state: StudyState = "running"
     planned: int = Field(description="trials that there will be")

@@ -48,6 +48,7 @@ from spark_ray.training.search.trial import (
     TrialSetup,
     run_trial,
 )
+from spark_ray.training.start import one_version
 from spark_ray.training.tracking import RunStatus, Tracker
 
 _TUNE_SETTINGS = {
@@ -78,7 +79,7 @@ def tune_training(config: StudyConfig) -> Study:
         print("  is done      nothing is left to do", file=sys.stderr)
         return study
     check_packages()
-    pinned = _pinned(config, study.record.dataset)
+    pinned = _pinned(config, study.record)
     runs, steps = _check(pinned)
     _print_plan(study, steps)
     os.environ.update(_TUNE_SETTINGS)
@@ -145,6 +146,7 @@ def _open(config: StudyConfig) -> Study:
         config=config,
         code_version=code_version(),
         dataset=_dataset_now(config),
+        init_from=one_version(config.train.get("init_from")),
         planned=grid_size(config.space) if config.search == "grid" else config.num_samples,
     )
     return Study(folder, record, [])
@@ -181,10 +183,11 @@ def _dataset_now(config: StudyConfig) -> str:
     return load_index(first.reference).version.location
 
 
-def _pinned(config: StudyConfig, dataset: str) -> StudyConfig:
-    if "dataset" in config.train:
-        return config.model_copy(update={"train": {**config.train, "dataset": dataset}})
-    return config
+def _pinned(config: StudyConfig, record: StudyRecord) -> StudyConfig:
+    """With the versions that all trials share, whatever aliases and names stand for by then."""
+    versions = {"dataset": record.dataset, "init_from": record.init_from}
+    shared = {name: version for name, version in versions.items() if name in config.train}
+    return config.model_copy(update={"train": {**config.train, **shared}})
 
 
 def _check(config: StudyConfig) -> tuple[list[TrainConfig], int]:

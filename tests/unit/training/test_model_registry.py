@@ -22,6 +22,8 @@ from spark_ray.training.cluster import RunContext
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.plan import RunPlan
 from spark_ray.training.registry import RegisteredModel, promote, register_model
+from spark_ray.training.search import study
+from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.tracking import Tracker
 
 sys.path.append(str(Path(__file__).parents[1] / "datasets"))
@@ -262,3 +264,25 @@ def test_a_registered_models_card_takes_what_an_evaluation_measured(
     assert "| transcript | wer | 0.125 |" in card
     # The files that were registered stay what they were: so does the version that they stand for.
     assert register_model(trained, tracking_uri=uri, name="measured") == version
+
+
+def test_all_trials_of_a_study_go_on_from_one_version(
+    uri: str, trained: Path, tmp_path: Path
+) -> None:
+    first = register_model(trained, tracking_uri=uri, name="shared")
+    dataset = tmp_path / "films"
+    write_version(dataset, [make_clip(0, source="/films/0.mp4", caption="a boat", dropped=())])
+    given = {"dataset": str(dataset), "init_from": "models:/shared@candidate"}
+    config = StudyConfig.from_values(
+        study_dir=str(tmp_path / "study"),
+        space={"learning_rate": {"type": "float", "min": 1e-5, "max": 1e-3}},
+        train=given,
+    )
+    begun = study._open(config)
+    begun.save_record()
+    register_model(trained, tracking_uri=uri, name="shared")
+    resumed = study._open(config).record
+    assert study._pinned(config, resumed).train == {
+        "dataset": str(dataset / "v1"), "init_from": first.uri,
+    }  # fmt: skip
+    assert config.train == given, "what the user gave is what is compared when it is resumed"
