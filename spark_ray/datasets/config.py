@@ -55,6 +55,11 @@ class PublishOptions(BaseModel):
         None,
         description="version folder; unset: resume the unfinished one, or else the next vN",
     )
+    supersede: bool = Field(
+        False,
+        description="discard an unfinished build that was begun with other settings, for jobs that "
+        "nobody watches; unset: refuse to mix with it",
+    )
     format: Literal["files", "parquet", "both"] = Field(
         "files",
         description="files: JPEGs and sound in folders; parquet: shards with the bytes inline",
@@ -177,6 +182,7 @@ OPERATIONAL = {
     *ClusterOptions.model_fields,
     "output",
     "version",
+    "supersede",
     "caption_batch_size",
     "caption_cache_bytes",
     "caption_device",

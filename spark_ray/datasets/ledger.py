@@ -47,7 +47,7 @@ class Recipe(Record):
 
 
 def check_recipe(version: Folder, config: BuildConfig) -> Recipe | None:
-    """The recipe of an unfinished build, or None if there is none yet.
+    """The recipe of an unfinished build, or None if there is none yet, or none to go on with.
 
     Raises:
         DatasetError: it was begun with other settings; the first that differ are named.
@@ -64,8 +64,8 @@ def check_recipe(version: Folder, config: BuildConfig) -> Recipe | None:
                 now=code_version(),
             )
         return recipe
-    if not part_names(version):
-        return None  # Nothing has been done under the old settings, so nothing can be mixed.
+    if config.supersede or not part_names(version):
+        return None  # Of what has been done under the old settings nothing is taken over.
     now = config.content_settings()
     different = [
         f"{name} (was {recipe.settings.get(name)!r}, now {now.get(name)!r})"
@@ -74,8 +74,8 @@ def check_recipe(version: Folder, config: BuildConfig) -> Recipe | None:
     ]
     raise DatasetError(
         f"{version.location}: this unfinished build was begun with other settings: "
-        f"{', '.join(different[:5])}; give the old settings to resume it, "
-        "or another --version to begin a new one"
+        f"{', '.join(different[:5])}; give the old settings to resume it, --supersede to discard "
+        "it, or another --version to begin a new one"
     )
 
 

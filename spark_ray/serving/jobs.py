@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from spark_ray.core.errors import ConfigError, SparkRayError, unknown_choice
 from spark_ray.core.logging import configure_logging, get_logger
+from spark_ray.core.provenance import text_hash
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import build_progress
 from spark_ray.datasets.config import OPERATIONAL, BuildConfig
@@ -113,13 +114,17 @@ class JobBook:
         return job
 
     def build_config(self, job: Job) -> BuildConfig:
-        """What is built, with the job's settings over the server's."""
-        inputs = Folder(self._settings.state).sub("jobs") / f"{job.id}/inputs.txt"
+        """What is built, with the job's settings over the server's.
+
+        The same media are the same input: a job goes on with what one that was cancelled, or given
+        up, has built of them, and discards what was begun of others.
+        """
         return BuildConfig.from_values(
             **{
                 **self._settings.job_settings,
                 **job.request["settings"],
-                "input": [inputs],
+                "input": [Folder(self._settings.state) / _inputs(job)[0]],
+                "supersede": True,
                 # Tenants have their own names: nobody adds a version to another's dataset.
                 "output": f"{self._settings.jobs_output}/{job.owner}/{job.request['name']}",
             }
@@ -301,7 +306,7 @@ class JobKeeper:
         submission = f"{job.id}-{attempt}"
         folder = Folder(self._settings.state).sub(f"jobs/{job.id}")
         config = self._book.build_config(job)
-        folder.write("inputs.txt", "\n".join(job.request["inputs"]).encode())
+        Folder(self._settings.state).write(*_inputs(job))
         folder.write("build.yaml", config.as_yaml().encode())
         entrypoint = [sys.executable, "-m", "spark_ray.cli", "data", "build"]
         entrypoint += ["--config", folder / "build.yaml"]
@@ -380,6 +385,12 @@ class JobKeeper:
     def _ray_jobs(self) -> JobSubmissionClient:
         self._client = self._client or _client()
         return self._client
+
+
+def _inputs(job: Job) -> tuple[str, bytes]:
+    """The list of its media: its name below the server's `state`, and what it holds."""
+    listed = "\n".join(job.request["inputs"])
+    return f"jobs/inputs/{text_hash(listed)[:24]}.txt", listed.encode()
 
 
 def _dataset(job: Job) -> tuple[str, str]:

@@ -63,6 +63,14 @@ def test_an_unfinished_build_goes_on_under_its_own_settings_only(
     assert "jpeg_quality" in said
     assert not (version / "metadata.json").exists()
 
+    unwatched = shutil.copytree(output, tmp_path / "unwatched")
+    supersede = [*builds.build_command(few, unwatched, fps=3)[3:], "--supersede"]
+    assert builds.main_here(*supersede) == 0
+    assert "Building" in capsys.readouterr().err
+    told = json.loads((unwatched / "v1" / "metadata.json").read_text())
+    assert told["config"]["fps"] == 3
+    assert len(captions(unwatched / "v1")) == 3
+
     assert builds.main_here(*builds.build_command(few, output, fps=2, decode_workers=1)[3:]) == 0
     assert "Resuming" in capsys.readouterr().err, "how work is spread is no other setting"
     assert captions(version) == [builds.caption_of_number(number) for number in (1, 2, 3)]

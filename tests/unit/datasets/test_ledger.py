@@ -94,6 +94,8 @@ def test_another_recipe_is_refused_with_the_settings_that_differ(version: Folder
     commit_part(version, [outcome("a")])
     with pytest.raises(DatasetError) as caught:
         check_recipe(version, config(fps=3, split="scenes"))
+    assert check_recipe(version, config(fps=3, supersede=True)) is None
+    assert check_recipe(version, config(fps=2, supersede=True)) is not None
     message = str(caught.value)
     assert "fps (was 2.0, now 3.0)" in message
     assert "split (was 'fixed', now 'scenes')" in message

@@ -164,7 +164,7 @@ def test_an_owner_hears_of_names_and_not_of_where_things_lie(tmp_path: Path) -> 
     settings = ServeSettings.from_values(state=str(tmp_path)).located()
     asset = f"asset-{'5' * 24}"
     said = (
-        f"building {tmp_path}/datasets/me/set/v1 from {tmp_path}/jobs/ID/inputs.txt\n"
+        f"building {tmp_path}/datasets/me/set/v1 from {tmp_path}/jobs/ID/build.yaml\n"
         f"error: {tmp_path}/assets/55/{asset}/file: is no video; see {tmp_path}/other/a\n"
         '  File "/usr/lib/python3/x.py", line 3\n'
     )
@@ -176,7 +176,7 @@ def test_an_owner_hears_of_names_and_not_of_where_things_lie(tmp_path: Path) -> 
     log = tmp_path / "jobs" / job.id / "log-1.txt"
     log.write_text(log.read_text().replace("ID", job.id))
     assert book.log(job) == (
-        f"building mine:set/v1 from {job.id}/inputs.txt\n"
+        f"building mine:set/v1 from {job.id}/build.yaml\n"
         f"error: {asset}: is no video; see …/other/a\n"
         '  File "…/x.py", line 3\n'
     )
@@ -304,3 +304,20 @@ def test_a_job_that_cannot_be_dealt_with_does_not_hold_up_others(tmp_path: Path)
 
     assert asyncio.run(keep()) == [RUNNING, "failed", RUNNING]
     assert len(jobs.submitted) == 2
+
+
+def test_a_job_goes_on_with_what_was_built_of_its_media_and_discards_that_of_others(
+    tmp_path: Path,
+) -> None:
+    """Or one that was cancelled would stand in the way of every later one of its name."""
+    settings = ServeSettings.from_values(state=str(tmp_path)).located()
+    database = Database(settings.database)
+    book = JobBook(settings, database)
+    request = JobRequest(name="set", assets=["a"])
+    with database.session() as session:
+        first, again, other = (
+            book.build_config(book.create(session, "me", request, media))
+            for media in (["/films/a.mp4"], ["/films/a.mp4"], ["/films/b.mp4"])
+        )
+    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert other.supersede
