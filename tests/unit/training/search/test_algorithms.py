@@ -123,16 +123,32 @@ def test_the_ranges_that_ray_draws_from_include_both_ends():
         {
             "a": {"type": "int", "min": 1, "max": 2},
             "b": {"type": "int", "min": 1, "max": 2, "log": True},
-            "c": {"type": "int", "min": 2, "max": 6, "step": 2},
-            "d": {"type": "float", "min": 0.0, "max": 0.2, "step": 0.1},
+            "c": {"type": "int", "min": 3, "max": 8, "step": 2},
+            "d": {"type": "float", "min": 0.05, "max": 0.3, "step": 0.1},
+            "f": {"type": "int", "min": 1, "max": 3, "step": 1},
             "e": {"type": "choice", "values": [[], ["text"], None, True, "x"]},
         }
     )
     drawn = {path: set(domain(one).sample(size=200)) for path, one in space.items()}
     assert drawn["a"] == drawn["b"] == {1, 2}
-    assert drawn["c"] == {2, 4, 6}
-    assert {round(value, 9) for value in drawn["d"]} == {0.0, 0.1, 0.2}
+    assert drawn["c"] == {3, 5, 7}, "steps are counted from min on"
+    assert {round(value, 9) for value in drawn["d"]} == {0.05, 0.15, 0.25}
+    assert drawn["f"] == {1, 2, 3}
+    assert all(domain(space[path]).sample() in drawn[path] for path in "cdf")
     assert drawn["e"] == {"[]", '["text"]', None, True, "x"}
+
+
+def test_optuna_draws_the_same_steps(tmp_path: Path):
+    space = {
+        "learning_rate": {"type": "float", "min": 0.05, "max": 0.3, "step": 0.1},
+        "batch_size": {"type": "int", "min": 3, "max": 8, "step": 2},
+    }
+    config = study_config(tmp_path, search="optuna", space=space)
+    search = searcher(config, trials_at_once=40)
+    search.set_search_properties(None, None, param_space(config))
+    drawn = [search.suggest(str(number)) for number in range(40)]
+    assert {point["batch_size"] for point in drawn} == {3, 5, 7}
+    assert {round(point["learning_rate"], 9) for point in drawn} == {0.05, 0.15, 0.25}
 
 
 def test_a_grid_is_every_point_once(tmp_path: Path):
