@@ -216,7 +216,8 @@ class Halving(AsyncHyperBandScheduler):
 class Population(PopulationBasedTraining):
     """Population-based training (https://arxiv.org/abs/1711.09846), compared at whole epochs.
 
-    Parameters stay in their ranges. When a study is resumed, scores are those that were reported.
+    Parameters stay in their ranges. When a study is resumed, scores are those that were reported,
+    and what others may go on from are the checkpoints that were.
     """
 
     def __init__(self, config: StudyConfig, **options: Any) -> None:
@@ -242,6 +243,7 @@ class Population(PopulationBasedTraining):
         state = self._trial_state[trial]
         state.last_score = -self._objective.sign * last.metrics[self._objective.metric]
         state.last_train_time = state.last_perturbation_time = int(last.metrics["epochs"])
+        state.last_checkpoint, state.last_result = trial.checkpoint, trial.last_result
 
 
 def _mutation(parameter: Parameter) -> Any:

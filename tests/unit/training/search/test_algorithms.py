@@ -4,9 +4,12 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from ray.train import Checkpoint
+from ray.train._internal.session import _TrainingResult as TrainingResult
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm, Searcher
@@ -216,3 +219,26 @@ def test_after_a_kill_the_population_has_its_scores(population: Population):
     assert population._trial_state[known].last_score == -2.5
     assert population._trial_state[known].last_perturbation_time == 2
     assert population._trial_state[fresh].last_score is None
+
+
+def test_after_a_kill_the_best_can_be_taken_over_before_it_reports_again(population: Population):
+    """Ray Tune forgets whose checkpoint was whose, and would leave the worst as it is."""
+    trials = []
+    for number, loss in ((0, 1.0), (1, 9.0)):
+        record = trial(number, state="running")
+        record.reports = [Report(step=9, metrics={"validation_loss": loss, "epochs": 1.0})]
+        write_trial(population._folder, record)
+        config = {"learning_rate": 5e-4, "max_grad_norm": 1.0}
+        restored = Trial("run_trial", config=config, trial_id=record.trial_id, stub=True)
+        result = TrainingResult(Checkpoint(f"/branches/{number}"), {"epochs": 1})
+        restored.run_metadata.checkpoint_manager._latest_checkpoint_result = result
+        trials.append(restored)
+    best, worst = trials
+    controller: Any = Mock(search_alg=None)
+    controller.get_trials.return_value = trials
+    for one in trials:
+        population.on_trial_add(controller, one)
+    population.on_trial_result(controller, worst, {"validation_loss": 8.0, "epochs": 2})
+    assert worst.checkpoint is not None
+    assert worst.checkpoint.path == "/branches/0"
+    assert worst.config != best.config
