@@ -106,6 +106,7 @@ def tune_training(config: StudyConfig) -> Study:
                 "Tuning", study.record.planned, "trials", partial(_look, study), _SHOW_EVERY_S
             ),
         ):
+            study.record.state = "running"  # also where failed trials of a finished one are retried
             study.save_record()
             setup = TrialSetup(pinned, packing.resources, study.record.tracking_run)
             try:
@@ -328,6 +329,8 @@ def _raise_reason(study: Study) -> None:
     for name in study.folder.names(FAILURES):
         failure = json.loads(study.folder.read(name))
         if failure["kind"] == MetricNeverReported.__name__:
+            study.record.state = "failed"
+            study.save_record()
             raise MetricNeverReported(failure["reason"]) from None
 
 
