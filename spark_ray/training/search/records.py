@@ -81,6 +81,11 @@ class TrialRecord(Record):
         best = self.best(objective)
         return None if best is None else best.metrics[objective.metric]
 
+    def params_at_best(self, objective: Objective) -> Params:
+        """What it was trained with when it was best: population-based training changes that."""
+        best = self.best(objective)
+        return {**self.params, **(best.params if best else {})}
+
     @property
     def steps(self) -> int:
         return max((report.step for report in self.reports), default=0)
