@@ -25,6 +25,7 @@ from spark_ray.training.search.trial import FAILURES, MetricNeverReported
 sys.path.append(str(Path(__file__).parents[2] / "datasets"))
 from fake_version import jpeg, make_clip, write_version
 
+BOTH = ["caption", "transcript"]
 FILMS = {"name": "films", "epochs": 2, "modalities": ["text", "video"]}
 SPACE = {"learning_rate": {"type": "float", "min": 1e-5, "max": 1e-3}}
 
@@ -76,15 +77,29 @@ def test_the_longest_trial_is_known(dataset: Path, tmp_path: Path):
             DatasetError,
             "one step of stage 'films' takes 400",
         ),
-        ({"train": {"tasks": ["caption", "transcript"]}}, DatasetError, "has a transcript"),
+        ({"train": {"tasks": BOTH}}, DatasetError, "has a transcript"),
+        (
+            {"space": {"tasks": {"type": "choice", "values": [["caption"], BOTH]}}},
+            DatasetError,
+            "has a transcript",
+        ),
+        (
+            {
+                "space": {"dataset": {"type": "choice", "values": ["SET", "/nowhere"]}},
+                "train": {"dataset": "SET"},
+            },
+            DatasetError,
+            "/nowhere: no such published dataset",
+        ),
         ({"train": {"max_steps": 1}}, ConfigError, r"validation_loss comes after \d+ steps"),
     ],
 )
 def test_a_trial_that_can_not_be_trained_is_named(
     dataset: Path, tmp_path: Path, values: dict[str, Any], error: type[Exception], sentence: str
 ):
+    given = json.loads(json.dumps(values).replace("SET", str(dataset)))
     with pytest.raises(error, match=sentence):
-        tune_training(config(dataset, tmp_path, **values))
+        tune_training(config(dataset, tmp_path, **given))
     assert not (tmp_path / "study").exists()
 
 
