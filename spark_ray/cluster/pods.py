@@ -16,11 +16,12 @@ _GPU = "nvidia.com/gpu"
 _CERTIFICATE_DAYS = 365
 
 # A certificate for this pod alone, signed by the cluster's authority, whose key the Ray container
-# never sees. Workers call the head by the name of its service, everything else by address.
+# never sees. Workers call the head by the name of its service, everything else by address. KubeRay
+# cuts that name to its last 50 letters, and puts an r where it then begins with none.
 MAKE_CERTIFICATE = f"""\
 set -eu
 umask 077
-service="$CLUSTER-head-svc"
+service=$(printf %s "$CLUSTER-head-svc" | tail -c 50 | sed 's/^[^a-z]/r/')
 names="DNS:localhost,DNS:$service,DNS:$service.$NAMESPACE.svc"
 names="$names,DNS:$service.$NAMESPACE.svc.cluster.local,IP:127.0.0.1,IP:$POD_IP"
 cd "$TLS_FOLDER"

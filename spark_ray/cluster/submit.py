@@ -132,8 +132,13 @@ def _take(base: Path, file: str, folder: Path) -> None:
         raise ConfigError(f"files: {file!r} does not exist in {base}, or is a link")
     size_bytes = 0
     for part in [source, *source.rglob("*")]:
+        shown = str(part.relative_to(base))
+        if part.is_symlink() and (part.is_dir() or not part.exists()):
+            raise ConfigError(
+                f"files: {shown!r} is a link to a folder, or to nothing; list what it stands for"
+            )
         if not part.resolve().is_relative_to(base.resolve()):
-            raise ConfigError(f"files: {str(part.relative_to(base))!r} leads out of {base}")
+            raise ConfigError(f"files: {shown!r} leads out of {base}")
         size_bytes += part.stat().st_size if part.is_file() else 0
     if size_bytes > _MOST_BYTES:
         raise ConfigError(
@@ -143,7 +148,9 @@ def _take(base: Path, file: str, folder: Path) -> None:
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        # In these Ray would read what else to leave out: what lies here on purpose.
+        ignored = shutil.ignore_patterns(".gitignore", ".rayignore")
+        shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
     else:
         shutil.copyfile(source, target)
 

@@ -5,7 +5,7 @@ JSON file of the study, and read it when the study is resumed.
 """
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -18,6 +18,7 @@ from ray.tune.schedulers import (
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.sample import Domain, Float, Integer, Quantized
 
 from spark_ray.core.errors import MissingDependency
 from spark_ray.core.storage import Folder
@@ -28,7 +29,14 @@ from spark_ray.training.search.records import (
     read_trials,
     write_trial,
 )
-from spark_ray.training.search.space import Choice, FloatRange, Parameter, explorer, grid_values
+from spark_ray.training.search.space import (
+    Choice,
+    FloatRange,
+    IntRange,
+    Parameter,
+    explorer,
+    grid_values,
+)
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -41,15 +49,39 @@ def domain(parameter: Parameter) -> Any:
     """The parameter as Ray Tune draws it. Its ranges of whole numbers leave the last one out."""
     if isinstance(parameter, Choice):
         return tune.choice(parameter.ends())
+    if parameter.step:
+        return _stepped(parameter)
     low, high = parameter.min, parameter.max
     if isinstance(parameter, FloatRange):
-        if parameter.step:
-            return tune.quniform(low, high, parameter.step)
         return tune.loguniform(low, high) if parameter.log else tune.uniform(low, high)
-    if parameter.step:
-        return tune.qrandint(int(low), int(high), parameter.step)
     draw = tune.lograndint if parameter.log else tune.randint
     return draw(int(low), int(high) + 1)
+
+
+class _Steps(Quantized):
+    """Any of the steps of a range from its `min` on. Ray's own are multiples of the step."""
+
+    def sample(
+        self, domain: Any, config: Any = None, size: int = 1, random_state: Any = None
+    ) -> Any:
+        count = round((domain.upper - domain.lower) / self.q) + 1
+        number = Integer(0, count).uniform()
+        drawn = number.sample(size=size, random_state=random_state)
+        if size == 1:
+            return domain.cast(domain.lower + drawn * self.q)
+        return [domain.cast(domain.lower + one * self.q) for one in drawn]
+
+
+def _stepped(parameter: FloatRange | IntRange) -> Domain:
+    assert parameter.step is not None
+    low, high = cast(list[float], parameter.ends())
+    steps: Domain = (
+        Float(low, high).uniform()
+        if isinstance(parameter, FloatRange)
+        else Integer(int(low), int(high)).uniform()
+    )
+    steps.set_sampler(_Steps(steps.get_sampler(), parameter.step), allow_override=True)
+    return steps
 
 
 def param_space(config: StudyConfig) -> dict[str, Any]:
@@ -184,7 +216,8 @@ class Halving(AsyncHyperBandScheduler):
 class Population(PopulationBasedTraining):
     """Population-based training (https://arxiv.org/abs/1711.09846), compared at whole epochs.
 
-    Parameters stay in their ranges. When a study is resumed, scores are those that were reported.
+    Parameters stay in their ranges. When a study is resumed, scores are those that were reported,
+    and what others may go on from are the checkpoints that were.
     """
 
     def __init__(self, config: StudyConfig, **options: Any) -> None:
@@ -210,6 +243,7 @@ class Population(PopulationBasedTraining):
         state = self._trial_state[trial]
         state.last_score = -self._objective.sign * last.metrics[self._objective.metric]
         state.last_train_time = state.last_perturbation_time = int(last.metrics["epochs"])
+        state.last_checkpoint, state.last_result = trial.checkpoint, trial.last_result
 
 
 def _mutation(parameter: Parameter) -> Any:

@@ -15,7 +15,7 @@ from optuna.distributions import (
 )
 from optuna.study import StudyDirection
 
-from spark_ray.training.search.records import Study, TrialRecord
+from spark_ray.training.search.records import Objective, Study, TrialRecord
 from spark_ray.training.search.space import Choice, FloatRange, Parameter
 
 _COLOURS = {"finished": "#2f6fde", "stopped": "#d9822b", "failed": "#c9372c", "running": "#8a63d2"}
@@ -39,7 +39,7 @@ def history(studies: Sequence[Study]) -> go.Figure:
                 continue
             spent.append(steps)
             best.append(value if not best else objective.better(best[-1], value))
-            dots.append((steps, value, _label(trial), _COLOURS[trial.state]))
+            dots.append((steps, value, _label(trial, objective), _COLOURS[trial.state]))
         if dots:
             x, y, labels, colours = zip(*dots, strict=True)
             figure.add_scatter(
@@ -80,7 +80,7 @@ def learning_curves(study: Study) -> go.Figure:
             line={"color": _COLOURS[trial.state], "width": 1.5},
             marker={"size": 4},
             opacity=0.8,
-            hovertemplate=f"{_label(trial)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+            hovertemplate=f"{_label(trial, objective)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
         )
     figure.update_layout(showlegend=False)
     figure.update_xaxes(title="step")
@@ -98,7 +98,7 @@ def parallel_coordinates(study: Study) -> go.Figure | None:
     if len(trials) < 2:
         return None
     values = [trial.value(objective) or 0.0 for trial in trials]
-    points = [_params_at_best(study, trial) for trial in trials]
+    points = [trial.params_at_best(objective) for trial in trials]
     heights = [_heights(values, min(values), max(values))]
     ends = [(f"{min(values):.4g}", f"{max(values):.4g}")]
     for path, parameter in space.items():
@@ -116,7 +116,7 @@ def parallel_coordinates(study: Study) -> go.Figure | None:
             y=column,
             mode="lines",
             line={"color": shade, "width": 2},
-            hovertemplate=f"{_label(trial)}<extra></extra>",
+            hovertemplate=f"{_label(trial, objective)}<extra></extra>",
         )
     names = [objective.metric, *space]
     for place, (low, high) in enumerate(ends):
@@ -186,7 +186,7 @@ def pareto(study: Study) -> go.Figure | None:
         figure.add_scatter(
             x=[trial.value(one) for trial in chosen],
             y=[trial.value(two) for trial in chosen],
-            text=[_label(trial) for trial in chosen],
+            text=[_label(trial, one) for trial in chosen],
             mode="markers",
             name=name,
             marker={"color": colour, "size": 9},
@@ -204,7 +204,7 @@ def _as_optuna(study: Study) -> optuna.Study:
     objective, space = study.objectives[0], study.record.config.space
     distributions = {path: _distribution(parameter) for path, parameter in space.items()}
     for trial in study.ranked():
-        params, value = _params_at_best(study, trial), trial.value(objective)
+        params, value = trial.params_at_best(objective), trial.value(objective)
         assert value is not None
         found.add_trial(
             optuna.trial.create_trial(
@@ -214,12 +214,6 @@ def _as_optuna(study: Study) -> optuna.Study:
             )
         )
     return found
-
-
-def _params_at_best(study: Study, trial: TrialRecord) -> dict[str, Any]:
-    """What it was trained with when it was best: population-based training changes that."""
-    best = trial.best(study.objectives[0])
-    return {**trial.params, **(best.params if best else {})}
 
 
 def _inside(parameter: Parameter, value: Any) -> Any:
@@ -235,8 +229,9 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     return IntDistribution(parameter.min, parameter.max, log=parameter.log)
 
 
-def _label(trial: TrialRecord) -> str:
-    params = "<br>".join(f"{path} = {_short(value)}" for path, value in trial.params.items())
+def _label(trial: TrialRecord, objective: Objective) -> str:
+    given = trial.params_at_best(objective)
+    params = "<br>".join(f"{path} = {_short(value)}" for path, value in given.items())
     return f"trial {trial.number} ({trial.state})<br>{params}"
 
 

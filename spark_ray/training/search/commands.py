@@ -137,8 +137,7 @@ def _trial_table(study: Study, trials: "Sequence[TrialRecord]") -> Table:
     paths = list(study.record.config.space)
     table = _table("trial", "state", *(o.metric for o in objectives), "steps", "seconds", *paths)
     for trial in trials:
-        best = trial.best(objectives[0])
-        params = {**trial.params, **(best.params if best else {})}
+        params = trial.params_at_best(objectives[0])
         table.add_row(
             str(trial.number),
             trial.state,

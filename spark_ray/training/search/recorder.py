@@ -24,7 +24,7 @@ from spark_ray.training.search.records import (
     trial_file,
     write_trial,
 )
-from spark_ray.training.search.trial import FAILURES, RUN_KEY, MetricNeverReported
+from spark_ray.training.search.trial import FAILURES, MODEL_KEY, RUN_KEY, MetricNeverReported
 from spark_ray.training.state import RUN
 from spark_ray.training.tracking import RunStatus
 
@@ -83,12 +83,18 @@ class Recorder(Callback):
         metrics = {
             name: float(value)
             for name, value in result.items()
-            if isinstance(value, int | float) and name not in _TUNES_OWN
+            if isinstance(value, int | float) and name not in {*_TUNES_OWN, MODEL_KEY}
         }
         # The trial's own configuration may already be the one that it goes on with.
         changed = {k: v for k, v in result["config"].items() if record.params.get(k) != v}
         record.run = f"{RUNS}/{result[RUN_KEY]}"
-        report = Report(step=int(result["step"]), run=record.run, params=changed, metrics=metrics)
+        report = Report(
+            step=int(result["step"]),
+            run=record.run,
+            params=changed,
+            metrics=metrics,
+            model=result.get(MODEL_KEY, False),
+        )
         if report not in record.reports[-1:]:
             record.reports.append(report)
         record.seconds = self._seconds(record)

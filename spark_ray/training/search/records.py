@@ -48,6 +48,7 @@ class Report(Record):
     run: str | None = Field(None, description="the training run that it was in, below the study")
     params: Params = Field({}, description="where they are others than at first")
     metrics: dict[str, float]
+    model: bool = Field(False, description="whether they are those of the model that it left")
 
 
 class TrialRecord(Record):
@@ -63,21 +64,27 @@ class TrialRecord(Record):
     reports: list[Report] = Field([])
 
     def best(self, objective: Objective) -> Report | None:
-        """The report with the best value.
+        """The report with the best value; that of its model alone, once it has left one.
 
         A trial of a population that went on from another's weights, in a new run, has given up what
         it had: no model of it could be taken home.
         """
         kept = [report for report in self.reports if report.run in (None, self.run)]
-        with_value = [report for report in kept if objective.metric in report.metrics]
+        told = [report for report in kept if report.model] or kept
+        with_value = [report for report in told if objective.metric in report.metrics]
         return min(
             with_value, key=lambda r: objective.sign * r.metrics[objective.metric], default=None
         )
 
     def value(self, objective: Objective) -> float | None:
-        """The best that it reported."""
+        """What its model is worth, or the best that it reported so far."""
         best = self.best(objective)
         return None if best is None else best.metrics[objective.metric]
+
+    def params_at_best(self, objective: Objective) -> Params:
+        """What it was trained with when it was best: population-based training changes that."""
+        best = self.best(objective)
+        return {**self.params, **(best.params if best else {})}
 
     @property
     def steps(self) -> int:
@@ -158,7 +165,8 @@ class Study:
         return [t for t, point in whole if not any(_dominates(other, point) for other in others)]
 
     def _point(self, trial: TrialRecord) -> tuple[float | None, ...]:
-        values = ((o.sign, trial.value(o)) for o in self.objectives)
+        """By its last report: the bests of several would be those of different weights."""
+        values = ((o.sign, trial.reports[-1].metrics.get(o.metric)) for o in self.objectives)
         return tuple(None if value is None else sign * value for sign, value in values)
 
     def save_record(self) -> None:

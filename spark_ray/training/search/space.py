@@ -53,17 +53,18 @@ MAX_GRID = 10_000
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 _MOST_CORNERS = 512
 _INSIDE = 16
+_EPSILON = 1e-9
 
 
 class _Range(Record):
     """What ranges have in common."""
 
     type: str
-    min: float
-    max: float
+    min: float = Field(allow_inf_nan=False)
+    max: float = Field(allow_inf_nan=False)
     log: bool = Field(False, description="as likely between 1 and 10 as between 10 and 100")
     step: float | None = Field(None, gt=0, description="only min, min + step, min + 2 step, …")
-    points: int | None = Field(None, ge=2, description="how many of them a grid tries")
+    points: int | None = Field(None, ge=2, le=MAX_GRID, description="how many of them a grid tries")
 
     @model_validator(mode="after")
     def _is_range(self) -> Self:
@@ -78,7 +79,20 @@ class _Range(Record):
         return self
 
     def ends(self) -> list[Scalar]:
-        return [self.min, self.max]
+        return [self.min, self.nearest(self.max)]
+
+    def count(self) -> int | None:
+        """How many values a step leaves; None where there is no step."""
+        if self.step is None:
+            return None
+        return math.floor((self.max - self.min) / self.step + _EPSILON) + 1
+
+    def nearest(self, value: float) -> Any:
+        """What is in the range, and on one of its steps."""
+        count = self.count()
+        if self.step is None or count is None:
+            return min(max(value, self.min), self.max)
+        return self.min + min(max(round((value - self.min) / self.step), 0), count - 1) * self.step
 
     def shown(self) -> str:
         step = f" by {self.step:g}" if self.step else ""
@@ -98,17 +112,19 @@ class FloatRange(_Range):
         if self.points:
             return [*self._spaced(self.points)]
         if self.step:
-            count = math.floor((self.max - self.min) / self.step + 1e-9)
-            return [self.min + number * self.step for number in range(count + 1)]
+            return [self.min + number * self.step for number in range(self.count() or 0)]
         return None
+
+    def grid_size(self) -> int | None:
+        return self.points or self.count()
 
     def draw(self, rng: random.Random) -> Scalar:
         if self.log:
             return math.exp(rng.uniform(math.log(self.min), math.log(self.max)))
-        return rng.uniform(self.min, self.max)
+        return self.clip(rng.uniform(self.min, self.max))
 
     def clip(self, value: float) -> float:
-        return min(max(value, self.min), self.max)
+        return float(self.nearest(value))
 
 
 class IntRange(_Range):
@@ -124,13 +140,18 @@ class IntRange(_Range):
             return [*sorted({round(value) for value in self._spaced(self.points)})]
         return list(range(self.min, self.max + 1, self.step or 1))
 
+    def grid_size(self) -> int:
+        if self.points:
+            return len(self.grid())
+        return self.count() or self.max - self.min + 1
+
     def draw(self, rng: random.Random) -> Scalar:
         if self.log:
             return round(math.exp(rng.uniform(math.log(self.min), math.log(self.max))))
-        return rng.randint(self.min, self.max)
+        return self.clip(rng.randint(self.min, self.max))
 
     def clip(self, value: float) -> int:
-        return round(min(max(value, self.min), self.max))
+        return round(self.nearest(value))
 
 
 class Choice(Record):
@@ -153,6 +174,9 @@ class Choice(Record):
 
     def grid(self) -> list[Scalar]:
         return self.ends()
+
+    def grid_size(self) -> int:
+        return len(self.labels())
 
     def draw(self, rng: random.Random) -> Scalar:
         return rng.choice(self.ends())
@@ -267,25 +291,22 @@ def grid_values(space: Mapping[str, Parameter]) -> dict[str, list[Scalar]]:
     Raises:
         ConfigError: a range has no end of values, or the grid would be too large.
     """
-    values: dict[str, list[Scalar]] = {}
     for path, parameter in space.items():
-        found = parameter.grid()
-        if found is None:
+        if parameter.grid_size() is None:
             raise ConfigError(
                 f"space: a grid over {path} needs points (how many values), step, or a choice"
             )
-        values[path] = found
     size = grid_size(space)
     if size > MAX_GRID:
         raise ConfigError(
             f"space: the grid has {size} points, and at most {MAX_GRID} are tried; leave "
             "parameters out, lower points, or search at random"
         )
-    return values
+    return {path: parameter.grid() or [] for path, parameter in space.items()}
 
 
 def grid_size(space: Mapping[str, Parameter]) -> int:
-    return math.prod(len(parameter.grid() or ()) for parameter in space.values())
+    return math.prod(parameter.grid_size() or 0 for parameter in space.values())
 
 
 def check_inheritable(space: Mapping[str, Parameter]) -> None:

@@ -41,7 +41,7 @@ from spark_ray.training.search.records import (
     write_trial,
 )
 from spark_ray.training.search.report import check_packages, write_report
-from spark_ray.training.search.space import corners, grid_size
+from spark_ray.training.search.space import INHERITABLE, corners, grid_size
 from spark_ray.training.search.trial import (
     FAILURES,
     MetricNeverReported,
@@ -106,6 +106,7 @@ def tune_training(config: StudyConfig) -> Study:
                 "Tuning", study.record.planned, "trials", partial(_look, study), _SHOW_EVERY_S
             ),
         ):
+            study.record.state = "running"  # also where failed trials of a finished one are retried
             study.save_record()
             setup = TrialSetup(pinned, packing.resources, study.record.tracking_run)
             try:
@@ -197,10 +198,10 @@ def _check(config: StudyConfig) -> tuple[list[TrainConfig], int]:
         SparkRayError: one of them can't be trained on this dataset.
     """
     runs = [config.trial_config(params, config.study_dir) for params in corners(config.space)]
-    first, _ = prepare(runs[0], load_index(runs[0].reference))
+    indices = {reference: load_index(reference) for reference in {run.reference for run in runs}}
     plans = [
-        RunPlan(run, first.processor, first.train, first.validation)
-        for run in {_length(run): run for run in runs}.values()
+        prepare(run, indices[run.reference])[0]
+        for run in {_decisive(run): run for run in runs}.values()
     ]
     for metric in config.metric:
         if metric.startswith("validation_"):
@@ -209,11 +210,13 @@ def _check(config: StudyConfig) -> tuple[list[TrainConfig], int]:
     return runs, max(plan.steps for plan in plans)
 
 
-def _length(run: TrainConfig) -> str:
-    """All that decides how many steps a run has; corners of a space seldom differ in it."""
-    stages = [stage.model_dump(mode="json") for stage in run.stages]
-    decisive = (run.global_batch, run.gradient_accumulation, run.max_steps, stages)
-    return json.dumps((*decisive, run.validate_every_epochs))
+def _decisive(run: TrainConfig) -> str:
+    """What a run can be trained by, and in how many steps; most corners of a space share it."""
+    stages = [
+        stage.model_dump(mode="json", exclude={"learning_rate_scale"}) for stage in run.stages
+    ]
+    others = run.model_dump(mode="json", exclude={*INHERITABLE, "seed", "curriculum"})
+    return json.dumps((stages, others))
 
 
 def _check_validates(plan: RunPlan, metric: str) -> None:
@@ -328,6 +331,8 @@ def _raise_reason(study: Study) -> None:
     for name in study.folder.names(FAILURES):
         failure = json.loads(study.folder.read(name))
         if failure["kind"] == MetricNeverReported.__name__:
+            study.record.state = "failed"
+            study.save_record()
             raise MetricNeverReported(failure["reason"]) from None
 
 

@@ -32,7 +32,7 @@ from spark_ray.training.worker import NonFiniteError
 
 PARENT_RUN_TAG = "mlflow.parentRunId"
 FAILURES = "failures"
-RUN_KEY, EPOCHS = "run", "epochs"
+RUN_KEY, MODEL_KEY, EPOCHS = "run", "is_model", "epochs"
 _BRANCH = "branch.json"
 _POLL_S = 0.5
 
@@ -105,7 +105,7 @@ class _Trial:
         except StoppedEarly:
             return
         # What its model is worth, which is that of the best checkpoint.
-        self._report(self.trial_id, {**result.metrics, "step": result.steps})
+        self._report(self.trial_id, {**result.metrics, "step": result.steps}, model=True)
         self._check_reported(self.finite)
 
     def _is_stopped(self) -> bool:
@@ -115,12 +115,12 @@ class _Trial:
             and read_trial(folder, self.trial_id).state == "stopped"
         )
 
-    def _report(self, run: str, metrics: Mapping[str, Any]) -> bool:
+    def _report(self, run: str, metrics: Mapping[str, Any], *, model: bool = False) -> bool:
         """Tell Ray Tune what it can compare; whether the scheduler has the trial end."""
         finite = self._finite(metrics)
         if not all(name in finite for name in self.wanted):
             return False  # before the first validation
-        tune.report({**finite, RUN_KEY: run})
+        tune.report({**finite, RUN_KEY: run, MODEL_KEY: model})
         return self._is_stopped()
 
     def _finite(self, metrics: Mapping[str, Any]) -> dict[str, float]:

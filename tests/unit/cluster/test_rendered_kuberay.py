@@ -1,6 +1,9 @@
 """KubeRay's objects, and what goes with them, are what Kubernetes, Ray and Serve read."""
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -261,3 +264,36 @@ def test_ports_of_the_head_are_those_of_ray() -> None:
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports["dashboard"] == ray_constants.DEFAULT_DASHBOARD_PORT
     assert ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT == 52365
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@pytest.mark.parametrize(
+    ("cluster", "service"),
+    [
+        ("spark-ray-x7k2p", "spark-ray-x7k2p-head-svc"),
+        (f"{'a' * 40}-serve-x7k2p", f"{'a' * 29}-serve-x7k2p-head-svc"),
+        (f"aa-{'b' * 30}-job-x7k2p", f"r{'b' * 30}-job-x7k2p-head-svc"),
+    ],
+)
+def test_the_head_is_certified_by_the_name_that_kuberay_gives_its_service(
+    cluster: str, service: str, tmp_path: Path
+) -> None:
+    authority = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=x -keyout tls.key"
+    subprocess.run(
+        [*authority.split(), "-out", "tls.crt"], cwd=tmp_path, check=True, capture_output=True
+    )
+    (tmp_path / "pod").mkdir()
+    pod = {
+        "CLUSTER": cluster,
+        "NAMESPACE": "here",
+        "POD_IP": "10.0.0.7",
+        "CA_FOLDER": str(tmp_path),
+        "TLS_FOLDER": str(tmp_path / "pod"),
+        "PATH": os.environ["PATH"],
+    }
+    subprocess.run(
+        ["/bin/sh", "-c", pods.MAKE_CERTIFICATE], env=pod, check=True, capture_output=True
+    )
+    shown = ["openssl", "x509", "-in", "pod/tls.crt", "-noout", "-ext", "subjectAltName"]
+    names = subprocess.run(shown, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert f"DNS:{service}, DNS:{service}.here.svc, " in names

@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import yaml
+from ray._private.runtime_env.packaging import create_package
 
 from spark_ray.cluster.config import SubmitConfig
 from spark_ray.cluster.submit import SETTINGS, packed
@@ -88,6 +90,19 @@ def test_files_go_along_by_their_relative_paths(tmp_path: Path) -> None:
     assert found == {"texts/captions.json", "texts/old/a.json"}
 
 
+def test_what_git_ignores_goes_along_all_the_same(tmp_path: Path) -> None:
+    """Ray leaves out what such a file names, also of the folder that we lay out for it."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "captions.json").write_text("{}")
+    for name in (".gitignore", ".rayignore"):
+        (tmp_path / "texts" / name).write_text("*\n")
+    with packed(submit(settings=BUILD, files=["texts"]), tmp_path, []) as package:
+        sent = tmp_path / "sent.zip"
+        create_package(str(package.folder), sent, include_gitignore=True)
+    with ZipFile(sent) as archive:
+        assert "texts/captions.json" in archive.namelist()
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -107,6 +122,14 @@ def test_links_inside_a_folder_are_not_followed_out(tmp_path: Path) -> None:
     (tmp_path / "texts" / "link").symlink_to("/etc/passwd")
     text = refused(submit(settings=BUILD, files=["texts"]), tmp_path)
     assert "files: 'texts/link' leads out of" in text
+
+
+@pytest.mark.parametrize("to", ["missing", ".", "link"])
+def test_links_that_can_not_be_copied_are_named(to: str, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "link").symlink_to(to)
+    text = refused(submit(settings=BUILD, files=["texts"]), tmp_path)
+    assert "files: 'texts/link' is a link to a folder, or to nothing" in text
 
 
 @pytest.mark.parametrize(

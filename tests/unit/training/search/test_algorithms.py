@@ -4,9 +4,12 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from ray.train import Checkpoint
+from ray.train._internal.session import _TrainingResult as TrainingResult
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm, Searcher
@@ -123,16 +126,32 @@ def test_the_ranges_that_ray_draws_from_include_both_ends():
         {
             "a": {"type": "int", "min": 1, "max": 2},
             "b": {"type": "int", "min": 1, "max": 2, "log": True},
-            "c": {"type": "int", "min": 2, "max": 6, "step": 2},
-            "d": {"type": "float", "min": 0.0, "max": 0.2, "step": 0.1},
+            "c": {"type": "int", "min": 3, "max": 8, "step": 2},
+            "d": {"type": "float", "min": 0.05, "max": 0.3, "step": 0.1},
+            "f": {"type": "int", "min": 1, "max": 3, "step": 1},
             "e": {"type": "choice", "values": [[], ["text"], None, True, "x"]},
         }
     )
     drawn = {path: set(domain(one).sample(size=200)) for path, one in space.items()}
     assert drawn["a"] == drawn["b"] == {1, 2}
-    assert drawn["c"] == {2, 4, 6}
-    assert {round(value, 9) for value in drawn["d"]} == {0.0, 0.1, 0.2}
+    assert drawn["c"] == {3, 5, 7}, "steps are counted from min on"
+    assert {round(value, 9) for value in drawn["d"]} == {0.05, 0.15, 0.25}
+    assert drawn["f"] == {1, 2, 3}
+    assert all(domain(space[path]).sample() in drawn[path] for path in "cdf")
     assert drawn["e"] == {"[]", '["text"]', None, True, "x"}
+
+
+def test_optuna_draws_the_same_steps(tmp_path: Path):
+    space = {
+        "learning_rate": {"type": "float", "min": 0.05, "max": 0.3, "step": 0.1},
+        "batch_size": {"type": "int", "min": 3, "max": 8, "step": 2},
+    }
+    config = study_config(tmp_path, search="optuna", space=space)
+    search = searcher(config, trials_at_once=40)
+    search.set_search_properties(None, None, param_space(config))
+    drawn = [search.suggest(str(number)) for number in range(40)]
+    assert {point["batch_size"] for point in drawn} == {3, 5, 7}
+    assert {round(point["learning_rate"], 9) for point in drawn} == {0.05, 0.15, 0.25}
 
 
 def test_a_grid_is_every_point_once(tmp_path: Path):
@@ -200,3 +219,26 @@ def test_after_a_kill_the_population_has_its_scores(population: Population):
     assert population._trial_state[known].last_score == -2.5
     assert population._trial_state[known].last_perturbation_time == 2
     assert population._trial_state[fresh].last_score is None
+
+
+def test_after_a_kill_the_best_can_be_taken_over_before_it_reports_again(population: Population):
+    """Ray Tune forgets whose checkpoint was whose, and would leave the worst as it is."""
+    trials = []
+    for number, loss in ((0, 1.0), (1, 9.0)):
+        record = trial(number, state="running")
+        record.reports = [Report(step=9, metrics={"validation_loss": loss, "epochs": 1.0})]
+        write_trial(population._folder, record)
+        config = {"learning_rate": 5e-4, "max_grad_norm": 1.0}
+        restored = Trial("run_trial", config=config, trial_id=record.trial_id, stub=True)
+        result = TrainingResult(Checkpoint(f"/branches/{number}"), {"epochs": 1})
+        restored.run_metadata.checkpoint_manager._latest_checkpoint_result = result
+        trials.append(restored)
+    best, worst = trials
+    controller: Any = Mock(search_alg=None)
+    controller.get_trials.return_value = trials
+    for one in trials:
+        population.on_trial_add(controller, one)
+    population.on_trial_result(controller, worst, {"validation_loss": 8.0, "epochs": 2})
+    assert worst.checkpoint is not None
+    assert worst.checkpoint.path == "/branches/0"
+    assert worst.config != best.config

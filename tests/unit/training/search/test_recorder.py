@@ -11,7 +11,12 @@ from spark_ray.core.errors import SparkRayError
 from spark_ray.core.storage import Folder
 from spark_ray.training.search.recorder import Recorder
 from spark_ray.training.search.records import TrialRecord, read_trial, read_trials, write_trial
-from spark_ray.training.search.trial import RUN_KEY, MetricNeverReported, reason_kept
+from spark_ray.training.search.trial import (
+    MODEL_KEY,
+    RUN_KEY,
+    MetricNeverReported,
+    reason_kept,
+)
 
 RATE = {"learning_rate": {"type": "float", "min": 1e-5, "max": 1e-1}}
 
@@ -64,7 +69,9 @@ def test_what_is_reported_again_after_a_kill_is_kept_once(told: Told):
     told.recorder = again
     told.result(first, 2, 5.0)
     told.result(first, 4, 4.0)
+    told.result(first, 4, 4.0, **{MODEL_KEY: True})
     record = told.record(first)
+    assert record.reports.pop() == record.reports[-1].model_copy(update={"model": True})
     assert [(r.step, r.metrics) for r in record.reports] == [
         (2, {"step": 2.0, "validation_loss": 5.0}),
         (4, {"step": 4.0, "validation_loss": 4.0}),

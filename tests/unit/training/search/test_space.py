@@ -29,6 +29,7 @@ BASE = {"curriculum": [{"name": "films", "epochs": 2, "modalities": ["video"]}]}
         ({"type": "flot", "min": 1, "max": 2}, "^x: .*'float', 'int', 'choice'"),
         ({"min": 1, "max": 2}, "^x: type is required"),
         ({"type": "float", "min": 1, "max": 2, "lgo": 1}, "setting 'lgo'; did you mean 'log'"),
+        ({"type": "float", "min": 0, "max": float("inf")}, "^x: max: .*finite"),
         ({"type": "float", "min": 2, "max": 1}, "min 2 must be less than max 1"),
         ({"type": "float", "min": 0, "max": 1, "log": True}, "log needs a min over 0"),
         ({"type": "int", "min": 1, "max": 9, "log": True, "step": 2}, "step goes without log"),
@@ -123,12 +124,29 @@ def test_a_grid_counts_its_points():
     assert grid_size(space) == 3 * 4 * 3
 
 
+def test_only_the_steps_of_a_range_are_tried():
+    space = parse_space(
+        {
+            "batch": {"type": "int", "min": 3, "max": 8, "step": 2},
+            "decay": {"type": "float", "min": 0.05, "max": 0.3, "step": 0.1},
+        }
+    )
+    tried = list(corners(space))
+    assert {point["batch"] for point in tried} == {3, 5, 7}
+    assert {round(float(point["decay"] or 0), 9) for point in tried} == {0.05, 0.15, 0.25}
+    kept = explorer(space)({"batch": 5.9, "decay": 0.18})
+    assert kept == {"batch": 5, "decay": pytest.approx(0.15)}
+
+
 def test_a_grid_needs_an_end():
     with pytest.raises(ConfigError, match="grid over rate needs points"):
         grid_values(parse_space({"rate": RATE}))
     wide = {f"p{number}": {"type": "int", "min": 1, "max": 30} for number in range(3)}
     with pytest.raises(ConfigError, match="27000 points, and at most 10000"):
         grid_values(parse_space(wide))
+    endless = {"seed": {"type": "int", "min": 0, "max": 10**15}}
+    with pytest.raises(ConfigError, match="1000000000000001 points, and at most 10000"):
+        grid_values(parse_space(endless))
 
 
 def test_only_what_shapes_no_weights_changes_in_the_middle_of_a_run():

@@ -1,10 +1,14 @@
 """What is wrong with a study is said before Ray starts, and before its folder is begun."""
 
+import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from ray.tune import TuneError
 from studies import trial, write_study
 
 from spark_ray.core import claim
@@ -12,13 +16,16 @@ from spark_ray.core.claim import alone
 from spark_ray.core.errors import ConfigError, DatasetError, FolderInUse, MissingDependency
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import SPLITS, split_of
+from spark_ray.training.search import study as study_module
 from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import Study
 from spark_ray.training.search.study import StudyFailed, _check, _conclude, tune_training
+from spark_ray.training.search.trial import FAILURES, MetricNeverReported
 
 sys.path.append(str(Path(__file__).parents[2] / "datasets"))
 from fake_version import jpeg, make_clip, write_version
 
+BOTH = ["caption", "transcript"]
 FILMS = {"name": "films", "epochs": 2, "modalities": ["text", "video"]}
 SPACE = {"learning_rate": {"type": "float", "min": 1e-5, "max": 1e-3}}
 
@@ -70,15 +77,29 @@ def test_the_longest_trial_is_known(dataset: Path, tmp_path: Path):
             DatasetError,
             "one step of stage 'films' takes 400",
         ),
-        ({"train": {"tasks": ["caption", "transcript"]}}, DatasetError, "has a transcript"),
+        ({"train": {"tasks": BOTH}}, DatasetError, "has a transcript"),
+        (
+            {"space": {"tasks": {"type": "choice", "values": [["caption"], BOTH]}}},
+            DatasetError,
+            "has a transcript",
+        ),
+        (
+            {
+                "space": {"dataset": {"type": "choice", "values": ["SET", "/nowhere"]}},
+                "train": {"dataset": "SET"},
+            },
+            DatasetError,
+            "/nowhere: no such published dataset",
+        ),
         ({"train": {"max_steps": 1}}, ConfigError, r"validation_loss comes after \d+ steps"),
     ],
 )
 def test_a_trial_that_can_not_be_trained_is_named(
     dataset: Path, tmp_path: Path, values: dict[str, Any], error: type[Exception], sentence: str
 ):
+    given = json.loads(json.dumps(values).replace("SET", str(dataset)))
     with pytest.raises(error, match=sentence):
-        tune_training(config(dataset, tmp_path, **values))
+        tune_training(config(dataset, tmp_path, **given))
     assert not (tmp_path / "study").exists()
 
 
@@ -145,6 +166,50 @@ def test_a_finished_study_is_not_done_again(dataset: Path, tmp_path: Path):
     kept = begun.located().model_dump(mode="json", exclude={"study_dir"})
     write_study(tmp_path / "study", [trial(0)], **kept)
     assert [one.number for one in tune_training(begun).trials] == [0]
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """All of a study but its trials; who uses it says what becomes of these."""
+    for name in ("ray_session", "progress_elsewhere"):
+        monkeypatch.setattr(study_module, name, lambda *given: nullcontext())
+    monkeypatch.setattr(study_module, "_tracked", lambda given: nullcontext(Mock()))
+    for name in ("await_nodes", "free_leaked_placement_groups"):
+        monkeypatch.setattr(study_module, name, lambda *given: None)
+    monkeypatch.setattr(study_module, "living_nodes", lambda: [{"CPU": 2.0}])
+    return monkeypatch
+
+
+def test_a_retry_that_is_killed_is_no_finished_study(
+    dataset: Path, tmp_path: Path, no_cluster: pytest.MonkeyPatch
+):
+    begun = config(dataset, tmp_path, retry_failed=True)
+    kept = begun.located().model_dump(mode="json", exclude={"study_dir"})
+    written = write_study(tmp_path / "study", [trial(0), trial(1, state="failed")], **kept)
+    written.record.dataset = str(dataset)
+    written.save_record()
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    no_cluster.setattr(study_module, "_search", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tune_training(begun)
+    assert Study.load(str(tmp_path / "study")).record.state == "running"
+
+
+def test_a_study_that_ended_for_want_of_its_metric_has_failed(
+    dataset: Path, tmp_path: Path, no_cluster: pytest.MonkeyPatch
+):
+    def never(given: StudyConfig, *others: Any) -> None:
+        failure = {"kind": MetricNeverReported.__name__, "reason": "never reported 'bleu'"}
+        Folder(given.study_dir).write(f"{FAILURES}/a.json", json.dumps(failure).encode())
+        raise TuneError
+
+    no_cluster.setattr(study_module, "_search", never)
+    with pytest.raises(MetricNeverReported, match="never reported 'bleu'"):
+        tune_training(config(dataset, tmp_path, metric="bleu"))
+    assert Study.load(str(tmp_path / "study")).record.state == "failed"
 
 
 def test_a_study_in_which_every_trial_failed_has_failed(tmp_path: Path):

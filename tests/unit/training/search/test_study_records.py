@@ -34,6 +34,34 @@ def test_the_best_report_of_a_trial_counts(tmp_path: Path):
     assert high.best_value(high.objectives[0]) == 9.0
 
 
+def test_a_trial_is_worth_what_the_model_is_that_it_left(tmp_path: Path):
+    """A run keeps the model of the best validation, which may be another metric's than ours."""
+    lucky, steady = trial(0, 1e-2), trial(1, 1e-2)
+    for one, values in ((lucky, (0.1, 0.9)), (steady, (0.6, 0.5))):
+        one.reports = [
+            Report(step=step, metrics={"loss": value, "step_s": 5 - 4 * value})
+            for step, value in zip((5, 10), values, strict=True)
+        ]
+        one.reports.append(one.reports[-1].model_copy(update={"model": True}))
+    study = write_study(tmp_path / "x", [lucky, steady], metric="loss")
+    assert [ranked.number for ranked in study.ranked()] == [1, 0]
+    assert study.best_value(study.objectives[0]) == 0.5
+    both = {**TWO, "metric": ["loss", "step_s"], "mode": ["min", "max"]}
+    front = write_study(tmp_path / "y", [lucky, steady], **both).pareto_front()
+    assert [one.number for one in front] == [1], "no weights had both a loss of 0.1 and 4.6 s"
+
+
+def test_the_front_is_of_points_that_there_were(tmp_path: Path):
+    died, other = trial(0, state="failed"), trial(1)
+    died.reports = [
+        Report(step=5, metrics={"validation_loss": 1.0, "step_s": 9.0}),
+        Report(step=10, metrics={"validation_loss": 9.0, "step_s": 1.0}),
+    ]
+    other.reports = [Report(step=10, metrics={"validation_loss": 2.0, "step_s": 2.0})]
+    study = write_study(tmp_path / "x", [died, other], **TWO)
+    assert {one.number for one in study.pareto_front()} == {0, 1}
+
+
 def test_what_weights_were_worth_that_were_given_up_does_not_count(tmp_path: Path):
     one = trial(0, 1e-2)
     gone = Report(step=20, run="runs/trial_00000-before", metrics={"validation_loss": 0.1})

@@ -68,6 +68,15 @@ def test_the_file_needs_nothing_from_elsewhere_and_runs_no_text(tmp_path: Path):
         assert f'id="{name}"' in page
 
 
+def test_parameters_are_those_that_a_trial_was_best_with(tmp_path: Path):
+    one = trial(0, 2e-5)
+    one.reports[-1].params = {"learning_rate": 7e-3}
+    page = render([write_study(tmp_path / "x", [one, trial(1)])])
+    assert "<td>0.007</td>" in page
+    assert "learning_rate = 0.007" in page
+    assert "2e-05" not in page
+
+
 def test_studies_are_compared_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name in ("one", "other"):
         write_study(tmp_path / name, many())

@@ -10,6 +10,7 @@ from spark_ray.core.errors import ConfigError
 from spark_ray.core.storage import Folder
 from spark_ray.training.search.trial import (
     FAILURES,
+    MODEL_KEY,
     MetricNeverReported,
     TrialSetup,
     _Branch,
@@ -42,6 +43,15 @@ def test_a_metric_that_was_never_a_number_is_this_trials_own_failure(tmp_path: P
         trial._check_reported(trial.finite)
     trial._finite({"validation_loss": 3.0})
     trial._check_reported(trial.finite)
+
+
+def test_what_the_model_is_worth_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr("ray.tune.report", told.append)
+    trial = make(tmp_path / "x", metric="loss")
+    trial._report("a", {"loss": 2.0, "step": 4})
+    trial._report("a", {"loss": 3.0, "step": 4}, model=True)
+    assert [(one["loss"], one[MODEL_KEY]) for one in told] == [(2.0, False), (3.0, True)]
 
 
 def test_why_a_trial_failed_is_kept_in_one_sentence(tmp_path: Path):
