@@ -1,6 +1,7 @@
 """Errors of the HTTP interface: a status, a code for programs, a sentence for people."""
 
 import json
+import re
 from typing import Any
 
 from spark_ray.core.errors import (
@@ -19,6 +20,9 @@ from spark_ray.serving.shown import without_paths
 
 TUS_VERSION = "1.0.0"
 """Of the protocol for resumable uploads."""
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+"""What clients may call their requests."""
 
 
 class ApiError(SparkRayError):
