@@ -96,6 +96,43 @@ def test_a_stream_says_who_answers(tmp_path: Path) -> None:
     assert answer.text.endswith("data: [DONE]\n\n")
 
 
+def test_a_body_on_its_way_is_one_of_the_requests_that_a_key_may_have(tmp_path: Path) -> None:
+    """Or one key could have the server hold as many bodies as it has places for requests."""
+    served = services(tmp_path)
+    app = create_app(served)
+    _, key = KeyStore(served.database).create(
+        "test", ["infer"], requests_per_minute=6000, max_concurrent=1, lifetime_s=None
+    )
+
+    async def ask(method: str, path: str, arriving: asyncio.Event) -> int:
+        async def receive() -> Any:
+            await arriving.wait()
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+
+        async def send(message: Any) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        statuses: list[int] = []
+        headers = [(b"authorization", f"Bearer {key}".encode())]
+        headers += [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": method, "path": path, "query_string": b""}
+        await app({**scope, "headers": headers}, receive, send)
+        return statuses[0]
+
+    async def play() -> tuple[int, int, int]:
+        arriving, arrived = asyncio.Event(), asyncio.Event()
+        arrived.set()
+        slow = asyncio.create_task(ask("POST", "/v1/search", arriving))
+        while not any(usage.running for usage in served.throttle._usage.values()):
+            assert not slow.done()
+            await asyncio.sleep(0.01)
+        second = await ask("GET", "/v1/me", arrived)
+        arriving.set()
+        return second, await slow, await ask("GET", "/v1/me", arrived)
+
+    assert asyncio.run(asyncio.wait_for(play(), 5)) == (429, 404, 200)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_analysis_says_who_answers(tmp_path: Path, stream: bool) -> None:
     """Its two models as well, and before the first event."""
