@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state.exception import RayStateApiException
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from spark_ray.core.errors import ConfigError, SparkRayError, unknown_choice
@@ -79,18 +79,13 @@ class JobBook:
         """
         if not locations:
             raise ApiError(400, "media_missing", "give 'assets' or 'urls' to build the dataset of")
+        self._check_room(session, owner)
         lists = [place for place in locations if place.strip().lower().endswith(_LISTS)]
         if lists:
-            raise ApiError(
-                400, "invalid_request", f"{lists[0]!r}: give the addresses that it lists",
-                param="urls",
-            )  # fmt: skip
+            raise _refused(f"{lists[0]!r}: give the addresses that it lists", "urls")
         fixed = sorted(_FIXED & set(request.settings))
         if fixed:
-            raise ApiError(
-                400, "invalid_request", f"settings: {fixed[0]!r} is the server's own to set",
-                param="settings",
-            )  # fmt: skip
+            raise _refused(f"settings: {fixed[0]!r} is the server's own to set", "settings")
         job = Job(
             id=f"job-{secrets.token_hex(8)}",
             owner=owner,
@@ -111,6 +106,16 @@ class JobBook:
         remembered = audit_entry("job.create", key=owner, subject=job.id, dataset=request.name)
         session.add_all([job, remembered])
         return job
+
+    def _check_room(self, session: Session, owner: str) -> None:
+        """The keeper holds every job that has not ended in memory, with all that it names."""
+        most = self._settings.limits.max_jobs_per_key
+        mine = select(func.count()).where(Job.owner == owner, Job.state.not_in(ENDED))
+        if session.scalars(mine).one() >= most:
+            raise ApiError(
+                429, "too_many_jobs", f"this key may have {most} jobs that have not ended",
+                retry_after_s=60.0,
+            )  # fmt: skip
 
     def build_config(self, job: Job) -> BuildConfig:
         """What is built, with the job's settings over the server's."""
@@ -158,7 +163,7 @@ class JobBook:
             session.execute(
                 update(Job).where(Job.id == job.id, Job.state == RUNNING).values(state=STOPPING)
             )
-        self._database.audit("job.cancel", key=job.owner, subject=job.id)
+            session.add(audit_entry("job.cancel", key=job.owner, subject=job.id))
         return self.get(job.id, job.owner)
 
     def info(self, job: Job) -> JobInfo:
@@ -273,14 +278,14 @@ class JobKeeper:
 
     def _look_after(self, job: Job) -> None:
         status = self._status(job)
-        if job.state == STOPPING:
+        if status == JobStatus.SUCCEEDED:
+            self._succeed(job)  # also where a wish to stop it came too late: it is published
+        elif job.state == STOPPING:
             if status in (JobStatus.PENDING, JobStatus.RUNNING):
                 assert job.submission is not None
                 self._ray_jobs().stop_job(job.submission)
             else:
                 self._end(job, "cancelled")
-        elif status == JobStatus.SUCCEEDED:
-            self._succeed(job)
         elif status in (JobStatus.FAILED, JobStatus.STOPPED):
             self._failed(job)
         elif status is None:
@@ -357,12 +362,13 @@ class JobKeeper:
     def _end(self, job: Job, state: str, *, result: Any = None, error: str | None = None) -> None:
         self._keep_log(job)
         with self._database.session() as session:
-            session.execute(
+            ended = session.execute(
                 update(Job)
-                .where(Job.id == job.id)
+                .where(Job.id == job.id, Job.state.not_in(ENDED))
                 .values(state=state, result=result, error=error, finished=time.time())
             )
-        self._database.audit(f"job.{state}", key=job.owner, subject=job.id)
+            if ended.rowcount == 1:  # type: ignore[attr-defined]
+                session.add(audit_entry(f"job.{state}", key=job.owner, subject=job.id))
 
     def _keep_log(self, job: Job) -> None:
         """What its attempt printed, while Ray still knows of it."""
@@ -380,6 +386,10 @@ class JobKeeper:
     def _ray_jobs(self) -> JobSubmissionClient:
         self._client = self._client or _client()
         return self._client
+
+
+def _refused(why: str, param: str) -> ApiError:
+    return ApiError(400, "invalid_request", why, param=param)
 
 
 def _dataset(job: Job) -> tuple[str, str]:
