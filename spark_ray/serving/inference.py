@@ -199,7 +199,7 @@ class ApotheonServer:
             raise
         if isinstance(written, Exception):
             raise written
-        return written.model_copy(update={"timing": written.timing + Timing(preprocess=preprocess)})
+        return written.after(Timing(preprocess=preprocess))
 
     @serve.batch()
     async def _write(self, requests: list[Pending]) -> list[Written | Exception]:
@@ -237,9 +237,7 @@ class ApotheonServer:
                     yield piece
             (written,) = await writing
             _observe([written], task)
-            yield written.model_copy(
-                update={"timing": written.timing + Timing(preprocess=preprocess)}
-            )
+            yield written.after(Timing(preprocess=preprocess))
         finally:
             pending.cancelled.set()
 

@@ -186,8 +186,7 @@ class Services:
         started = time.perf_counter()
         answer = await self.call(response, f"model {target.name!r}")
         passed_s = before_s + time.perf_counter() - started
-        waiting = Timing(queue=max(0.0, passed_s - answer.timing.total))
-        return answer.model_copy(update={"timing": answer.timing + waiting})
+        return answer.after(Timing(queue=max(0.0, passed_s - answer.timing.total)))
 
     async def call(self, response: Any, what: str, timeout_s: float | None = None) -> Any:
         """What a deployment answers, in time. Where nobody waits for it any more, it is stopped.

@@ -1,5 +1,7 @@
 """`/v1/captions`, `/v1/transcriptions` and `/v1/search`."""
 
+import time
+
 from fastapi import APIRouter, Request, Response
 
 from spark_ray.core.anatomy import Task
@@ -102,15 +104,17 @@ async def search(
         raise ApiError(422, "invalid_request", "give 'text' or 'asset', and not both")
     target = await services.catalog.find(wanted.model, "embed")
     if wanted.text is not None:
-        query = await services.ask(target.model.embed_texts.remote([wanted.text]), target)
+        query: Embedded = await services.ask(target.model.embed_texts.remote([wanted.text]), target)
     else:
         query = await _embed_asset(services, caller.id, str(wanted.asset), target)
+    started = time.perf_counter()
     found, version = await services.call(
         services.handles.search.find.remote(
             place.reference, target.name, target.reference, query.vectors[0], wanted.limit
         ),
         "the search",
     )
+    query = query.after(Timing(postprocess=time.perf_counter() - started))
     say(response, query)
     return SearchAnswer(
         id=request.state.request_id,
@@ -126,7 +130,7 @@ async def _embed_asset(services: Services, owner: str, asset_id: str, target: Ta
     asset = await services.asset(owner, asset_id)
     decoded = await services.decode(asset, target)
     embedded: Embedded = await services.ask(target.model.embed_clips.remote([decoded.clip]), target)
-    return embedded
+    return embedded.after(Timing(preprocess=decoded.seconds))
 
 
 def say(response: Response, written: Written | Embedded) -> None:

@@ -124,7 +124,9 @@ async def speech(request: Request, caller: Infers, services: UseServices) -> Res
     if language is not None:
         spoken = SpokenClip(**dict(decoded.clip), spoken_language=language)
         decoded = decoded.model_copy(update={"clip": spoken})
-    written = await write(services, decoded, "transcript", target, None)
+    # To the end: a client can't say here where it is, and would not hear that it was cut off.
+    most = services.settings.limits.max_new_tokens
+    written = await write(services, decoded, "transcript", target, most)
     answer = _speech_answer(written, decoded, wanted.response_format)
     say(answer, written)
     return answer
