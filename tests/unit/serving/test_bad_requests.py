@@ -105,6 +105,7 @@ def archive() -> bytes:
         ("/v1/search", said(field("text", nested(900))), 422, "invalid_request"),
         ("/v1/jobs", a_job(field("fps", nested(500))), 422, "invalid_request"),
         ("/v1/jobs", a_job(field("fps", nested(100_000))), 400, "invalid_request"),
+        ("/v1/jobs", said('{"name": "a"}', **{"Idempotency-Key": ""}), 422, "invalid_request"),
         # Texts that are no Unicode, and numbers that are none.
         ("/v1/jobs", a_job(r'{"fps": "\ud800"}'), 422, "invalid_request"),
         ("/v1/jobs", a_job('{"fps": NaN}'), 422, "invalid_request"),

@@ -12,11 +12,13 @@ import pytest
 from ray.serve.exceptions import BackPressureError
 from starlette.testclient import TestClient
 
+from spark_ray.core.errors import StorageError
 from spark_ray.core.schema import Clip
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.messages import Decoded, ModelFacts, ServedModel, Timing, Written
+from spark_ray.serving.schemas import JobRequest
 from spark_ray.serving.services import Handles, Services, together
 from spark_ray.serving.settings import ServeSettings
 
@@ -167,6 +169,35 @@ def test_an_analysis_says_who_answers(tmp_path: Path, stream: bool) -> None:
     assert answer.headers["x-dataset-version"] == "films@v2"
     assert answer.headers["x-request-id"] in answer.text
     assert ("server-timing" in answer.headers) != stream
+
+
+def test_events_of_a_job_end_with_what_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are not just broken off: whoever follows it knows to ask again."""
+    served = services(tmp_path)
+    key, text = KeyStore(served.database).create(
+        "test", ["jobs"], requests_per_minute=6000, max_concurrent=1, lifetime_s=None
+    )
+    with served.database.session() as session:
+        job = served.jobs.create(session, key.id, JobRequest(name="set"), ["/films/a.mp4"])
+    get, left = served.jobs.get, [1]
+
+    def get_once(job_id: str, owner: str) -> Any:
+        if not left:
+            raise StorageError("the database can't be used")
+        left.pop()
+        return get(job_id, owner)
+
+    monkeypatch.setattr(served.jobs, "get", get_once)
+    with TestClient(create_app(served)) as client:
+        headers = {"Authorization": f"Bearer {text}"}
+        answer = client.get(f"/v1/jobs/{job.id}/events", headers=headers)
+    assert answer.status_code == 200
+    first, last = answer.text.strip().split("\n\n")
+    assert first.startswith("event: job\n")
+    assert last.startswith("event: error\ndata: ")
+    assert '"code": "storage_unavailable"' in last
 
 
 class Answer:
