@@ -41,7 +41,7 @@ from spark_ray.serving.errors import ApiError, not_found
 from spark_ray.serving.job_logs import LOST_LOG, log_name, read_log
 from spark_ray.serving.schemas import JobInfo, JobRequest
 from spark_ray.serving.settings import ServeSettings
-from spark_ray.serving.shown import without_paths
+from spark_ray.serving.shown import shown_source, without_paths
 
 log = get_logger(__name__)
 
@@ -55,7 +55,6 @@ _FIXED |= {"captions_file", "caption_model", "caption_revision", "transcription_
 _FIXED |= {"max_pixels", "max_frame_rate", "max_file_bytes"}
 # How much of the cluster a job takes, which changes nothing in the dataset: others need it, too.
 _FIXED |= OPERATIONAL
-_LISTS = tuple(LIST_SUFFIXES)
 _MOST_ATTEMPTS = 5
 _POLL_S = 1.0
 _CLEAN_UP_EVERY_S = 3600.0
@@ -80,7 +79,9 @@ class JobBook:
         if not locations:
             raise ApiError(400, "media_missing", "give 'assets' or 'urls' to build the dataset of")
         self._check_room(session, owner)
-        lists = [place for place in locations if place.strip().lower().endswith(_LISTS)]
+        lists = [
+            place for place in locations if place.strip().lower().endswith(tuple(LIST_SUFFIXES))
+        ]
         if lists:
             raise _refused(f"{lists[0]!r}: give the addresses that it lists", "urls")
         fixed = sorted(_FIXED & set(request.settings))
@@ -112,10 +113,8 @@ class JobBook:
         most = self._settings.limits.max_jobs_per_key
         mine = select(func.count()).where(Job.owner == owner, Job.state.not_in(ENDED))
         if session.scalars(mine).one() >= most:
-            raise ApiError(
-                429, "too_many_jobs", f"this key may have {most} jobs that have not ended",
-                retry_after_s=60.0,
-            )  # fmt: skip
+            said = f"this key may have {most} jobs that have not ended"
+            raise ApiError(429, "too_many_jobs", said, retry_after_s=60.0)
 
     def build_config(self, job: Job) -> BuildConfig:
         """What is built, with the job's settings over the server's."""
@@ -245,15 +244,16 @@ class JobKeeper:
 
     def reconcile(self) -> None:
         """One round: look after what runs, then begin what waits."""
-        if time.monotonic() - self._cleaned > _CLEAN_UP_EVERY_S:
-            self._assets.remove_expired()
-            self._cleaned = time.monotonic()
         with self._database.session() as session:
             jobs = list(
                 session.scalars(
                     select(Job).where(Job.state.not_in(ENDED)).order_by(Job.created, Job.id)
                 )
             )
+        if time.monotonic() - self._cleaned > _CLEAN_UP_EVERY_S:
+            used = {shown_source(place) for job in jobs for place in job.request["inputs"]}
+            self._assets.remove_expired(used)
+            self._cleaned = time.monotonic()
         for state in (WAITING, RUNNING, STOPPING):
             JOBS.set(sum(job.state == state for job in jobs), state=state)
         running = [job for job in jobs if job.state != WAITING]

@@ -272,6 +272,29 @@ def test_the_keeper_begins_with_clearing_up(
     assert not left.exists()
 
 
+def test_what_a_job_still_has_to_read_is_kept_beyond_its_time(tmp_path: Path) -> None:
+    limits = {"asset_lifetime_s": 0.05}
+
+    async def keep() -> list[bool]:
+        settings = ServeSettings.from_values(state=str(tmp_path), limits=limits).located()
+        keeper = JobKeeper(settings)
+        keeper._task.cancel()
+        keeper._client = RayJobs(0, "")  # type: ignore[assignment]
+        assets, files = keeper._assets, []
+        for _ in range(2):
+            asset = assets.begin("me")
+            with assets.part(asset, 0) as part:
+                part.write(b"fLaC" + bytes(99))
+            files.append(Path(assets.location(assets.complete(asset))))
+        with keeper._database.session() as session:
+            keeper._book.create(session, "me", JobRequest(name="set"), [str(files[0])])
+        await asyncio.sleep(0.1)
+        keeper.reconcile()
+        return [file.exists() for file in files]
+
+    assert asyncio.run(keep()) == [True, False]
+
+
 @pytest.mark.parametrize(
     ("asked", "place"),
     [
