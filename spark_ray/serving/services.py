@@ -74,6 +74,8 @@ class Services:
         # A slow host must not hold the threads that look up keys.
         self._transfers = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="transfer")
         self._facts: dict[tuple[str, str | None], ModelFacts] = {}
+        self.looking: asyncio.Task[list[str]] | None = None
+        """For models that do not answer; one look for all who ask, since they need no key."""
 
     async def caller(self, secret: str) -> Caller | None:
         """Whose key or token this is; what has to be asked is asked in a thread, now and then."""
