@@ -80,7 +80,7 @@ def client(
         write=SimpleNamespace(remote=says),
         reply=SimpleNamespace(remote=lambda *_: Response(written("a boat"))),
         embed_clips=SimpleNamespace(
-            remote=lambda _: Response(Embedded(vectors=[[1.0]], model=SERVED))
+            remote=lambda clips: Response(Embedded(vectors=[[1.0]] * len(clips), model=SERVED))
         ),
     )
     model.options = lambda **_: model
@@ -324,6 +324,17 @@ def test_decoding_and_searching_take_their_time_too(tmp_path: Path) -> None:
     assert answer.json()["choices"][0]["message"]["content"] == "a boat"
     phases = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
     assert float(phases["preprocess"]) >= 300
+
+
+def test_pictures_and_clips_have_vectors_too(tmp_path: Path) -> None:
+    asked = client(tmp_path, decoded(frames=[b"x"]))
+    asset = asked.post("/v1/assets", files={"file": b"fLaC" + bytes(99)}).json()["id"]
+    wanted = {"model": "apotheon", "assets": [asset, asset]}
+    answer = asked.post("/v1/embeddings", json=wanted).json()
+    assert [each["embedding"] for each in answer["data"]] == [[1.0], [1.0]]
+    for more in ({"assets": None}, {"input": "a boat"}, {"assets": [f"asset-{'0' * 24}"]}):
+        refused = asked.post("/v1/embeddings", json={**wanted, **more})
+        assert refused.status_code == (404 if more.get("assets") else 422)
 
 
 def test_a_transcript_in_openais_shape_is_written_to_its_end(tmp_path: Path) -> None:
