@@ -39,6 +39,7 @@ from spark_ray.serving.database import Database, Job, audit_entry
 from spark_ray.serving.dataset_names import OWN
 from spark_ray.serving.errors import ApiError, not_found
 from spark_ray.serving.job_logs import LOST_LOG, log_name, read_log
+from spark_ray.serving.job_progress import JobProgress
 from spark_ray.serving.schemas import JobInfo, JobRequest
 from spark_ray.serving.settings import ServeSettings
 from spark_ray.serving.shown import shown_source, without_paths
@@ -67,6 +68,7 @@ class JobBook:
 
     def __init__(self, settings: ServeSettings, database: Database) -> None:
         self._settings, self._database = settings, database
+        self._progress = JobProgress()
 
     def create(
         self, session: Session, owner: str, request: JobRequest, locations: list[str]
@@ -83,10 +85,12 @@ class JobBook:
             place for place in locations if place.strip().lower().endswith(tuple(LIST_SUFFIXES))
         ]
         if lists:
-            raise _refused(f"{lists[0]!r}: give the addresses that it lists", "urls")
+            said = f"{lists[0]!r}: give the addresses that it lists"
+            raise ApiError(400, "invalid_request", said, param="urls")
         fixed = sorted(_FIXED & set(request.settings))
         if fixed:
-            raise _refused(f"settings: {fixed[0]!r} is the server's own to set", "settings")
+            said = f"settings: {fixed[0]!r} is the server's own to set"
+            raise ApiError(400, "invalid_request", said, param="settings")
         job = Job(
             id=f"job-{secrets.token_hex(8)}",
             owner=owner,
@@ -169,8 +173,8 @@ class JobBook:
         """What the owner is told, with the progress as the storage has it."""
         done = total = None
         if job.state in (RUNNING, STOPPING):
-            progress = build_progress(self.build_config(job))
-            done, total = progress or (None, None)
+            units = self._progress.of(job.id, lambda: build_progress(self.build_config(job)))
+            done, total = units or (None, None)
         return JobInfo.model_validate(
             {
                 "id": job.id,
@@ -386,10 +390,6 @@ class JobKeeper:
     def _ray_jobs(self) -> JobSubmissionClient:
         self._client = self._client or _client()
         return self._client
-
-
-def _refused(why: str, param: str) -> ApiError:
-    return ApiError(400, "invalid_request", why, param=param)
 
 
 def _dataset(job: Job) -> tuple[str, str]:
