@@ -19,6 +19,7 @@ from spark_ray.serving.settings import RequestLimits
 log = get_logger(__name__)
 
 _UPLOADS = (b"multipart/form-data", b"application/offset+octet-stream")
+_EVENTS = b"text/event-stream"
 _FORM_BYTES = 64 << 10  # of a form's fields and boundaries, besides the file
 
 
@@ -54,6 +55,8 @@ class Envelope:
                     refused = True
                 status = message["status"]
                 added = [(b"x-content-type-options", b"nosniff")]
+                if dict(message["headers"]).get(b"content-type", b"").startswith(_EVENTS):
+                    added.append((b"x-accel-buffering", b"no"))  # or nginx holds them back
                 if not given:  # Serve's proxy sends one along, and puts it on the answer itself
                     added.append((b"x-request-id", request_id.encode()))
                 message["headers"] = [*message["headers"], *added]

@@ -94,6 +94,7 @@ def test_a_stream_says_who_answers(tmp_path: Path) -> None:
     assert answer.status_code == 200
     assert answer.headers["x-model-version"] == "talker@3"
     assert answer.headers["x-dataset-version"] == "films@v2"
+    assert answer.headers["x-accel-buffering"] == "no", "or nginx sends it whole"
     assert answer.text.count('"content": "boat"') == 1
     assert answer.text.endswith("data: [DONE]\n\n")
 
