@@ -1,6 +1,7 @@
 """Who gets in, and who may do what: the dependencies that routes declare."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -18,24 +19,27 @@ _BEARER = "bearer "
 
 
 class Admission:
-    """Turns away who has no key, and remembers whose it is.
+    """Turns away who has no key or asks for too much with it, and remembers whose it is.
 
     Not a dependency: FastAPI reads and parses a body before it asks those, and nobody without a key
-    shall have a body held in memory.
+    shall have a body held in memory, nor one key more of them at a time than it may.
     """
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app, self._services = app, services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _is_guarded(scope):
-            try:
-                scope["state"]["caller"] = await self._caller(scope)
-            except SparkRayError as error:
-                for message in messages(as_api_error(error), scope["state"]["request_id"]):
-                    await send(message)
-                return
-        await self._app(scope, receive, send)
+        with ExitStack() as admitted:
+            if scope["type"] == "http" and _is_guarded(scope):
+                try:
+                    caller = await self._caller(scope)
+                    admitted.enter_context(self._services.throttle.admit(caller))
+                except SparkRayError as error:
+                    for message in messages(as_api_error(error), scope["state"]["request_id"]):
+                        await send(message)
+                    return
+                scope["state"]["caller"] = caller
+            await self._app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Caller:
         authorization = Headers(scope=scope).get("authorization", "")
@@ -63,15 +67,14 @@ async def services_of(request: Request) -> Services:
 UseServices = Annotated[Services, Depends(services_of)]
 
 
-def _requires(*scopes: KeyScope) -> Callable[..., AsyncIterator[Caller]]:
+def _requires(*scopes: KeyScope) -> Callable[[Request], Awaitable[Caller]]:
     """A dependency that lets in who has one of the scopes; where there are none, any key."""
 
-    async def caller(request: Request, services: UseServices) -> AsyncIterator[Caller]:
+    async def caller(request: Request) -> Caller:
         found: Caller = request.state.caller
         if scopes and not any(found.may(scope) for scope in scopes):
             raise forbidden(*scopes)
-        with services.throttle.admit(found):
-            yield found
+        return found
 
     return caller
 

@@ -9,7 +9,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -199,17 +199,19 @@ class AssetStore:
     def delete(self, asset: Asset) -> None:
         self._remove(asset.id)
 
-    def remove_expired(self) -> int:
+    def remove_expired(self, used: Collection[str] = ()) -> int:
         """Remove what is out of date, or was begun and never finished; how many those were.
 
-        Files that a killed process was writing go, too, once no upload can be that old.
+        Those of `used` stay: a job that was begun in time still has to read them. Files that a
+        killed process was writing go, too, once no upload can be that old.
         """
         self._folder.remove_abandoned(2 * self._limits.upload_timeout_s)
         with self._database.session() as session:
             old = list(session.scalars(select(Asset.id).where(Asset.expires < time.time())))
-        for asset_id in old:
+        removed = [asset_id for asset_id in old if asset_id not in used]
+        for asset_id in removed:
             self._remove(asset_id)
-        return len(old)
+        return len(removed)
 
     def _remove(self, asset_id: str) -> None:
         with self._database.session() as session:

@@ -19,14 +19,12 @@ from spark_ray.models.captioning import CaptionOptions, build_captioner, caption
 from spark_ray.models.transcription import TranscriptionOptions, build_transcriber
 from spark_ray.monitoring.logs import serve_ids
 from spark_ray.monitoring.metrics import observe_call
-from spark_ray.serving.inference import Worker, size_batches
+from spark_ray.serving.inference import SILENT_S, Worker, size_batches
 from spark_ray.serving.messages import Decoded, ModelFacts, ServedModel, Timing, Written
 from spark_ray.serving.settings import ModelSettings
 
 _Answer = tuple[Caption | Transcript | Exception | None, float, float]
 """With the time at which its batch began, and the seconds that it took."""
-
-_SILENT_S = 60.0
 
 
 class BackendServer:
@@ -45,7 +43,7 @@ class BackendServer:
 
     async def check_health(self) -> None:
         """Ask for a real answer, unless one was given lately: these models take their time."""
-        if time.monotonic() - self._answered > _SILENT_S:
+        if time.monotonic() - self._answered > SILENT_S:
             with suppress(NothingSaid):  # it found no words for nothing, which is an answer
                 await self._worker.run(partial(self._ask, [_test_clip()]))
 

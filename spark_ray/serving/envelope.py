@@ -13,13 +13,13 @@ from structlog.contextvars import bound_contextvars
 
 from spark_ray.core.logging import get_logger
 from spark_ray.monitoring.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS
-from spark_ray.serving.errors import ApiError, messages, too_large
+from spark_ray.serving.errors import REQUEST_ID, ApiError, messages, too_large
 from spark_ray.serving.settings import RequestLimits
 
 log = get_logger(__name__)
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _UPLOADS = (b"multipart/form-data", b"application/offset+octet-stream")
+_EVENTS = b"text/event-stream"
 _FORM_BYTES = 64 << 10  # of a form's fields and boundaries, besides the file
 
 
@@ -37,7 +37,7 @@ class Envelope:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = f"req-{secrets.token_hex(8)}"
-        if _REQUEST_ID.fullmatch(given):
+        if REQUEST_ID.fullmatch(given):
             request_id = given.decode()
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
@@ -55,6 +55,8 @@ class Envelope:
                     refused = True
                 status = message["status"]
                 added = [(b"x-content-type-options", b"nosniff")]
+                if dict(message["headers"]).get(b"content-type", b"").startswith(_EVENTS):
+                    added.append((b"x-accel-buffering", b"no"))  # or nginx holds them back
                 if not given:  # Serve's proxy sends one along, and puts it on the answer itself
                     added.append((b"x-request-id", request_id.encode()))
                 message["headers"] = [*message["headers"], *added]

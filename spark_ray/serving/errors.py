@@ -1,6 +1,7 @@
 """Errors of the HTTP interface: a status, a code for programs, a sentence for people."""
 
 import json
+import re
 from typing import Any
 
 from spark_ray.core.errors import (
@@ -15,10 +16,16 @@ from spark_ray.core.errors import (
     SparkRayError,
     StorageError,
 )
+from spark_ray.core.logging import get_logger
 from spark_ray.serving.shown import without_paths
+
+log = get_logger(__name__)
 
 TUS_VERSION = "1.0.0"
 """Of the protocol for resumable uploads."""
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+"""What clients may call their requests."""
 
 
 class ApiError(SparkRayError):
@@ -80,11 +87,14 @@ _STATUS: tuple[tuple[type[SparkRayError], int, str], ...] = (
     (MediaLimitExceeded, 413, "media_too_large"),
     (MediaTimeout, 422, "media_timeout"),
     (MediaError, 422, "unusable_media"),
-    (RegistryUnavailable, 503, "registry_unavailable"),
     (ModelError, 404, "model_not_found"),
     (DatasetError, 404, "dataset_not_found"),
     (ConfigError, 400, "invalid_request"),
-    (StorageError, 503, "storage_unavailable"),
+)
+# Their own words are for operators: they tell addresses inside, to whoever asks, even without key.
+_OUTAGES: tuple[tuple[type[SparkRayError], str, str], ...] = (
+    (RegistryUnavailable, "registry_unavailable", "the model registry does not answer; try again"),
+    (StorageError, "storage_unavailable", "the server can't reach its storage now; try again"),
 )
 
 
@@ -95,10 +105,13 @@ def as_api_error(error: SparkRayError) -> ApiError:
     if isinstance(error, NothingSaid):
         # Its own words are for who builds a dataset, and can change the model's settings.
         return ApiError(422, "nothing_said", "the model has no words for this clip")
+    for kind, code, said in _OUTAGES:
+        if isinstance(error, kind):
+            log.error("outage", code=code, error=str(error))
+            return ApiError(503, code, said, retry_after_s=1.0)
     for kind, status, code in _STATUS:
         if isinstance(error, kind):
-            again_s = 1.0 if status == 503 else None
-            return ApiError(status, code, without_paths(str(error)), retry_after_s=again_s)
+            return ApiError(status, code, without_paths(str(error)))
     return ApiError(400, "invalid_request", without_paths(str(error)))
 
 

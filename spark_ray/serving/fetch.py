@@ -157,6 +157,8 @@ def _is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
         if inner is not None:
             return _is_public(str(inner))
+        if parsed.is_site_local or parsed.is_reserved:  # `is_global` says yes to both
+            return False
     return parsed.is_global and not parsed.is_multicast
 
 

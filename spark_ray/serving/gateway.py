@@ -4,13 +4,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from ray import serve
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from spark_ray import __version__
@@ -61,6 +62,7 @@ def create_app(services: Services) -> ASGIApp:
     app.add_exception_handler(SparkRayError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _defect)
     app.add_middleware(Admission, services=services)
     enveloped = Envelope(app, services.settings.limits, _TAKE_FILES)
@@ -102,6 +104,11 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     answer = _json(request, ApiError(error.status_code, code, str(error.detail)))
     answer.headers.update(error.headers or {})
     return answer
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """For metrics alone: nobody hears it, and it is no failure of ours."""
+    return Response(status_code=499)
 
 
 async def _defect(request: Request, error: Exception) -> JSONResponse:

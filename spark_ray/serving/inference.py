@@ -43,6 +43,9 @@ from spark_ray.serving.settings import ModelSettings
 
 Result = TypeVar("Result")
 
+SILENT_S = 60.0
+"""A model that has answered nobody for so long is asked by its health check."""
+
 _GONE = RuntimeError("its caller has gone")
 
 
@@ -122,6 +125,7 @@ class ApotheonServer:
         self._name = name
         self._memory_bytes = settings.memory_bytes
         self._worker = Worker("apotheon")
+        self._answered = float("-inf")
         size_batches(self._write, settings)
         assert settings.reference is not None
         self._usual = settings.reference
@@ -164,11 +168,14 @@ class ApotheonServer:
             cache._push_multiplexed_replica_info = True  # so that it is asked of others
 
     async def check_health(self) -> None:
-        """Ask the version that was asked last for a real answer.
+        """Ask the version that was asked last for a real answer, unless one was given lately.
 
-        Not always the one that it began with: that one may have been replaced, even deleted, and
-        would be loaded again and again in place of one that somebody asks for.
+        Behind many long texts the question would wait until a busy replica looks like a dead one.
+        It is not always the version that it began with: that one may have been replaced, even
+        deleted, and would be loaded again and again in place of one that somebody asks for.
         """
+        if time.monotonic() - self._answered <= SILENT_S:
+            return
         loaded = await self.model(self._usual)
         grey = loaded.apotheon.processor.prepare([np.full((64, 64, 3), 128, np.uint8)], [0.0], None)
         await self._worker.run(
@@ -199,7 +206,7 @@ class ApotheonServer:
             raise
         if isinstance(written, Exception):
             raise written
-        return written.model_copy(update={"timing": written.timing + Timing(preprocess=preprocess)})
+        return written.after(Timing(preprocess=preprocess))
 
     @serve.batch()
     async def _write(self, requests: list[Pending]) -> list[Written | Exception]:
@@ -211,6 +218,8 @@ class ApotheonServer:
         for group in groups.values():
             wanted = [request for request in group if not request.cancelled.is_set()]
             answers |= await self._worker.run_batch(partial(_answers, loaded, wanted))
+        if any(isinstance(answer, Written) for answer in answers.values()):
+            self._answered = time.monotonic()
         return [answers.get(id(request), _GONE) for request in requests]
 
     async def stream(
@@ -236,10 +245,9 @@ class ApotheonServer:
                 if piece:
                     yield piece
             (written,) = await writing
+            self._answered = time.monotonic()
             _observe([written], task)
-            yield written.model_copy(
-                update={"timing": written.timing + Timing(preprocess=preprocess)}
-            )
+            yield written.after(Timing(preprocess=preprocess))
         finally:
             pending.cancelled.set()
 
@@ -281,6 +289,7 @@ class ApotheonServer:
             return vectors, started - received, model_s
 
         vectors, queue, model = await self._worker.run(run)
+        self._answered = time.monotonic()
         return Embedded(
             vectors=vectors.tolist(), model=loaded.served, timing=Timing(queue=queue, model=model)
         )

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state.exception import RayStateApiException
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from spark_ray.core.errors import ConfigError, SparkRayError, unknown_choice
@@ -40,9 +40,10 @@ from spark_ray.serving.database import Database, Job, audit_entry
 from spark_ray.serving.dataset_names import OWN
 from spark_ray.serving.errors import ApiError, not_found
 from spark_ray.serving.job_logs import LOST_LOG, log_name, read_log
+from spark_ray.serving.job_progress import JobProgress
 from spark_ray.serving.schemas import JobInfo, JobRequest
 from spark_ray.serving.settings import ServeSettings
-from spark_ray.serving.shown import without_paths
+from spark_ray.serving.shown import shown_source, without_paths
 
 log = get_logger(__name__)
 
@@ -56,7 +57,6 @@ _FIXED |= {"captions_file", "caption_model", "caption_revision", "transcription_
 _FIXED |= {"max_pixels", "max_frame_rate", "max_file_bytes"}
 # How much of the cluster a job takes, which changes nothing in the dataset: others need it, too.
 _FIXED |= OPERATIONAL
-_LISTS = tuple(LIST_SUFFIXES)
 _MOST_ATTEMPTS = 5
 _POLL_S = 1.0
 _CLEAN_UP_EVERY_S = 3600.0
@@ -69,6 +69,7 @@ class JobBook:
 
     def __init__(self, settings: ServeSettings, database: Database) -> None:
         self._settings, self._database = settings, database
+        self._progress = JobProgress()
 
     def create(
         self, session: Session, owner: str, request: JobRequest, locations: list[str]
@@ -80,18 +81,17 @@ class JobBook:
         """
         if not locations:
             raise ApiError(400, "media_missing", "give 'assets' or 'urls' to build the dataset of")
-        lists = [place for place in locations if place.strip().lower().endswith(_LISTS)]
+        self._check_room(session, owner)
+        lists = [
+            place for place in locations if place.strip().lower().endswith(tuple(LIST_SUFFIXES))
+        ]
         if lists:
-            raise ApiError(
-                400, "invalid_request", f"{lists[0]!r}: give the addresses that it lists",
-                param="urls",
-            )  # fmt: skip
+            said = f"{lists[0]!r}: give the addresses that it lists"
+            raise ApiError(400, "invalid_request", said, param="urls")
         fixed = sorted(_FIXED & set(request.settings))
         if fixed:
-            raise ApiError(
-                400, "invalid_request", f"settings: {fixed[0]!r} is the server's own to set",
-                param="settings",
-            )  # fmt: skip
+            said = f"settings: {fixed[0]!r} is the server's own to set"
+            raise ApiError(400, "invalid_request", said, param="settings")
         job = Job(
             id=f"job-{secrets.token_hex(8)}",
             owner=owner,
@@ -112,6 +112,14 @@ class JobBook:
         remembered = audit_entry("job.create", key=owner, subject=job.id, dataset=request.name)
         session.add_all([job, remembered])
         return job
+
+    def _check_room(self, session: Session, owner: str) -> None:
+        """The keeper holds every job that has not ended in memory, with all that it names."""
+        most = self._settings.limits.max_jobs_per_key
+        mine = select(func.count()).where(Job.owner == owner, Job.state.not_in(ENDED))
+        if session.scalars(mine).one() >= most:
+            said = f"this key may have {most} jobs that have not ended"
+            raise ApiError(429, "too_many_jobs", said, retry_after_s=60.0)
 
     def build_config(self, job: Job) -> BuildConfig:
         """What is built, with the job's settings over the server's.
@@ -163,15 +171,15 @@ class JobBook:
             session.execute(
                 update(Job).where(Job.id == job.id, Job.state == RUNNING).values(state=STOPPING)
             )
-        self._database.audit("job.cancel", key=job.owner, subject=job.id)
+            session.add(audit_entry("job.cancel", key=job.owner, subject=job.id))
         return self.get(job.id, job.owner)
 
     def info(self, job: Job) -> JobInfo:
         """What the owner is told, with the progress as the storage has it."""
         done = total = None
         if job.state in (RUNNING, STOPPING):
-            progress = build_progress(self.build_config(job))
-            done, total = progress or (None, None)
+            units = self._progress.of(job.id, lambda: build_progress(self.build_config(job)))
+            done, total = units or (None, None)
         return JobInfo.model_validate(
             {
                 "id": job.id,
@@ -245,15 +253,16 @@ class JobKeeper:
 
     def reconcile(self) -> None:
         """One round: look after what runs, then begin what waits."""
-        if time.monotonic() - self._cleaned > _CLEAN_UP_EVERY_S:
-            self._assets.remove_expired()
-            self._cleaned = time.monotonic()
         with self._database.session() as session:
             jobs = list(
                 session.scalars(
                     select(Job).where(Job.state.not_in(ENDED)).order_by(Job.created, Job.id)
                 )
             )
+        if time.monotonic() - self._cleaned > _CLEAN_UP_EVERY_S:
+            used = {shown_source(place) for job in jobs for place in job.request["inputs"]}
+            self._assets.remove_expired(used)
+            self._cleaned = time.monotonic()
         for state in (WAITING, RUNNING, STOPPING):
             JOBS.set(sum(job.state == state for job in jobs), state=state)
         running = [job for job in jobs if job.state != WAITING]
@@ -278,14 +287,14 @@ class JobKeeper:
 
     def _look_after(self, job: Job) -> None:
         status = self._status(job)
-        if job.state == STOPPING:
+        if status == JobStatus.SUCCEEDED:
+            self._succeed(job)  # also where a wish to stop it came too late: it is published
+        elif job.state == STOPPING:
             if status in (JobStatus.PENDING, JobStatus.RUNNING):
                 assert job.submission is not None
                 self._ray_jobs().stop_job(job.submission)
             else:
                 self._end(job, "cancelled")
-        elif status == JobStatus.SUCCEEDED:
-            self._succeed(job)
         elif status in (JobStatus.FAILED, JobStatus.STOPPED):
             self._failed(job)
         elif status is None:
@@ -362,12 +371,13 @@ class JobKeeper:
     def _end(self, job: Job, state: str, *, result: Any = None, error: str | None = None) -> None:
         self._keep_log(job)
         with self._database.session() as session:
-            session.execute(
+            ended = session.execute(
                 update(Job)
-                .where(Job.id == job.id)
+                .where(Job.id == job.id, Job.state.not_in(ENDED))
                 .values(state=state, result=result, error=error, finished=time.time())
             )
-        self._database.audit(f"job.{state}", key=job.owner, subject=job.id)
+            if ended.rowcount == 1:  # type: ignore[attr-defined]
+                session.add(audit_entry(f"job.{state}", key=job.owner, subject=job.id))
 
     def _keep_log(self, job: Job) -> None:
         """What its attempt printed, while Ray still knows of it."""

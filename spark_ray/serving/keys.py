@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from sqlalchemy import select
 
 from spark_ray.core.errors import ConfigError, unknown_choice
-from spark_ray.serving.database import ApiKey, Database
+from spark_ray.serving.database import ApiKey, Database, audit_entry
 
 Scope = Literal["infer", "jobs", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -77,8 +77,8 @@ class KeyStore:
             revoked=None,
         )
         with self._database.session() as session:
-            session.add(key)
-        self._database.audit("key.create", key=None, subject=key.id, name=name, scopes=key.scopes)
+            made = audit_entry("key.create", key=None, subject=key.id, name=name, scopes=key.scopes)
+            session.add_all([key, made])
         return key, secret
 
     def list(self) -> list[ApiKey]:
@@ -96,7 +96,7 @@ class KeyStore:
                 known = session.scalars(select(ApiKey.id).where(ApiKey.revoked.is_(None)))
                 raise unknown_choice("key", key_id, known)
             key.revoked = key.revoked or time.time()
-        self._database.audit("key.revoke", key=None, subject=key_id)
+            session.add(audit_entry("key.revoke", key=None, subject=key_id))
 
     def caller(self, secret: str) -> Caller | None:
         """Who has this secret; None for nobody, or a key that was revoked or is out of date."""

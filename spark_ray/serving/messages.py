@@ -1,6 +1,6 @@
 """What the gateway and the deployments behind it tell each other."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, JsonValue
 
@@ -93,7 +93,18 @@ class Sampling(Record):
     stop: list[str] = Field(default_factory=list)
 
 
-class Written(Record):
+class ModelAnswer(Record):
+    """What a model answered, with who it is and how long that took."""
+
+    model: ServedModel
+    timing: Timing = Field(default_factory=Timing)
+
+    def after(self, spent: Timing) -> Self:
+        """The same, with time that others spent on it."""
+        return self.model_copy(update={"timing": self.timing + spent})
+
+
+class Written(ModelAnswer):
     """A text about a clip. `segments` are there where the model times them."""
 
     text: str
@@ -103,14 +114,10 @@ class Written(Record):
     prompt_tokens: int | None = None
     tokens: int | None = None
     finish: Literal["stop", "length"] = "stop"
-    model: ServedModel
-    timing: Timing
 
 
-class Embedded(Record):
+class Embedded(ModelAnswer):
     """Unit vectors, one for each text or clip; `tokens` are those of all texts."""
 
     vectors: list[list[float]]
     tokens: int = 0
-    model: ServedModel
-    timing: Timing = Field(default_factory=Timing)

@@ -3,6 +3,9 @@
 Left to itself the proxy says 500 and nothing else where the gateway's replica dies at a request,
 and breaks a stream off without a word. The proxy of each node takes this in where the variables
 of `PROXY_ENVIRONMENT` are set as Ray starts; it asks the gateway by gRPC then, as that does models.
+
+Nor do clients give that proxy orders: by headers of its own it can be told to wait for ever, and to
+let go on what nobody waits for, and one of them that is no UTF-8 is a 500.
 """
 
 import json
@@ -11,7 +14,7 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from spark_ray.serving.errors import ApiError, body, headers_of, messages
+from spark_ray.serving.errors import REQUEST_ID, ApiError, body, headers_of, messages
 from spark_ray.serving.handles import MESSAGES_ENVIRONMENT
 
 PROXY_ENVIRONMENT = {
@@ -21,6 +24,10 @@ PROXY_ENVIRONMENT = {
 }
 
 _ID = b"x-request-id"
+_ORDERS = (
+    b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve_multiplexed_model_id",
+    b"serve-multiplexed-model-id", b"x-session-id",
+)  # fmt: skip
 _EVENTS = b"text/event-stream"
 _RETRYABLE = (429, 503)
 
@@ -40,6 +47,7 @@ class LostGateway:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = {**scope, "headers": [each for each in scope["headers"] if not _is_order(*each)]}
         began = ended = streams = False
 
         async def watched(message: Message) -> None:
@@ -61,6 +69,11 @@ class LostGateway:
         elif streams and not ended:
             event = f"event: error\ndata: {json.dumps(body(_lost(), request_id))}\n\n"
             await send({"type": "http.response.body", "body": event.encode()})
+
+
+def _is_order(name: bytes, value: bytes) -> bool:
+    """Whether it is for Serve's proxy, or an id that it could not read, for which it makes one."""
+    return name in _ORDERS or (name == _ID and REQUEST_ID.fullmatch(value) is None)
 
 
 def _lost() -> ApiError:

@@ -137,10 +137,13 @@ class SearchServer:
     def _index(
         self, samples: SampleIndex, model: str, reference: str | None
     ) -> "asyncio.Task[_Index]":
-        """What makes the index, or has made it; one that failed or was broken off begins anew."""
+        """What makes the index, or has made it; one that failed or was broken off begins anew.
+
+        So does one of a version that was removed, and published with other clips since.
+        """
         key = (samples.version.location, reference or model)
         task = self._making.pop(key, None)
-        if task is None or _is_lost(task):
+        if task is None or _is_lost(task) or _is_outdated(task, samples):
             # Not in the context of the request that happens to be first: Serve, which knows it by
             # that, would break the work off with it.
             task = asyncio.create_task(self._make(samples, model, reference), context=Context())
@@ -185,6 +188,10 @@ async def _embedded(handle: Any, clips: list[Clip]) -> Embedded:
 
 def _is_lost(task: "asyncio.Task[_Index]") -> bool:
     return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+def _is_outdated(task: "asyncio.Task[_Index]", samples: SampleIndex) -> bool:
+    return task.done() and task.result().samples is not samples
 
 
 def _read_clips(samples: SampleIndex, rows: Sequence[dict[str, Any]]) -> list[Clip]:

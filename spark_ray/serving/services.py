@@ -74,6 +74,8 @@ class Services:
         # A slow host must not hold the threads that look up keys.
         self._transfers = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="transfer")
         self._facts: dict[tuple[str, str | None], ModelFacts] = {}
+        self.looking: asyncio.Task[list[str]] | None = None
+        """For models that do not answer; one look for all who ask, since they need no key."""
 
     async def caller(self, secret: str) -> Caller | None:
         """Whose key or token this is; what has to be asked is asked in a thread, now and then."""
@@ -186,8 +188,7 @@ class Services:
         started = time.perf_counter()
         answer = await self.call(response, f"model {target.name!r}")
         passed_s = before_s + time.perf_counter() - started
-        waiting = Timing(queue=max(0.0, passed_s - answer.timing.total))
-        return answer.model_copy(update={"timing": answer.timing + waiting})
+        return answer.after(Timing(queue=max(0.0, passed_s - answer.timing.total)))
 
     async def call(self, response: Any, what: str, timeout_s: float | None = None) -> Any:
         """What a deployment answers, in time. Where nobody waits for it any more, it is stopped.

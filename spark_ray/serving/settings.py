@@ -135,6 +135,7 @@ class RequestLimits(BaseModel):
     request_timeout_s: float = Field(120.0, gt=0)
     max_assets_per_key: int = Field(10_000, gt=0)
     max_asset_bytes_per_key: int = Field(64 << 30, gt=0)
+    max_jobs_per_key: int = Field(100, gt=0, description="jobs that have not ended")
     asset_lifetime_s: float = Field(7 * 86_400.0, gt=0, description="then an asset is removed")
 
 

@@ -191,8 +191,7 @@ def _for_caption(decoded: Decoded, task: Task, max_new_tokens: int) -> tuple[lis
 
 
 def _with_preprocess(written: Written, decoded: Decoded) -> Written:
-    timing = written.timing + Timing(preprocess=decoded.seconds)
-    return written.model_copy(update={"timing": timing})
+    return written.after(Timing(preprocess=decoded.seconds))
 
 
 def _request(

@@ -325,6 +325,7 @@ def replicas(head: dict[str, Any], deployment: str) -> list[Any]:
         ({"json": {"url": "s3://bucket/film.mp4"}}, 403, "address_not_allowed"),
         ({"json": {"url": "file:///etc/passwd"}}, 400, "invalid_url"),
         ({"json": {}}, 400, "media_missing"),
+        ({"json": {}, "headers": {"X-Request-Id": b"\xff"}}, 400, "media_missing"),
         ({"json": {"asset": 3}}, 422, "invalid_request"),
         ({"json": {"nonsense": 3}}, 422, "invalid_request"),
         ({"content": b"[" * 100, "headers": {"Content-Type": "application/json"}}, 400,

@@ -22,7 +22,7 @@ from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.catalog import Target, base_name
 from spark_ray.serving.errors import ApiError, body
 from spark_ray.serving.keys import Caller
-from spark_ray.serving.messages import MOST_MEDIA, Decoded, Sampling, Turn, Written
+from spark_ray.serving.messages import MOST_MEDIA, Decoded, Sampling, Timing, Turn, Written
 from spark_ray.serving.routes.inference import identify, observe_phases, say, token_limit
 from spark_ray.serving.schemas import DEFAULT_TOKENS, ModelName, OpenAiRequest, Text
 from spark_ray.serving.services import Services, together
@@ -104,12 +104,15 @@ async def chat(
     given = "max_completion_tokens" if wanted.max_completion_tokens else "max_tokens"
     limit = token_limit(services, getattr(wanted, given), given)
     arguments: tuple[Any, ...]
+    started = time.perf_counter()
     if ability == "chat":
         arguments = await _conversation(services, caller, wanted, target, limit)
         methods, decoding_s = ("reply", "reply_in_pieces"), 0.0  # its timing has none of it
+        before = Timing(preprocess=time.perf_counter() - started)
     else:
         arguments = await _description(services, caller, wanted, target, limit)
         methods, decoding_s = ("write", "stream"), arguments[0].seconds
+        before = Timing()
     identity = {
         "id": request.state.request_id,
         "created": int(time.time()),
@@ -123,7 +126,7 @@ async def chat(
         pieces = services.stream(streaming.remote(*arguments), what)
         # Before the status is sent, so that "try again" is one, and clients do.
         first = await anext(pieces)
-        chunks = _chunks(first, pieces, identity, usage)
+        chunks = _chunks(first, pieces, identity, usage, before)
         stream = StreamingResponse(
             _until_error(chunks, identity["id"]), media_type="text/event-stream"
         )
@@ -132,6 +135,7 @@ async def chat(
     written: Written = await services.ask(
         getattr(target.model, methods[0]).remote(*arguments), target, decoding_s
     )
+    written = written.after(before)
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": written.text},
@@ -265,6 +269,7 @@ async def _chunks(
     further: AsyncIterator[str | Written],
     identity: dict[str, Any],
     with_usage: bool,
+    before: Timing,
 ) -> AsyncIterator[str]:
     def event(choices: list[dict[str, Any]], **more: Any) -> str:
         chunk = {**identity, "object": "chat.completion.chunk", "choices": choices, **more}
@@ -277,7 +282,7 @@ async def _chunks(
     while isinstance(piece, str):
         yield event(delta({"content": piece}))
         piece = await anext(further)
-    observe_phases(piece.model.name, piece.timing)
+    observe_phases(piece.model.name, piece.timing + before)
     yield event(delta({}, piece.finish))
     if with_usage:
         yield event([], usage=_usage(piece))

@@ -1,8 +1,11 @@
 """`/v1/captions`, `/v1/transcriptions` and `/v1/search`."""
 
+import time
+
 from fastapi import APIRouter, Request, Response
 
 from spark_ray.core.anatomy import Task
+from spark_ray.core.schema import Clip
 from spark_ray.monitoring.metrics import PHASE_SECONDS
 from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.catalog import Target
@@ -18,7 +21,7 @@ from spark_ray.serving.schemas import (
     SearchRequest,
     TranscriptionAnswer,
 )
-from spark_ray.serving.services import Services
+from spark_ray.serving.services import Services, together
 
 router = APIRouter(prefix="/v1", tags=["inference"])
 
@@ -102,15 +105,17 @@ async def search(
         raise ApiError(422, "invalid_request", "give 'text' or 'asset', and not both")
     target = await services.catalog.find(wanted.model, "embed")
     if wanted.text is not None:
-        query = await services.ask(target.model.embed_texts.remote([wanted.text]), target)
+        query: Embedded = await services.ask(target.model.embed_texts.remote([wanted.text]), target)
     else:
-        query = await _embed_asset(services, caller.id, str(wanted.asset), target)
+        query = await embed_assets(services, caller.id, [str(wanted.asset)], target)
+    started = time.perf_counter()
     found, version = await services.call(
         services.handles.search.find.remote(
             place.reference, target.name, target.reference, query.vectors[0], wanted.limit
         ),
         "the search",
     )
+    query = query.after(Timing(postprocess=time.perf_counter() - started))
     say(response, query)
     return SearchAnswer(
         id=request.state.request_id,
@@ -122,11 +127,19 @@ async def search(
     )
 
 
-async def _embed_asset(services: Services, owner: str, asset_id: str, target: Target) -> Embedded:
-    asset = await services.asset(owner, asset_id)
-    decoded = await services.decode(asset, target)
-    embedded: Embedded = await services.ask(target.model.embed_clips.remote([decoded.clip]), target)
-    return embedded
+async def embed_assets(
+    services: Services, owner: str, asset_ids: list[str], target: Target
+) -> Embedded:
+    """Vectors of pictures and clips, in their order."""
+
+    async def decoded(asset_id: str) -> Clip:
+        return (await services.decode(await services.asset(owner, asset_id), target)).clip
+
+    started = time.perf_counter()
+    clips = await together(map(decoded, asset_ids))
+    spent = Timing(preprocess=time.perf_counter() - started)
+    embedded: Embedded = await services.ask(target.model.embed_clips.remote(clips), target)
+    return embedded.after(spent)
 
 
 def say(response: Response, written: Written | Embedded) -> None:

@@ -10,10 +10,11 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from ray.util.state.exception import RayStateApiException
 from sqlalchemy.orm import Session
 
+from spark_ray.core.errors import SparkRayError
 from spark_ray.core.provenance import fingerprint
 from spark_ray.serving.access import RunsJobs, UseServices
 from spark_ray.serving.database import Job
-from spark_ray.serving.errors import ApiError
+from spark_ray.serving.errors import ApiError, as_api_error, body
 from spark_ray.serving.idempotency import once
 from spark_ray.serving.jobs import ENDED
 from spark_ray.serving.schemas import JobInfo, JobRequest
@@ -26,7 +27,11 @@ _KEEP_ALIVE_S = 15.0
 
 IdempotencyKey = Annotated[
     str | None,
-    Header(max_length=128, description="the same key again answers with what was begun before"),
+    Header(
+        min_length=1,
+        max_length=128,
+        description="the same key again answers with what was begun before",
+    ),
 ]
 
 
@@ -103,9 +108,19 @@ async def logs(job_id: str, caller: RunsJobs, services: UseServices) -> str:
 async def events(
     job_id: str, request: Request, caller: RunsJobs, services: UseServices
 ) -> StreamingResponse:
-    """Server-sent events: the job each time that it changes, until it has ended."""
+    """Server-sent events: the job each time that it changes, until it has ended, or an `error`."""
     job = await _job(services, job_id, caller.id)
-    return StreamingResponse(_changes(services, job), media_type="text/event-stream")
+    changes = _until_error(_changes(services, job), request.state.request_id)
+    return StreamingResponse(changes, media_type="text/event-stream")
+
+
+async def _until_error(changes: AsyncIterator[str], request_id: str) -> AsyncIterator[str]:
+    """A database or storage that fails meanwhile is told, as the status has long been sent."""
+    try:
+        async for change in changes:
+            yield change
+    except SparkRayError as error:
+        yield f"event: error\ndata: {json.dumps(body(as_api_error(error), request_id))}\n\n"
 
 
 async def _changes(services: Services, job: Job) -> AsyncIterator[str]:

@@ -14,10 +14,10 @@ from spark_ray.models.transcription import SpokenClip
 from spark_ray.serving.access import Infers, UseServices
 from spark_ray.serving.catalog import Target
 from spark_ray.serving.errors import ApiError
-from spark_ray.serving.messages import Decoded, Embedded, Written
-from spark_ray.serving.routes.inference import say, write
+from spark_ray.serving.messages import MOST_MEDIA, Decoded, Embedded, Written
+from spark_ray.serving.routes.inference import embed_assets, say, write
 from spark_ray.serving.routes.media import read_form, validated
-from spark_ray.serving.schemas import ModelName, OpenAiRequest, Text
+from spark_ray.serving.schemas import AssetId, ModelName, OpenAiRequest, Text
 from spark_ray.serving.services import Services
 from spark_ray.serving.subtitle_files import as_srt, as_vtt
 
@@ -30,7 +30,13 @@ _UNMEASURED = (
 
 class EmbeddingRequest(OpenAiRequest):
     model: ModelName
-    input: Text | Annotated[list[Text], Field(min_length=1)]
+    input: Text | Annotated[list[Text], Field(min_length=1)] | None = None
+    assets: list[AssetId] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_MEDIA,
+        description="pictures and clips in place of `input`, which OpenAI has no field for",
+    )
     encoding_format: Literal["float", "base64"] = "float"
     user: Text | None = None
 
@@ -61,15 +67,14 @@ class SpeechForm(OpenAiRequest):
 async def embeddings(
     wanted: EmbeddingRequest, response: Response, caller: Infers, services: UseServices
 ) -> JSONResponse:
-    """Vectors of texts, to be compared with each other and with those of clips."""
-    texts = [wanted.input] if isinstance(wanted.input, str) else wanted.input
-    most = services.settings.limits.max_texts
-    if len(texts) > most:
-        raise ApiError(422, "invalid_request", f"input: at most {most} texts", param="input")
-    if not all(text.strip() for text in texts):
-        raise ApiError(422, "invalid_request", "input: a text is empty", param="input")
+    """Vectors of texts, or of pictures and clips, to be compared with each other."""
     target = await services.catalog.find(wanted.model, "embed")
-    embedded: Embedded = await services.ask(target.model.embed_texts.remote(texts), target)
+    embedded: Embedded
+    if wanted.assets is not None and wanted.input is None:
+        embedded = await embed_assets(services, caller.id, wanted.assets, target)
+    else:
+        texts = _texts(wanted, services.settings.limits.max_texts)
+        embedded = await services.ask(target.model.embed_texts.remote(texts), target)
     answer = JSONResponse(
         {
             "object": "list",
@@ -83,6 +88,23 @@ async def embeddings(
     )
     say(answer, embedded)
     return answer
+
+
+def _texts(wanted: EmbeddingRequest, most: int) -> list[str]:
+    """
+    Raises:
+        ApiError: there is none, or an empty one, or too many, or media as well.
+    """
+    texts = [wanted.input] if isinstance(wanted.input, str) else wanted.input
+    if texts is None or wanted.assets is not None:
+        raise ApiError(
+            422, "invalid_request", "input: give this, or 'assets' in its place", param="input"
+        )
+    if len(texts) > most:
+        raise ApiError(422, "invalid_request", f"input: at most {most} texts", param="input")
+    if not all(text.strip() for text in texts):
+        raise ApiError(422, "invalid_request", "input: a text is empty", param="input")
+    return texts
 
 
 def _encoded(vector: list[float], wanted: EmbeddingRequest) -> list[float] | str:
@@ -124,7 +146,9 @@ async def speech(request: Request, caller: Infers, services: UseServices) -> Res
     if language is not None:
         spoken = SpokenClip(**dict(decoded.clip), spoken_language=language)
         decoded = decoded.model_copy(update={"clip": spoken})
-    written = await write(services, decoded, "transcript", target, None)
+    # To the end: a client can't say here where it is, and would not hear that it was cut off.
+    most = services.settings.limits.max_new_tokens
+    written = await write(services, decoded, "transcript", target, most)
     answer = _speech_answer(written, decoded, wanted.response_format)
     say(answer, written)
     return answer

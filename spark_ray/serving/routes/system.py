@@ -1,6 +1,7 @@
 """Health, who asks, the cluster, and what operators scrape."""
 
 import asyncio
+from contextvars import Context
 from typing import Annotated, Any
 
 import ray
@@ -37,11 +38,19 @@ async def healthz() -> Health:
 @router.get("/readyz", responses={503: {"model": Health}}, openapi_extra=_OPEN)
 async def readyz(services: UseServices) -> Response:
     """Whether every model answers."""
-    names = services.catalog.names()
-    answers = await asyncio.gather(*(_is_ready(services, name) for name in names))
-    missing = [name for name, ready in zip(names, answers, strict=True) if not ready]
+    if services.looking is None or services.looking.done():
+        # Not in the context of the request that happens to be first, with which Serve would end it.
+        services.looking = asyncio.create_task(_missing(services), context=Context())
+    missing = await asyncio.shield(services.looking)
     health = Health(status="starting" if missing else "ok", waiting_for=missing)
     return JSONResponse(health.model_dump(), 503 if missing else 200)
+
+
+async def _missing(services: Services) -> list[str]:
+    """The models that do not answer."""
+    names = services.catalog.names()
+    answers = await asyncio.gather(*(_is_ready(services, name) for name in names))
+    return [name for name, ready in zip(names, answers, strict=True) if not ready]
 
 
 async def _is_ready(services: Services, name: str) -> bool:

@@ -105,6 +105,7 @@ def archive() -> bytes:
         ("/v1/search", said(field("text", nested(900))), 422, "invalid_request"),
         ("/v1/jobs", a_job(field("fps", nested(500))), 422, "invalid_request"),
         ("/v1/jobs", a_job(field("fps", nested(100_000))), 400, "invalid_request"),
+        ("/v1/jobs", said('{"name": "a"}', **{"Idempotency-Key": ""}), 422, "invalid_request"),
         # Texts that are no Unicode, and numbers that are none.
         ("/v1/jobs", a_job(r'{"fps": "\ud800"}'), 422, "invalid_request"),
         ("/v1/jobs", a_job('{"fps": NaN}'), 422, "invalid_request"),
@@ -315,6 +316,30 @@ def test_only_where_files_are_taken_a_body_may_be_as_large_as_one(
     read, status = post_without_end(services, path, headers)
     assert status in (400, 413)
     assert read <= most + (2 << 20)
+
+
+@pytest.mark.parametrize("path", ["/v1/assets", "/v1/captions", "/v1/search"])
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=b"])
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure_of_ours(
+    services: Services, path: str, kind: str
+) -> None:
+    messages = [
+        {"type": "http.request", "body": b"--b", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    headers = [(b"authorization", f"Bearer {secret(services)}".encode())]
+    headers += [(b"content-type", kind.encode())]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b""}
+    asyncio.run(create_app(services)({**scope, "headers": headers}, receive, send))
+    assert all(status < 500 for status in statuses)
 
 
 def post_without_end(services: Services, path: str, headers: dict[str, str]) -> tuple[int, int]:

@@ -56,7 +56,8 @@ def test_hosts_must_be_on_the_list() -> None:
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.1.2.3", "169.254.169.254", "192.168.0.1", "0.0.0.0", "224.0.0.1", "::1",
-     "fe80::1%eth0", "::ffff:10.0.0.1", "2002:0a00:0001::1", "fd00::1", "64:ff9b::a9fe:a9fe"],
+     "fe80::1%eth0", "::ffff:10.0.0.1", "2002:0a00:0001::1", "fd00::1", "64:ff9b::a9fe:a9fe",
+     "fec0::1", "::10.0.0.1"],
 )  # fmt: skip
 def test_names_that_lead_inside_are_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_to(monkeypatch, "93.184.216.34", address)

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import io
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,6 +131,7 @@ def test_health_is_asked_of_the_version_that_answers_now(
     """The one that it began with may have been deleted since."""
     server = object.__new__(ApotheonServer)
     server._usual, server._worker = "models:/apotheon/1", Worker("test")
+    server._answered = float("-inf")
     asked: list[str] = []
 
     async def model(reference: str) -> _Loaded:
@@ -148,6 +150,34 @@ def test_health_is_asked_of_the_version_that_answers_now(
 
     asyncio.run(replace())
     assert asked[-1] == "models:/apotheon/2"
+
+
+def test_a_replica_that_has_just_answered_is_healthy_behind_whatever_waits(
+    loaded: _Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its health check would wait behind many long texts, and time out."""
+    server = object.__new__(ApotheonServer)
+    server._usual, server._worker = "mine", Worker("test")
+    server._answered = float("-inf")
+
+    async def model(reference: str) -> _Loaded:
+        return loaded
+
+    monkeypatch.setattr(server, "model", model)
+    go_on = threading.Event()
+
+    async def press() -> None:
+        await server.embed_texts(["a boat"])
+        waiting = asyncio.create_task(server._worker.run(lambda: go_on.wait(20)))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(server.check_health(), 5)
+        server._answered -= 61
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.check_health(), 0.2)
+        go_on.set()
+        await waiting
+
+    asyncio.run(press())
 
 
 class Sized:

@@ -57,8 +57,8 @@ class RayJobs:
             self.sent_bytes += 1 << 16
 
 
-def kept(tmp_path: Path, jobs: RayJobs, rounds: int) -> Job:
-    """A job after so many rounds of the keeper."""
+def kept(tmp_path: Path, jobs: RayJobs, rounds: int, *, cancelled: bool = False) -> Job:
+    """A job after so many rounds of the keeper, and one more after somebody cancelled it."""
 
     async def keep() -> Job:
         keeper = JobKeeper(ServeSettings.from_values(state=str(tmp_path)).located())
@@ -68,6 +68,9 @@ def kept(tmp_path: Path, jobs: RayJobs, rounds: int) -> Job:
         with keeper._database.session() as session:
             job = keeper._book.create(session, "me", request, ["/films/a.mp4"])
         for _ in range(rounds):
+            keeper.reconcile()
+        if cancelled:
+            keeper._book.cancel(job)
             keeper.reconcile()
         return keeper._book.get(job.id, "me")
 
@@ -89,6 +92,61 @@ def test_a_job_whose_driver_was_lost_or_broke_is_submitted_again(
     job = kept(tmp_path, jobs, rounds=2)
     assert (job.state, job.attempts) == (RUNNING, 2)
     assert jobs.submitted == [f"{job.id}-1", f"{job.id}-2"]
+
+
+@pytest.mark.parametrize("status", [JobStatus.STOPPED, JobStatus.SUCCEEDED])
+def test_a_wish_to_stop_a_job_that_has_published_came_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: JobStatus
+) -> None:
+    published = SimpleNamespace(location="/sets/v3", read=lambda name: b"{}")
+    monkeypatch.setattr(jobs_module, "resolve_published", lambda output: published)
+    monkeypatch.setattr(jobs_module, "asdict", lambda publication: publication)
+    monkeypatch.setattr(jobs_module, "publication_of", lambda metadata: {"clips": 2})
+    jobs = RayJobs(0, "")
+    monkeypatch.setattr(jobs, "get_job_status", lambda submission: status)
+    job = kept(tmp_path, jobs, rounds=1, cancelled=True)
+    if status == JobStatus.SUCCEEDED:
+        assert (job.state, job.result) == (
+            "succeeded", {"dataset": "mine:set", "version": "v3", "clips": 2}
+        )  # fmt: skip
+    else:
+        assert (job.state, job.result) == ("cancelled", None)
+    entries = Database(f"sqlite:///{tmp_path}/serving.db").audited("me", 9)
+    assert [entry.action for entry in entries] == ["job.create", "job.cancel", f"job.{job.state}"]
+
+
+def test_a_job_ends_once(tmp_path: Path) -> None:
+    """Also where a second keeper looks after it, or it is cancelled at that moment."""
+
+    async def end_twice() -> tuple[str, list[str]]:
+        keeper = JobKeeper(ServeSettings.from_values(state=str(tmp_path)).located())
+        keeper._task.cancel()
+        with keeper._database.session() as session:
+            job = keeper._book.create(session, "me", JobRequest(name="set"), ["/films/a.mp4"])
+        keeper._book.cancel(job)
+        keeper._end(job, "failed", error="its settings are no longer known")
+        entries = keeper._database.audited("me", 9)
+        return keeper._book.get(job.id, "me").state, [entry.action for entry in entries]
+
+    assert asyncio.run(end_twice()) == ("cancelled", ["job.create", "job.cancel"])
+
+
+def test_a_key_has_so_many_jobs_that_have_not_ended(tmp_path: Path) -> None:
+    settings = ServeSettings.from_values(state=str(tmp_path), limits={"max_jobs_per_key": 2})
+    database = Database(settings.located().database)
+    book = JobBook(settings.located(), database)
+
+    def begin(owner: str) -> Job:
+        with database.session() as session:
+            return book.create(session, owner, JobRequest(name="set"), ["/films/a.mp4"])
+
+    first, _ = begin("me"), begin("me")
+    with pytest.raises(ApiError, match="2 jobs that have not ended") as refused:
+        begin("me")
+    assert (refused.value.status, refused.value.code) == (429, "too_many_jobs")
+    begin("you")
+    book.cancel(first)
+    begin("me")
 
 
 def test_a_job_whose_driver_is_lost_every_time_is_given_up(tmp_path: Path) -> None:
@@ -212,6 +270,29 @@ def test_the_keeper_begins_with_clearing_up(
     os.utime(left, (0, 0))
     kept(tmp_path, RayJobs(0, ""), rounds=1)
     assert not left.exists()
+
+
+def test_what_a_job_still_has_to_read_is_kept_beyond_its_time(tmp_path: Path) -> None:
+    limits = {"asset_lifetime_s": 0.05}
+
+    async def keep() -> list[bool]:
+        settings = ServeSettings.from_values(state=str(tmp_path), limits=limits).located()
+        keeper = JobKeeper(settings)
+        keeper._task.cancel()
+        keeper._client = RayJobs(0, "")  # type: ignore[assignment]
+        assets, files = keeper._assets, []
+        for _ in range(2):
+            asset = assets.begin("me")
+            with assets.part(asset, 0) as part:
+                part.write(b"fLaC" + bytes(99))
+            files.append(Path(assets.location(assets.complete(asset))))
+        with keeper._database.session() as session:
+            keeper._book.create(session, "me", JobRequest(name="set"), [str(files[0])])
+        await asyncio.sleep(0.1)
+        keeper.reconcile()
+        return [file.exists() for file in files]
+
+    assert asyncio.run(keep()) == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from spark_ray.core.schema import Clip, Segment
 from spark_ray.serving import catalog
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
-from spark_ray.serving.messages import Decoded, ModelFacts, ServedModel, Timing, Written
+from spark_ray.serving.messages import Decoded, Embedded, ModelFacts, ServedModel, Timing, Written
 from spark_ray.serving.routes.openai import _speech_answer
 from spark_ray.serving.services import Handles, Services
 from spark_ray.serving.settings import ServeSettings
@@ -55,7 +55,11 @@ class Response:
 
 
 def client(
-    folder: Path, clip: Decoded, says: Callable[..., Response] | None = None, **settings: Any
+    folder: Path,
+    clip: Decoded,
+    says: Callable[..., Response] | None = None,
+    decoding_s: float = 0.0,
+    **settings: Any,
 ) -> TestClient:
     """Of a server with a captioner and a transcriber, to which every file is this clip."""
     says = says or (lambda *given: Response(answered(*given)))
@@ -66,16 +70,25 @@ def client(
             "listener": {"backend": "whisper"},
             "apotheon": {"reference": "/nowhere"},
             "registered": {"reference": "models:/registered"},
+            "talker": {"backend": "vllm", "reference": "/nowhere"},
         },
+        datasets=["/sets/films"],
         **settings,
     )
     model = SimpleNamespace(
         facts=SimpleNamespace(remote=lambda: Response(ModelFacts(served=SERVED))),
         write=SimpleNamespace(remote=says),
+        reply=SimpleNamespace(remote=lambda *_: Response(written("a boat"))),
+        embed_clips=SimpleNamespace(
+            remote=lambda clips: Response(Embedded(vectors=[[1.0]] * len(clips), model=SERVED))
+        ),
     )
     model.options = lambda **_: model
-    decoder = SimpleNamespace(decode=SimpleNamespace(remote=lambda file: Response(clip)))
-    handles = Handles(decoder=decoder, models=dict.fromkeys(made.models, model))
+    decoder = SimpleNamespace(
+        decode=SimpleNamespace(remote=lambda file: Response(clip, decoding_s))
+    )
+    search = SimpleNamespace(find=SimpleNamespace(remote=lambda *_: Response(([], "v1"), 0.2)))
+    handles = Handles(decoder=decoder, models=dict.fromkeys(made.models, model), search=search)
     services = Services(made.located(), handles)
     _, key = KeyStore(services.database).create(
         "test", ["infer"], requests_per_minute=6000, max_concurrent=4, lifetime_s=None
@@ -243,7 +256,7 @@ def test_where_a_model_lies_is_not_shown(tmp_path: Path) -> None:
     asked = client(tmp_path, decoded())
     answer = asked.get("/v1/models")
     known = {model["id"] for model in answer.json()["data"]}
-    assert known == {"seer", "listener", "apotheon", "registered"}
+    assert known == {"seer", "listener", "apotheon", "registered", "talker"}
     for place in ("", "/seer", "/listener"):
         answer = asked.get(f"/v1/models{place}")
         assert answer.status_code == 200
@@ -296,6 +309,45 @@ def test_time_for_which_the_model_can_not_account_was_waiting(tmp_path: Path) ->
     assert told["model"] == 0.1
     assert 0.3 <= told["queue"] < 3
     assert f"queue;dur={1000 * told['queue']:.2f}" in answer.headers["server-timing"]
+
+
+def test_decoding_and_searching_take_their_time_too(tmp_path: Path) -> None:
+    asked = client(tmp_path, decoded(frames=[b"x"]), decoding_s=0.3)
+    asset = asked.post("/v1/assets", files={"file": b"fLaC" + bytes(99)}).json()["id"]
+    found = asked.post("/v1/search", json={"asset": asset, "model": "apotheon"})
+    assert found.json()["timing_s"]["preprocess"] >= 0.3
+    assert found.json()["timing_s"]["postprocess"] >= 0.2
+
+    shown = {"type": "image_url", "image_url": {"url": asset}}
+    said = {"model": "talker", "messages": [{"role": "user", "content": [shown]}]}
+    answer = asked.post("/v1/chat/completions", json=said)
+    assert answer.json()["choices"][0]["message"]["content"] == "a boat"
+    phases = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
+    assert float(phases["preprocess"]) >= 300
+
+
+def test_pictures_and_clips_have_vectors_too(tmp_path: Path) -> None:
+    asked = client(tmp_path, decoded(frames=[b"x"]))
+    asset = asked.post("/v1/assets", files={"file": b"fLaC" + bytes(99)}).json()["id"]
+    wanted = {"model": "apotheon", "assets": [asset, asset]}
+    answer = asked.post("/v1/embeddings", json=wanted).json()
+    assert [each["embedding"] for each in answer["data"]] == [[1.0], [1.0]]
+    for more in ({"assets": None}, {"input": "a boat"}, {"assets": [f"asset-{'0' * 24}"]}):
+        refused = asked.post("/v1/embeddings", json={**wanted, **more})
+        assert refused.status_code == (404 if more.get("assets") else 422)
+
+
+def test_a_transcript_in_openais_shape_is_written_to_its_end(tmp_path: Path) -> None:
+    """Its client can't say how long it may be, and would not hear that it was cut off."""
+    limits: list[int] = []
+
+    def says(clip: Decoded, task: str, limit: int) -> Response:
+        limits.append(limit)
+        return Response(answered(clip, task, limit))
+
+    asked = client(tmp_path, decoded(audio=b"x"), says, limits={"max_new_tokens": 1024})
+    assert heard(asked, model="apotheon").status_code == 200
+    assert limits == [1024]
 
 
 def test_a_model_that_could_not_be_started_was_not_lost(tmp_path: Path) -> None:

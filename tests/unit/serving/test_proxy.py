@@ -64,6 +64,33 @@ def test_whole_answers_pass_as_they_are() -> None:
         assert "retry-after" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"x-request-id", b"\xff"),
+        (b"x-request-id", b"a b"),
+        (b"x-request-timeout-seconds", b"0"),
+        (b"x-request-disconnect-disabled", b"?1"),
+        (b"Serve-Multiplexed-Model-Id", b"/etc"),
+        (b"x-session-id", b"\xff"),
+    ],
+)
+def test_serves_own_proxy_takes_no_orders_from_clients(name: bytes, value: bytes) -> None:
+    """It reads them before anybody has looked at the key, some by a decoding that may fail."""
+    got: list[tuple[bytes, bytes]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        got.extend(scope["headers"])
+        await send(start())
+        await send(piece(b"{}"))
+
+    asked = TestClient(LostGateway(app))
+    asked.get("/", headers=[(name, value), (b"x-other", b"kept")])  # type: ignore[arg-type]
+    names = [each for each, _ in got]
+    assert name.lower() not in names
+    assert b"x-other" in names
+
+
 def test_an_answer_of_known_length_stays_broken() -> None:
     sent: Messages = []
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,9 @@ REQUEST: ContextVar[str] = ContextVar("request", default="none")
 Scenario = Callable[[SearchServer], Coroutine[Any, Any, Any]]
 
 
+@cache
 def samples(dataset: str) -> Any:
+    """As the library does: the same object for as long as the version is the same."""
     return SimpleNamespace(version=SimpleNamespace(location=f"/sets/{dataset}/v1"))
 
 
@@ -32,7 +35,7 @@ class Made:
     async def __call__(self, samples: Any, model: str, reference: str | None) -> Any:
         self.requests.append(REQUEST.get())
         await asyncio.sleep(0)
-        return SimpleNamespace(nearest=lambda query, limit: [])
+        return SimpleNamespace(nearest=lambda query, limit: [], samples=samples)
 
 
 def played(folder: Path, made: Made, scenario: Scenario) -> Any:
@@ -70,6 +73,18 @@ def test_an_index_does_not_end_with_the_request_that_was_first(tmp_path: Path) -
     made = Made()
     played(tmp_path, made, scenario)
     assert made.requests == ["none"]
+
+
+def test_a_version_that_was_removed_and_published_anew_is_embedded_anew(tmp_path: Path) -> None:
+    async def scenario(server: SearchServer) -> None:
+        await ask(server, "films")
+        await ask(server, "films")
+        samples.cache_clear()
+        await ask(server, "films")
+
+    made = Made()
+    played(tmp_path, made, scenario)
+    assert len(made.requests) == 2
 
 
 def test_the_indices_asked_for_last_are_held(

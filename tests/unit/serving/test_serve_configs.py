@@ -32,6 +32,16 @@ def test_a_config_is_read_without_a_leftover(file: Path) -> None:
         assert UiSettings.from_values(**front_end.args).api_url == f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_serves_proxy_waits_for_longer_than_the_gateway_allows(file: Path) -> None:
+    """Whole streams count, too: who follows a job, here or at `/ui`, does so until it ends."""
+    values = yaml.safe_load(file.read_text())
+    limits = ServeSettings.from_values(**values["applications"][0]["args"]).limits
+    waits_s = values["http_options"]["request_timeout_s"]
+    assert waits_s > limits.upload_timeout_s + limits.request_timeout_s
+    assert waits_s >= 86_400
+
+
 def test_there_is_one_for_a_laptop_one_for_gpus_and_one_for_conversations() -> None:
     assert [file.stem for file in FILES] == ["gpu", "llm", "local"]
 

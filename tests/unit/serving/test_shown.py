@@ -1,8 +1,10 @@
 """What answers say of places: ids and names, and no path of the server's."""
 
+import re
+
 import pytest
 
-from spark_ray.core.errors import ModelError, StorageError
+from spark_ray.core.errors import ModelError, RegistryUnavailable, SparkRayError, StorageError
 from spark_ray.serving.errors import as_api_error
 from spark_ray.serving.shown import (
     shown_source,
@@ -84,3 +86,12 @@ def test_what_serve_says_of_a_deployment_has_no_trace_path_or_password() -> None
 def test_errors_from_deep_in_the_house_tell_no_path() -> None:
     for error in (ModelError("model: /srv/m holds none"), StorageError("/srv/x/y: no such file")):
         assert "/srv" not in str(as_api_error(error))
+
+
+@pytest.mark.parametrize("kind", [StorageError, RegistryUnavailable])
+def test_an_outage_tells_no_address_inside(kind: type[SparkRayError]) -> None:
+    """Whoever asks hears of it, also with a key that nobody can look up then."""
+    said = 'postgresql://sparkray@postgres/x: connection to server at "10.0.0.5", port 5432 failed'
+    told = as_api_error(kind(said))
+    assert (told.status, told.retry_after_s) == (503, 1.0)
+    assert not {"postgres", "10.0.0.5", "5432"} & set(re.split(r"[^\w.]+", str(told)))

@@ -12,11 +12,13 @@ import pytest
 from ray.serve.exceptions import BackPressureError
 from starlette.testclient import TestClient
 
+from spark_ray.core.errors import StorageError
 from spark_ray.core.schema import Clip
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
 from spark_ray.serving.messages import Decoded, ModelFacts, ServedModel, Timing, Written
+from spark_ray.serving.schemas import JobRequest
 from spark_ray.serving.services import Handles, Services, together
 from spark_ray.serving.settings import ServeSettings
 
@@ -92,8 +94,46 @@ def test_a_stream_says_who_answers(tmp_path: Path) -> None:
     assert answer.status_code == 200
     assert answer.headers["x-model-version"] == "talker@3"
     assert answer.headers["x-dataset-version"] == "films@v2"
+    assert answer.headers["x-accel-buffering"] == "no", "or nginx sends it whole"
     assert answer.text.count('"content": "boat"') == 1
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+def test_a_body_on_its_way_is_one_of_the_requests_that_a_key_may_have(tmp_path: Path) -> None:
+    """Or one key could have the server hold as many bodies as it has places for requests."""
+    served = services(tmp_path)
+    app = create_app(served)
+    _, key = KeyStore(served.database).create(
+        "test", ["infer"], requests_per_minute=6000, max_concurrent=1, lifetime_s=None
+    )
+
+    async def ask(method: str, path: str, arriving: asyncio.Event) -> int:
+        async def receive() -> Any:
+            await arriving.wait()
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+
+        async def send(message: Any) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        statuses: list[int] = []
+        headers = [(b"authorization", f"Bearer {key}".encode())]
+        headers += [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": method, "path": path, "query_string": b""}
+        await app({**scope, "headers": headers}, receive, send)
+        return statuses[0]
+
+    async def play() -> tuple[int, int, int]:
+        arriving, arrived = asyncio.Event(), asyncio.Event()
+        arrived.set()
+        slow = asyncio.create_task(ask("POST", "/v1/search", arriving))
+        while not any(usage.running for usage in served.throttle._usage.values()):
+            assert not slow.done()
+            await asyncio.sleep(0.01)
+        second = await ask("GET", "/v1/me", arrived)
+        arriving.set()
+        return second, await slow, await ask("GET", "/v1/me", arrived)
+
+    assert asyncio.run(asyncio.wait_for(play(), 5)) == (429, 404, 200)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -130,6 +170,35 @@ def test_an_analysis_says_who_answers(tmp_path: Path, stream: bool) -> None:
     assert answer.headers["x-dataset-version"] == "films@v2"
     assert answer.headers["x-request-id"] in answer.text
     assert ("server-timing" in answer.headers) != stream
+
+
+def test_events_of_a_job_end_with_what_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are not just broken off: whoever follows it knows to ask again."""
+    served = services(tmp_path)
+    key, text = KeyStore(served.database).create(
+        "test", ["jobs"], requests_per_minute=6000, max_concurrent=1, lifetime_s=None
+    )
+    with served.database.session() as session:
+        job = served.jobs.create(session, key.id, JobRequest(name="set"), ["/films/a.mp4"])
+    get, left = served.jobs.get, [1]
+
+    def get_once(job_id: str, owner: str) -> Any:
+        if not left:
+            raise StorageError("the database can't be used")
+        left.pop()
+        return get(job_id, owner)
+
+    monkeypatch.setattr(served.jobs, "get", get_once)
+    with TestClient(create_app(served)) as client:
+        headers = {"Authorization": f"Bearer {text}"}
+        answer = client.get(f"/v1/jobs/{job.id}/events", headers=headers)
+    assert answer.status_code == 200
+    first, last = answer.text.strip().split("\n\n")
+    assert first.startswith("event: job\n")
+    assert last.startswith("event: error\ndata: ")
+    assert '"code": "storage_unavailable"' in last
 
 
 class Answer:
