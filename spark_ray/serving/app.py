@@ -12,7 +12,7 @@ from spark_ray.serving.decoding import Decoder
 from spark_ray.serving.gateway import Gateway
 from spark_ray.serving.handles import MESSAGES_ENVIRONMENT
 from spark_ray.serving.inference import ApotheonServer
-from spark_ray.serving.jobs import JobKeeper
+from spark_ray.serving.job_keeper import JobKeeper
 from spark_ray.serving.search import SearchServer
 from spark_ray.serving.settings import APOTHEON, VLLM, ModelSettings, ServeSettings
 

@@ -14,6 +14,10 @@ _TAIL_BYTES = 1 << 20
 _NO_LOG = "A file is not found"  # as Ray says where a driver was lost before its first line
 
 
+def jobs_client() -> JobSubmissionClient:
+    return JobSubmissionClient(ray.get_runtime_context().gcs_address)
+
+
 def read_log(client: JobSubmissionClient, submission: str) -> str:
     """The end of what a submission printed; the whole may be larger than memory.
 

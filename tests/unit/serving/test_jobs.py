@@ -13,11 +13,13 @@ from ray.job_submission import JobStatus
 from ray.util.state.exception import RayStateApiException
 
 from spark_ray.core.errors import ConfigError
+from spark_ray.serving import job_keeper as keeper_module
 from spark_ray.serving import job_logs
 from spark_ray.serving import jobs as jobs_module
 from spark_ray.serving.database import Database, Job
 from spark_ray.serving.errors import ApiError
-from spark_ray.serving.jobs import RUNNING, JobBook, JobKeeper
+from spark_ray.serving.job_keeper import JobKeeper
+from spark_ray.serving.jobs import RUNNING, JobBook
 from spark_ray.serving.schemas import JobRequest
 from spark_ray.serving.settings import ServeSettings
 
@@ -99,9 +101,9 @@ def test_a_wish_to_stop_a_job_that_has_published_came_too_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: JobStatus
 ) -> None:
     published = SimpleNamespace(location="/sets/v3", read=lambda name: b"{}")
-    monkeypatch.setattr(jobs_module, "resolve_published", lambda output: published)
-    monkeypatch.setattr(jobs_module, "asdict", lambda publication: publication)
-    monkeypatch.setattr(jobs_module, "publication_of", lambda metadata: {"clips": 2})
+    monkeypatch.setattr(keeper_module, "resolve_published", lambda output: published)
+    monkeypatch.setattr(keeper_module, "asdict", lambda publication: publication)
+    monkeypatch.setattr(keeper_module, "publication_of", lambda metadata: {"clips": 2})
     jobs = RayJobs(0, "")
     monkeypatch.setattr(jobs, "get_job_status", lambda submission: status)
     job = kept(tmp_path, jobs, rounds=1, cancelled=True)
@@ -252,7 +254,7 @@ def test_what_a_lost_attempt_printed_is_told_too(tmp_path: Path) -> None:
     with (
         patch.object(job_logs, "get_log", jobs.get_log),
         patch.object(job_logs, "_cluster", str),
-        patch.object(jobs_module, "_client", lambda: jobs),
+        patch.object(jobs_module, "jobs_client", lambda: jobs),
     ):
         log = book.log(job)
     assert job.attempts == 3
@@ -263,7 +265,7 @@ def test_the_keeper_begins_with_clearing_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     just_booted = SimpleNamespace(monotonic=lambda: 5.0, time=time.time)
-    monkeypatch.setattr(jobs_module, "time", just_booted)
+    monkeypatch.setattr(keeper_module, "time", just_booted)
     left = tmp_path / "assets" / "writing" / ".000000000000000-0.00.tmp"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"x")
