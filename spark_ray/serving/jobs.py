@@ -11,7 +11,7 @@ import time
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from spark_ray.core.errors import unknown_choice
+from spark_ray.core.errors import ConfigError, unknown_choice
 from spark_ray.core.provenance import text_hash
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.build import build_progress
@@ -35,7 +35,7 @@ _FIXED = frozenset(("input", "output", "version"))
 # Places that the server can read and a job's owner need not, and bounds that guard it. A server
 # offers others by its `job_settings`.
 _FIXED |= {"captions_file", "caption_model", "caption_revision", "transcription_model"}
-_FIXED |= {"max_pixels", "max_frame_rate", "max_file_bytes"}
+_FIXED |= {"max_pixels", "max_frame_rate", "max_file_bytes", "shard_bytes"}
 # How much of the cluster a job takes, which changes nothing in the dataset: others need it, too.
 _FIXED |= OPERATIONAL
 
@@ -85,9 +85,23 @@ class JobBook:
             chosen = getattr(config, backends.setting)
             if chosen not in backends.names:
                 raise unknown_choice(backends.setting, chosen, backends.names)
+        self._check_bounds(request, config)
         remembered = audit_entry("job.create", key=owner, subject=job.id, dataset=request.name)
         session.add_all([job, remembered])
         return job
+
+    def _check_bounds(self, request: JobRequest, config: BuildConfig) -> None:
+        """What a clip, or its text, may take of a worker is what it may take in a request."""
+        limits = self._settings.limits
+        for name, most in (
+            ("clip_max_s", limits.max_clip_s),
+            ("caption_max_new_tokens", limits.max_new_tokens),
+        ):
+            if name in request.settings and getattr(config, name) > most:
+                raise ApiError(
+                    400, "invalid_request", f"settings: {name} may be {most:g} here at most",
+                    param="settings",
+                )  # fmt: skip
 
     def _check_room(self, session: Session, owner: str) -> None:
         """The keeper holds every job that has not ended in memory, with all that it names."""
@@ -154,7 +168,7 @@ class JobBook:
         """What the owner is told, with the progress as the storage has it."""
         done = total = None
         if job.state in (RUNNING, STOPPING):
-            units = self._progress.of(job.id, lambda: build_progress(self.build_config(job)))
+            units = self._progress.of(job.id, lambda: self._units(job))
             done, total = units or (None, None)
         return JobInfo.model_validate(
             {
@@ -170,6 +184,12 @@ class JobBook:
                 "error": None if job.error is None else self._shown(job, job.error),
             }
         )
+
+    def _units(self, job: Job) -> tuple[int, int] | None:
+        try:
+            return build_progress(self.build_config(job))
+        except ConfigError:
+            return None  # the server's own settings are others than they were; the keeper ends it
 
     def log(self, job: Job) -> str:
         """What the build printed, attempt by attempt."""

@@ -404,3 +404,36 @@ def test_a_job_goes_on_with_what_was_built_of_its_media_and_discards_that_of_oth
         )
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
     assert other.supersede
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"clip_max_s": 61}, "clip_max_s may be 60 here at most"),
+        ({"caption_max_new_tokens": 257}, "caption_max_new_tokens may be 256 here at most"),
+        ({"shard_bytes": 1 << 40}, "'shard_bytes' is the server's own to set"),
+    ],
+)
+def test_a_job_takes_no_more_of_a_worker_for_a_clip_than_a_request(
+    tmp_path: Path, asked: dict[str, Any], said: str
+) -> None:
+    settings = ServeSettings.from_values(state=str(tmp_path)).located()
+    database = Database(settings.database)
+    book = JobBook(settings, database)
+    request = JobRequest(name="set", assets=["a"], settings=asked)
+    with pytest.raises(ApiError, match=said), database.session() as session:
+        book.create(session, "me", request, ["/films/a.mp4"])
+
+
+def test_a_job_is_shown_also_where_the_servers_settings_now_contradict_its_own(
+    tmp_path: Path,
+) -> None:
+    settings = ServeSettings.from_values(state=str(tmp_path)).located()
+    database = Database(settings.database)
+    request = JobRequest(name="set", assets=["a"], settings={"min_clip_s": 5})
+    with database.session() as session:
+        job = JobBook(settings, database).create(session, "me", request, ["/films/a.mp4"])
+        job.state = RUNNING
+    now = ServeSettings.from_values(state=str(tmp_path), job_settings={"clip_max_s": 2}).located()
+    told = JobBook(now, database).info(job)
+    assert (told.state, told.done, told.total) == (RUNNING, None, None)
