@@ -128,7 +128,7 @@ class RequestLimits(BaseModel):
         8 << 20, gt=0, description="largest JSON body; pictures may lie in it as data: URLs"
     )
     max_json_depth: int = Field(32, gt=0)
-    max_clip_s: float = Field(60.0, gt=0, description="longest clip that is answered directly")
+    max_clip_s: float = Field(60.0, gt=0, description="longest clip, in requests and jobs")
     max_pixels: int = Field(4096 * 2304, gt=0, description="largest picture or video frame")
     max_new_tokens: int = Field(256, gt=0)
     max_texts: int = Field(256, gt=0, description="texts to embed in one request")
