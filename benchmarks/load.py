@@ -128,12 +128,12 @@ class Load:
         }
         baseline = "answers of 5xx, others than should have come, and processes lost"
         yield Result("load-failures", baseline, failed, 0.0, (failed, failed), details)
-        grown = growth(self._server)
-        ratios = [late / early for early, late in grown.values()]
+        grown = thirds(self._server)
+        ratios = [late / early for early, _, late in grown.values()]
         details = {
             "seconds": self._seconds,
             "server_mib": _rounded(grown),
-            "ray_mib": _rounded(growth(self._ray)),
+            "ray_mib": _rounded(thirds(self._ray)),
         }
         baseline = "memory of the same process in the first third; the one that grew most"
         most = max(ratios)
@@ -161,21 +161,29 @@ async def _prepared(http: httpx.AsyncClient, folder: Path) -> Media:
     return Media(video, picture, assets[0], assets[1], "films", version, ids)
 
 
-def growth(samples: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
-    """Medians of the first and of the last third, of each process that was there throughout."""
+def thirds(samples: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float, float]]:
+    """Medians of the first, the second and the last third, of each process that was always there.
+
+    What still fills pools of memory grows from the first to the second alone; a leak goes on.
+    """
     third = len(samples) // 3
     throughout = set(samples[0]).intersection(*samples)
+
+    def median(process: str, some: Sequence[Mapping[str, float]]) -> float:
+        return statistics.median(sample[process] for sample in some)
+
     return {
         process: (
-            statistics.median(sample[process] for sample in samples[:third]),
-            statistics.median(sample[process] for sample in samples[-third:]),
+            median(process, samples[:third]),
+            median(process, samples[third:-third]),
+            median(process, samples[-third:]),
         )
         for process in sorted(throughout)
     }
 
 
-def _rounded(grown: Mapping[str, tuple[float, float]]) -> dict[str, list[float]]:
-    return {name: [round(early, 1), round(late, 1)] for name, (early, late) in grown.items()}
+def _rounded(grown: Mapping[str, tuple[float, ...]]) -> dict[str, list[float]]:
+    return {name: [round(mib, 1) for mib in medians] for name, medians in grown.items()}
 
 
 def _memory_mib(titles: Sequence[str]) -> MemoryMib:

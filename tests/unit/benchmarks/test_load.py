@@ -1,13 +1,16 @@
 """The load benchmark: how growth is told, and that one process can't hide behind the others."""
 
-from benchmarks.load import Load, _name, growth
+from benchmarks.load import Load, _name, thirds
 
 
 def test_growth_is_of_each_process_that_was_there_throughout() -> None:
     samples = [{"flat (1)": 100.0, "grows (2)": 100.0 + at} for at in range(9)]
     samples[4]["late (3)"] = 50.0
     samples[0]["flat (1)"] = 900.0  # one sample is no growth
-    assert growth(samples) == {"flat (1)": (100.0, 100.0), "grows (2)": (101.0, 107.0)}
+    assert thirds(samples) == {
+        "flat (1)": (100.0, 100.0, 100.0),
+        "grows (2)": (101.0, 104.0, 107.0),
+    }
 
 
 def test_the_process_that_grew_most_is_the_result_and_a_lost_one_a_failure() -> None:
