@@ -9,7 +9,7 @@ VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 PYTEST_ARGS ?=
-TWO_AT_A_TIME := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+TWO_AT_A_TIME := --numprocesses 2 -p tests.by_cluster --dist loadscope --no-loadscope-reorder
 DEMO_ARGS ?=
 
 export HF_HUB_OFFLINE ?= 1

@@ -5,16 +5,9 @@ from pathlib import Path
 
 import pytest
 
-# What takes a while to start, and tests share: those that use one run in one process.
-_SHARED = ("server", "head", "cluster")
 
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """What two processes share out: a cluster with all its tests, or a file; long ones first."""
-    for item in items:
-        shared = (name for name in _SHARED if name in item.fixturenames)
-        item.add_marker(pytest.mark.xdist_group(next(shared, str(item.path))))
+    """Long ones first."""
     items.sort(key=_begins)
 
 
