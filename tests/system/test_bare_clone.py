@@ -81,7 +81,7 @@ def test_every_command_of_the_tutorial_does_what_it_says(clone: Path, home: Path
     text = (clone / "docs" / "tutorial.md").read_text()
     demo, *blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert demo == "make demo\n"
-    drawn = sorted((clone / "demo" / "clips").glob("*.mp4"))[:OWN_CLIPS]
+    drawn = sorted((clone / "demo" / "clips").rglob("*.mp4"))[:OWN_CLIPS]
     for folder, clips in (("videos", drawn), ("new", drawn[:2])):
         (clone / folder).mkdir()
         for file in (beside for clip in clips for beside in clip.parent.glob(f"{clip.stem}.*")):
