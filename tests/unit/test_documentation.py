@@ -98,8 +98,9 @@ def understand(words: list[str]) -> None:
     elif program == "export":
         understand_export(arguments)
     elif program == "serve":
-        assert arguments[0] == "deploy"
-        assert (ROOT / arguments[1]).is_file()
+        assert arguments == ["shutdown", "--yes"] or arguments[0] == "deploy"
+        if arguments[0] == "deploy":
+            assert (ROOT / arguments[1]).is_file()
     elif program == "make":
         assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif program == "pip":
