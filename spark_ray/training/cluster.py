@@ -23,7 +23,10 @@ from ray.train import (
     UserCallback,
 )
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
+from ray.train.v2._internal.constants import (
+    HEALTH_CHECK_INTERVAL_S_ENV_VAR,
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+)
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -200,6 +203,9 @@ def fit(
     # For twenty seconds after a node's death Ray Train counts it among those that a run may begin
     # on anew. It waits for it in vain, for a minute if left alone, before it counts again.
     os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, "20")
+    # How often it asks each worker how it is, and takes one report of it: until then a checkpoint
+    # does not count, and the next one waits. The usual two seconds are long beside a small step.
+    os.environ.setdefault(HEALTH_CHECK_INTERVAL_S_ENV_VAR, "0.5")
     parent, _, name = config.output_dir.rstrip("/").rpartition("/")
     path, storage = ray_storage(parent)
     trainer = TorchTrainer(
