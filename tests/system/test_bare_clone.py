@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -38,13 +39,17 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A home for whoever runs a server; what still runs from there in the end is killed."""
-    yield tmp_path
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("HOME") == str(tmp_path):
-                process.kill()
+def home() -> Iterator[Path]:
+    """A home for whoever runs a server; what still runs from there in the end is killed.
+
+    Ray's files are there, too, or other tests would join its cluster; so its path must be short.
+    """
+    with tempfile.TemporaryDirectory(prefix="srh", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("HOME") == name:
+                    process.kill()
 
 
 def in_clone(clone: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -101,7 +106,8 @@ def test_every_command_of_the_tutorial_does_what_it_says(clone: Path, home: Path
 
     short = {"SPARK_RAY_GRADIENT_ACCUMULATION": "1", "SPARK_RAY_MAX_STEPS": "2"}
     command = ["bash", "-euxo", "pipefail", "-c", script]
-    done = in_clone(clone, *command, HOME=str(home), RAY_USAGE_STATS_ENABLED="0", **short)
+    theirs = {"HOME": str(home), "RAY_TMPDIR": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
+    done = in_clone(clone, *command, **theirs, **short)
 
     said = done.stdout[-4000:] + done.stderr[-8000:]
     assert done.returncode == 0, said
