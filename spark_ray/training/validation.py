@@ -1,4 +1,4 @@
-"""The losses of a whole split."""
+"""The losses of a batch, and of a whole split."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,6 +10,16 @@ from torch import Tensor
 from spark_ray.apotheon import ApotheonConfig, ApotheonOutput
 from spark_ray.apotheon.losses import learned_tokens, world_size
 from spark_ray.core.anatomy import TASKS
+
+LOSSES = ("loss", "caption_loss", "transcription_loss", "contrastive_loss")
+
+
+def batch_losses(output: ApotheonOutput) -> Tensor:
+    """The `LOSSES` of a batch; 0 for a head that the stage has no texts for."""
+    assert output.loss is not None
+    found = (getattr(output, name) for name in LOSSES)
+    zero = torch.zeros_like(output.loss)
+    return torch.stack([zero if loss is None else loss.detach() for loss in found]).float()
 
 
 def split_losses(
@@ -29,7 +39,7 @@ def split_losses(
     sums, counts = torch.zeros(2, len(TASKS) + 1, device=device)
     for inputs in batches:
         output = evaluate({**inputs, "label_counts": undivided})
-        sums += _parts(output)
+        sums += batch_losses(output)[1:]  # `loss` follows from the split's own
         counts[:-1] += learned_tokens(inputs["labels"]).sum(dim=0)
         counts[-1] += 1 / world_size()
     if world_size() > 1:
@@ -46,10 +56,3 @@ def split_losses(
         "transcription_loss": transcription,
         "contrastive_loss": contrastive,
     }
-
-
-def _parts(output: ApotheonOutput) -> Tensor:
-    """0 for a head that the batch has no texts for."""
-    parts = (output.caption_loss, output.transcription_loss, output.contrastive_loss)
-    assert output.loss is not None
-    return torch.stack([torch.zeros_like(output.loss) if p is None else p for p in parts]).float()

@@ -18,7 +18,7 @@ from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMod
 from safetensors import SafetensorError
 from torch import Tensor
 
-from spark_ray.apotheon import ApotheonConfig, ApotheonOutput
+from spark_ray.apotheon import ApotheonConfig
 from spark_ray.apotheon.losses import learned_tokens
 from spark_ray.core.errors import SparkRayError
 from spark_ray.core.logging import configure_logging, get_logger
@@ -44,11 +44,9 @@ from spark_ray.training.state import (
     scratch_folder,
 )
 from spark_ray.training.telemetry import report_checkpoint, report_step, report_validation
-from spark_ray.training.validation import split_losses
+from spark_ray.training.validation import LOSSES, batch_losses, split_losses
 
 log = get_logger(__name__)
-
-LOSSES = ("loss", "caption_loss", "transcription_loss", "contrastive_loss")
 
 
 class NonFiniteError(SparkRayError):
@@ -184,7 +182,7 @@ class Worker:
         for number, batch in enumerate(micro_batches, 1):
             inputs = {**self._inputs(batch, segment), "label_counts": label_counts}
             output = engine.accumulate(inputs, last=number == len(micro_batches))
-            losses = _losses(output)
+            losses = batch_losses(output)
             seen = [row for row in batch.rows if row >= 0]
             rows += seen
             if not bool(losses.isfinite().all()):
@@ -389,11 +387,3 @@ def _last_weights(engine: Engine) -> dict[str, Tensor]:
     weights = engine.full_state()
     engine.close()
     return weights
-
-
-def _losses(output: ApotheonOutput) -> Tensor:
-    """The `LOSSES` of a batch; 0 for a head that the stage has no texts for."""
-    assert output.loss is not None
-    found = (getattr(output, name) for name in LOSSES)
-    zero = torch.zeros_like(output.loss)
-    return torch.stack([zero if loss is None else loss.detach() for loss in found]).float()

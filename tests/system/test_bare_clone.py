@@ -31,11 +31,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clone
 
 
-def in_clone(clone: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+def in_clone(clone: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command as a stranger would: with nothing of this environment but the index."""
     ours = ("RAY_", "AWS_", "PYTHON", "PYTEST_", "VIRTUAL_ENV", "MAKE", "MFLAGS", "SPARK_RAY_")
     theirs = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return subprocess.run(command, cwd=clone, env=theirs | more, capture_output=True, text=True)
+    return subprocess.run(command, cwd=clone, env=theirs, capture_output=True, text=True)
 
 
 def test_a_bare_clone_runs_the_demo_and_its_tests(clone: Path) -> None:

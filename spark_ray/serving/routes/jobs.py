@@ -83,7 +83,7 @@ async def show(job_id: str, caller: RunsJobs, services: UseServices) -> JobInfo:
 
 @router.delete("/{job_id}", status_code=202)
 async def cancel(job_id: str, caller: RunsJobs, services: UseServices) -> JobInfo:
-    """Stop a job. What it has built so far stays, and a later job of that name goes on with it."""
+    """Stop a job. A later one of that name goes on with what it has built, if of the same media."""
     job = await _job(services, job_id, caller.id)
     return await _info(services, await asyncio.to_thread(services.jobs.cancel, job))
 
