@@ -236,6 +236,9 @@ def holding(monkeypatch: pytest.MonkeyPatch, memory_bytes: int | None) -> Apothe
     context = SimpleNamespace(app_name="app", deployment="model", replica_id="1")
     monkeypatch.setattr(multiplex, "_get_internal_replica_context", lambda: context)
     monkeypatch.setattr(multiplex.ServeUsageTag, "record", lambda *given: None)
+    # Without a controller to be told, Serve would start a Ray to look for one.
+    controller = SimpleNamespace(record_request_routing_info=lambda info: None)
+    monkeypatch.setattr(multiplex, "_get_global_client", lambda: controller)
     server = object.__new__(ApotheonServer)
     server._name, server._memory_bytes = "mine", memory_bytes
     return server
