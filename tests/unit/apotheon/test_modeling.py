@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, TextIteratorStrea
 
 from spark_ray.apotheon import ApotheonConfig, ApotheonModel, ApotheonProcessor
 from spark_ray.apotheon.adaptation import Lora, add_lora, merged_state, set_trainable
+from spark_ray.apotheon.layers import Media
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -246,3 +247,14 @@ def test_several_tokens_at_a_time_are_those_of_one_after_the_other(model, batch)
     plain = model.generate(**media, **options)
     guessed = model.generate(**media, **options, prompt_lookup_num_tokens=3)
     assert plain.tolist() == guessed.tolist()
+
+
+def test_long_clips_are_pooled_in_half_precision():
+    """The sum of thousands of tokens is no number of 16 bits; their mean is."""
+    model = apotheons.model().half()
+    tokens = torch.full((1, 4096, model.config.fusion_hidden_size), 20.0, dtype=torch.float16)
+    real = torch.ones(1, 4096, dtype=torch.bool)
+    real[:, -1] = False
+    pooled, whole = model.embed_media(Media(tokens, real)), model.embed_media(Media(tokens, None))
+    assert pooled.isfinite().all()
+    torch.testing.assert_close(pooled, whole)
