@@ -270,7 +270,9 @@ class Worker:
         self.state.metrics |= metrics
         report_step(self.name, self.rank, self.device.type, record)
         if self.rank == 0:
-            self.job.board.stepped.remote(self.state.step, metrics)
+            of_parts = self.plan.stages[segment.stage].part_rates
+            rates = {f"learning_rate_{p}": record.learning_rate * of_parts[p] for p in of_parts}
+            self.job.board.stepped.remote(self.state.step, {**metrics, **rates})
 
     def _next_engine(
         self, stage: Stage, weights: dict[str, Tensor] | None, resumed: Path | None

@@ -1,4 +1,4 @@
-"""What a rank keeps on its own disk, and for how long: checkpoints on their way."""
+"""What a rank keeps on its own disk, and for how long: checkpoints on their way; what it tells."""
 
 import tempfile
 from pathlib import Path
@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from spark_ray.training import worker as training
+from spark_ray.training.engines import StepOutcome
+from spark_ray.training.meter import StepRecord
+from spark_ray.training.plan import Segment
 from spark_ray.training.state import TrainState
 from spark_ray.training.worker import NonFiniteError, Worker, train_worker
 
@@ -99,3 +102,18 @@ def test_the_copy_of_a_checkpoint_goes_when_it_was_read(
     worker.run()
     assert read == [True]
     assert not copy.exists()
+
+
+def test_the_rates_of_parts_are_told_with_that_of_the_step(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[dict[str, float]] = []
+    monkeypatch.setattr(training, "report_step", lambda *_: None)
+    remote = SimpleNamespace(remote=lambda _step, metrics: told.append(metrics))
+    worker.job = SimpleNamespace(board=SimpleNamespace(stepped=remote))
+    worker.plan = SimpleNamespace(stages=[SimpleNamespace(part_rates={"vision": 0.1})])
+    worker.device = torch.device("cpu")
+    step = StepRecord({"loss": 1.0}, 2e-3, StepOutcome(True, 1.0), 1.0, 0.0, 4.0, 9.0, 0.0, None, 1)
+    worker._tell(Segment(0, 1, 0, 0, validation=False), step)
+    assert told[0]["learning_rate"] == 2e-3
+    assert told[0]["learning_rate_vision"] == pytest.approx(2e-4)
