@@ -68,6 +68,11 @@ class TrainState:
         return cls(**json.loads((folder / _STATE).read_text()))
 
     @classmethod
+    def read(cls, checkpoint: Folder) -> "TrainState":
+        """Of a checkpoint in storage."""
+        return cls(**json.loads(checkpoint.read(_STATE)))
+
+    @classmethod
     def newest(cls, output: Folder) -> "tuple[str, TrainState]":
         """The location of a run's last checkpoint, and what it says.
 
@@ -77,7 +82,7 @@ class TrainState:
         found = [name for name in output.children() if name.startswith(CHECKPOINT_PREFIX)]
         if not found:
             raise StorageError(f"{output.location}: the run has no checkpoint")
-        return output / max(found), cls(**json.loads(output.read(f"{max(found)}/{_STATE}")))
+        return output / max(found), cls.read(output.sub(max(found)))
 
 
 def save_rng(folder: Path, rank: int) -> None:
