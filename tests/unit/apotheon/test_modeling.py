@@ -5,6 +5,7 @@ from pathlib import Path
 import apotheons
 import pytest
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, TextIteratorStreamer
 
 from spark_ray.apotheon import ApotheonConfig, ApotheonModel, ApotheonProcessor
@@ -167,13 +168,19 @@ def test_saved_and_loaded_it_is_the_same_model(model, batch, tmp_path: Path):
     assert all(torch.equal(again[name], first[name]) for name in first)
 
 
-def test_gradient_checkpointing_changes_no_gradient(batch):
+def test_gradient_checkpointing_computes_again_and_changes_no_gradient(batch):
     gradients = []
     for checkpointing in (False, True):
         model = apotheons.model().train()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        calls: list[nn.Module] = []
+        inside = [model.vision.encoder.layers[0].mlp, model.audio.layers[0].fc1]
+        inside += [model.text.layers[0].mlp, model.fusion[0].mlp]
+        for module in inside:
+            module.register_forward_pre_hook(lambda module, _, calls=calls: calls.append(module))
         model(**batch).loss.backward()
+        assert [calls.count(module) for module in inside] == [1 + checkpointing] * 4
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], **TOLERANCE)
