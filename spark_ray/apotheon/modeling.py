@@ -252,9 +252,9 @@ class ApotheonModel(ApotheonPreTrainedModel, GenerationMixin):
         if mask is None:
             pooled = tokens.mean(dim=1)
         else:
-            weights = mask.to(tokens.dtype)
-            pooled = (tokens * weights[..., None]).sum(dim=1)
-            pooled = pooled / weights.sum(dim=1, keepdim=True).clamp(min=1)
+            # In float32: the sum of thousands of tokens is beyond half precision.
+            pooled = (tokens * mask[..., None]).sum(dim=1, dtype=torch.float32)
+            pooled = (pooled / mask.sum(dim=1, keepdim=True).clamp(min=1)).to(tokens.dtype)
         return _unit(self.media_embedding(pooled))
 
     def _fuse(

@@ -28,7 +28,7 @@ from spark_ray.core.errors import (
 from spark_ray.core.progress import ProgressReport
 from spark_ray.core.schema import ModelInfo
 from spark_ray.core.storage import Folder
-from spark_ray.datasets.capacity import have_gpus, have_room
+from spark_ray.datasets.capacity import Resources, have_gpus, have_room, living_nodes
 from spark_ray.datasets.samples import SampleIndex, read_clip
 from spark_ray.evaluation.config import EvaluateConfig
 
@@ -56,6 +56,7 @@ ANSWER_SCHEMA = pa.schema(
 `error` and `message`. `model` is a `ModelInfo` as JSON."""
 
 _ABORTED = -1
+_EPSILON = 1e-6
 
 
 class Predictor:
@@ -200,7 +201,7 @@ def predict(config: EvaluateConfig, clips: SampleIndex) -> Answers:
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        **_resources(actors, config.num_gpus, ray.cluster_resources()),
+        **_resources(actors, config.num_gpus, living_nodes()),
     )
     tables, failed = [], 0
     with ProgressReport("Evaluating", rows.num_rows, "clips") as progress:
@@ -214,14 +215,27 @@ def predict(config: EvaluateConfig, clips: SampleIndex) -> Answers:
     return Answers(table, _one_model(config, table))
 
 
-def _resources(actors: int, num_gpus: float, cluster: Mapping[str, float]) -> dict[str, float]:
+def _resources(actors: int, num_gpus: float, nodes: Sequence[Resources]) -> dict[str, float]:
     """What an actor may take so that all fit at once; else Ray Data waits for ever."""
-    gpus = cluster.get("GPU", 0.0)
-    if gpus and num_gpus:
-        # A GPU each if there are enough, or else a part of one; whole ones can't be divided.
-        part = gpus / actors
-        return {"num_gpus": min(num_gpus, part if part < 1 else math.floor(part)), "num_cpus": 0}
-    return {"num_cpus": min(1.0, cluster.get("CPU", 1.0) / actors)}
+    parts = [1 / number for number in range(2, actors + 1)]
+    gpus = [node.get("GPU", 0.0) for node in nodes]
+    if num_gpus and any(gpus):
+        devices = [1.0] * int(sum(gpus))  # what two of them have left over makes no third part
+        shares = (num_gpus, *range(math.ceil(num_gpus) - 1, 0, -1), *parts)
+        fitting = (
+            share
+            for share in shares
+            if share <= num_gpus and _places(share, gpus if share >= 1 else devices) >= actors
+        )
+        return {"num_gpus": next(fitting, 1 / actors), "num_cpus": 0}
+    cpus = [node.get("CPU", 0.0) for node in nodes]
+    fitting = (share for share in (1.0, *parts) if _places(share, cpus) >= actors)
+    return {"num_cpus": next(fitting, 1 / actors)}
+
+
+def _places(share: float, there: Sequence[float]) -> int:
+    """How many find such a share, each in one place."""
+    return sum(int(amount / share + _EPSILON) for amount in there)
 
 
 def _checked(batch: pa.Table) -> tuple[pa.Table, int]:

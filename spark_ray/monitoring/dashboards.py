@@ -119,7 +119,7 @@ def _training() -> list[Panel]:
                      "{{instance}} GPU {{GpuIndex}}")],
               "As Ray sees it, whatever uses it."),
         Panel("Checkpoints", "s", _quantiles(metrics.CHECKPOINT_SECONDS, "run"),
-              "How long training stood still for one; the upload goes on beside it."),
+              "How long training stood still for one, and for the upload of the one before."),
     ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from spark_ray.apotheon import ApotheonModel, ApotheonOutput
@@ -34,6 +35,7 @@ _OURS = {
     "gradient_clipping": "max_grad_norm",
     "bf16": "mixed_precision",
     "fp16": "mixed_precision",
+    "torch_autocast": "mixed_precision",
     "optimizer": "learning_rate, weight_decay and betas",
     "scheduler": "learning_rate, warmup_ratio and schedule",
 }
@@ -225,6 +227,8 @@ def deepspeed_config(stage: int, overrides: str | None, offload: Sequence[str]) 
         raise ConfigError(
             f"deepspeed_config: {overrides} has ZeRO stage {found}, but engine is zero{stage}"
         )
+    if overrides is not None and laid_over.get("zero_optimization"):
+        _check_values(config["zero_optimization"], overrides)
     return config
 
 
@@ -239,14 +243,31 @@ def _check_shape(laid_over: Any, file: str) -> None:
             f"deepspeed_config: {file} must be a JSON object, and zero_optimization in it another"
         )
     if zero:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu" if not torch.cuda.is_available() else "cuda")
-        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-
-        fields = DeepSpeedZeroConfig.model_fields
+        fields = _zero_model().model_fields
         known = {*fields, *(field.alias for field in fields.values() if field.alias)}
         for key in zero:
             if key not in known:
                 raise unknown_choice(f"deepspeed_config: zero_optimization of {file}", key, known)
+
+
+def _check_values(zero: dict[str, Any], file: str) -> None:
+    """
+    Raises:
+        ConfigError: DeepSpeed would refuse it, in every worker.
+    """
+    try:
+        _zero_model()(**zero)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        place = ".".join(("zero_optimization", *map(str, detail["loc"])))
+        raise ConfigError(f"deepspeed_config: {place} of {file}: {detail['msg']}") from error
+
+
+def _zero_model() -> Any:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu" if not torch.cuda.is_available() else "cuda")
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    return DeepSpeedZeroConfig
 
 
 def convert_checkpoint(folder: Path) -> None:

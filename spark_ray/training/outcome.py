@@ -3,14 +3,14 @@
 import json
 import shutil
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ray.train import Checkpoint, Result
 
 from spark_ray.core.errors import StorageError
 from spark_ray.core.provenance import code_version, git_commit, now_iso
-from spark_ray.core.storage import Folder
+from spark_ray.core.storage import Folder, filesystem, storage_errors
 from spark_ray.datasets.layout import METADATA
 from spark_ray.datasets.samples import SPLITS, SampleIndex
 from spark_ray.media.geometry import PictureOptions
@@ -21,6 +21,8 @@ from spark_ray.training.plan import RunPlan
 from spark_ray.training.registry import register_model
 from spark_ray.training.state import MODEL, TrainState
 from spark_ray.training.tracking import environment
+
+_PIECE_BYTES = 16 << 20
 
 
 def leave_behind(
@@ -45,14 +47,15 @@ def leave_behind(
     """
     config = plan.config
     output = Folder(config.output_dir)
-    with best_checkpoint(result, output).as_directory() as local:
-        shutil.copytree(Path(local) / MODEL, folder, dirs_exist_ok=True)
-        metrics = TrainState.load(Path(local)).metrics
+    stored = output.sub(PurePosixPath(best_checkpoint(result, output).path).name)
+    _fetch(stored.sub(MODEL), folder)  # and not the optimizer's state, which is many times larger
+    metrics = TrainState.read(stored).metrics
     _training_record(plan, index, result, metrics, run_id).write(folder)
     write_model_card(folder)
     target = output.sub(MODEL)
     for file in sorted(folder.iterdir()):
-        target.write(file.name, file.read_bytes())
+        with file.open("rb") as source, target.writer(file.name) as written:
+            shutil.copyfileobj(source, written, _PIECE_BYTES)
     if config.register_as is None:
         return metrics, None
     assert config.tracking_uri is not None
@@ -71,6 +74,13 @@ def best_checkpoint(result: Result, output: Folder) -> Checkpoint:
         raise StorageError(f"{output.location}: the run has no checkpoint to take a model from")
     best, _ = min(ranked, key=lambda pair: pair[1]["score"])
     return best
+
+
+def _fetch(source: Folder, folder: Path) -> None:
+    for name in source.names():
+        fs, path = filesystem(source / name)
+        with storage_errors(source / name, "read"):
+            fs.get_file(path, str(folder / name))
 
 
 def _training_record(

@@ -1,13 +1,15 @@
 """Where a run is, and the checkpoint that lets it go on from there exactly."""
 
+import fcntl
 import json
 import math
+import os
 import random
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +24,7 @@ from spark_ray.training.failures import is_disk_full
 
 _STATE = "state.json"
 _NOT_VALIDATED = 1e12
+_UNLOCKED = "spark-ray-new-"
 CHECKPOINT_PREFIX = "step-"
 RUN = "run.json"
 """What a run is, in its folder, from before its workers start."""
@@ -65,6 +68,11 @@ class TrainState:
         return cls(**json.loads((folder / _STATE).read_text()))
 
     @classmethod
+    def read(cls, checkpoint: Folder) -> "TrainState":
+        """Of a checkpoint in storage."""
+        return cls(**json.loads(checkpoint.read(_STATE)))
+
+    @classmethod
     def newest(cls, output: Folder) -> "tuple[str, TrainState]":
         """The location of a run's last checkpoint, and what it says.
 
@@ -74,7 +82,7 @@ class TrainState:
         found = [name for name in output.children() if name.startswith(CHECKPOINT_PREFIX)]
         if not found:
             raise StorageError(f"{output.location}: the run has no checkpoint")
-        return output / max(found), cls(**json.loads(output.read(f"{max(found)}/{_STATE}")))
+        return output / max(found), cls.read(output.sub(max(found)))
 
 
 def save_rng(folder: Path, rank: int) -> None:
@@ -115,16 +123,38 @@ def require_reachable(output_dir: str) -> None:
 
 
 @contextmanager
-def scratch_folder(output_dir: str, worker: str) -> Iterator[Path]:
+def scratch_folder(output_dir: str) -> Iterator[Path]:
     """Where a worker of a run keeps checkpoints on their way from and to storage.
 
-    A worker that was killed leaves its own behind; the next one in its place removes it.
+    A worker that was killed leaves its own behind, but unlocked. The run's next ones on this
+    machine remove it, whatever its node and its rank were called.
     """
-    prefix = f"spark-ray-{text_hash(f'{output_dir} {worker}')[:12]}-"
+    prefix = f"spark-ray-{text_hash(output_dir)[:12]}-"
     for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
-        yield Path(folder)
+        with suppress(OSError), _locked(left):  # or it is in use, or another user's
+            shutil.rmtree(left)
+    # Under another name until it is locked, or who starts beside us would take it for a left one.
+    folder = Path(tempfile.mkdtemp(prefix=_UNLOCKED))
+    with ExitStack() as at_the_end:
+        with suppress(OSError):  # where the file system has no locks, nothing that is left goes
+            at_the_end.enter_context(_locked(folder))
+        folder = folder.rename(folder.with_name(folder.name.replace(_UNLOCKED, prefix)))
+        at_the_end.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """
+    Raises:
+        OSError: another process has locked it, or it can't be.
+    """
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:

@@ -75,12 +75,13 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """Train from the last checkpoint, or from the start, to the end; returns where that was."""
     job: TrainJob = ray.get(settings["job"])
     plan: RunPlan = ray.get(job.plan)
-    node = ray.get_runtime_context().get_node_id()
-    local_rank = ray.train.get_context().get_local_rank()
-    with scratch_folder(plan.config.output_dir, f"{node}-{local_rank}") as folder:
-        done = Worker(job, plan, folder).run()
-        _await_upload()  # of what lies in that folder
-    return done
+    with scratch_folder(plan.config.output_dir) as folder:
+        try:
+            return Worker(job, plan, folder).run()
+        finally:
+            # Of what lies in that folder, also after an error: Ray would take the upload that
+            # finds nothing for the cause, and train again up to the error.
+            _await_upload()
 
 
 class Worker:
@@ -112,6 +113,8 @@ class Worker:
             # The stage that wrote it; where that is over, the next one begins as it always does.
             stage = self.plan.stage_before(self.state.position)
             engine = self._next_engine(self.plan.stages[stage], None, resumed)
+            # All ranks have read it; with what it was converted to, it is twice a checkpoint.
+            once_on_each_node(partial(shutil.rmtree, resumed))
         for segment, start in self.plan.segments_from(self.state.position):
             if self._is_over():
                 break
@@ -148,9 +151,6 @@ class Worker:
         due = state.step % every == 0 if every else state.position in ends
         due = due or state.validation_loss is not None
         if (due or self._is_over()) and state.step != self.saved_step:
-            # One at a time: where storage is slower than training, those that wait would fill the
-            # disk, and be lost with this process.
-            _await_upload()
             self._checkpoint(engine)
             self.saved_step = state.step
 
@@ -270,7 +270,9 @@ class Worker:
         self.state.metrics |= metrics
         report_step(self.name, self.rank, self.device.type, record)
         if self.rank == 0:
-            self.job.board.stepped.remote(self.state.step, metrics)
+            of_parts = self.plan.stages[segment.stage].part_rates
+            rates = {f"learning_rate_{p}": record.learning_rate * of_parts[p] for p in of_parts}
+            self.job.board.stepped.remote(self.state.step, {**metrics, **rates})
 
     def _next_engine(
         self, stage: Stage, weights: dict[str, Tensor] | None, resumed: Path | None
@@ -342,10 +344,15 @@ class Worker:
     def _checkpoint(self, engine: Engine) -> None:
         """Write this rank's part of the whole state; Ray uploads it while training goes on.
 
+        The one before must be in storage by then, which slow storage makes it wait for.
+
         Raises:
             StorageError: the disk is full.
         """
         state, started = self.state, time.perf_counter()
+        # One at a time: where storage is slower than training, those that wait would fill the disk,
+        # and be lost with this process.
+        _await_upload()
         with ExitStack() as on_failure:
             folder = self.scratch / f"{CHECKPOINT_PREFIX}{state.step:08d}"
             folder.mkdir()

@@ -67,6 +67,7 @@ def test_a_checkpoint_does_not_fit(small_disk: Path, monkeypatch: pytest.MonkeyP
     worker = object.__new__(Worker)
     worker.rank, worker.state = 0, TrainState(world_size=1)
     worker.scratch = small_disk
+    monkeypatch.setattr(training, "_await_upload", lambda: None)
     worker.job = SimpleNamespace(model_config=apotheons.model().config)
     worker.plan = SimpleNamespace(
         config=SimpleNamespace(mixed_precision="fp32"), processor=apotheons.processor()

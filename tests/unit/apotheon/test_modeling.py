@@ -5,10 +5,12 @@ from pathlib import Path
 import apotheons
 import pytest
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, TextIteratorStreamer
 
 from spark_ray.apotheon import ApotheonConfig, ApotheonModel, ApotheonProcessor
 from spark_ray.apotheon.adaptation import Lora, add_lora, merged_state, set_trainable
+from spark_ray.apotheon.layers import Media
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -166,13 +168,19 @@ def test_saved_and_loaded_it_is_the_same_model(model, batch, tmp_path: Path):
     assert all(torch.equal(again[name], first[name]) for name in first)
 
 
-def test_gradient_checkpointing_changes_no_gradient(batch):
+def test_gradient_checkpointing_computes_again_and_changes_no_gradient(batch):
     gradients = []
     for checkpointing in (False, True):
         model = apotheons.model().train()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        calls: list[nn.Module] = []
+        inside = [model.vision.encoder.layers[0].mlp, model.audio.layers[0].fc1]
+        inside += [model.text.layers[0].mlp, model.fusion[0].mlp]
+        for module in inside:
+            module.register_forward_pre_hook(lambda module, _, calls=calls: calls.append(module))
         model(**batch).loss.backward()
+        assert [calls.count(module) for module in inside] == [1 + checkpointing] * 4
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], **TOLERANCE)
@@ -246,3 +254,14 @@ def test_several_tokens_at_a_time_are_those_of_one_after_the_other(model, batch)
     plain = model.generate(**media, **options)
     guessed = model.generate(**media, **options, prompt_lookup_num_tokens=3)
     assert plain.tolist() == guessed.tolist()
+
+
+def test_long_clips_are_pooled_in_half_precision():
+    """The sum of thousands of tokens is no number of 16 bits; their mean is."""
+    model = apotheons.model().half()
+    tokens = torch.full((1, 4096, model.config.fusion_hidden_size), 20.0, dtype=torch.float16)
+    real = torch.ones(1, 4096, dtype=torch.bool)
+    real[:, -1] = False
+    pooled, whole = model.embed_media(Media(tokens, real)), model.embed_media(Media(tokens, None))
+    assert pooled.isfinite().all()
+    torch.testing.assert_close(pooled, whole)

@@ -22,12 +22,28 @@ def answers(*rows: dict[str, object]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=ANSWER_SCHEMA)
 
 
-def test_all_actors_fit_at_once() -> None:
-    assert _resources(2, 1.0, {"CPU": 16, "GPU": 8}) == {"num_gpus": 1.0, "num_cpus": 0}
-    assert _resources(4, 1.0, {"CPU": 16, "GPU": 2}) == {"num_gpus": 0.5, "num_cpus": 0}
-    assert _resources(2, 4.0, {"CPU": 16, "GPU": 5}) == {"num_gpus": 2, "num_cpus": 0}
-    assert _resources(2, 0.0, {"CPU": 16, "GPU": 8}) == {"num_cpus": 1.0}
-    assert _resources(8, 1.0, {"CPU": 2}) == {"num_cpus": 0.25}
+GPUS = {"CPU": 16.0, "GPU": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("actors", "num_gpus", "nodes", "share"),
+    [
+        (2, 1.0, [GPUS], {"num_gpus": 1.0, "num_cpus": 0}),
+        (4, 1.0, [{"GPU": 1.0}, {"GPU": 1.0}], {"num_gpus": 0.5, "num_cpus": 0}),
+        (3, 1.0, [{"GPU": 2.0}], {"num_gpus": 0.5, "num_cpus": 0}),
+        (10, 0.7, [GPUS], {"num_gpus": 0.5, "num_cpus": 0}),
+        (2, 4.0, [{"GPU": 5.0}], {"num_gpus": 2, "num_cpus": 0}),
+        (2, 2.0, [{"GPU": 1.0}, {"GPU": 1.0}, {"GPU": 2.0}], {"num_gpus": 1, "num_cpus": 0}),
+        (2, 0.0, [GPUS], {"num_cpus": 1.0}),
+        (8, 1.0, [{"CPU": 2.0}], {"num_cpus": 0.25}),
+        (3, 1.0, [{"CPU": 1.0}, {"CPU": 1.0}], {"num_cpus": 0.5}),
+    ],
+)
+def test_all_actors_fit_at_once(
+    actors: int, num_gpus: float, nodes: list[dict[str, float]], share: dict[str, float]
+) -> None:
+    """Each on one node, and parts of a GPU on one GPU: Ray Data waits for the last one for ever."""
+    assert _resources(actors, num_gpus, nodes) == share
 
 
 def test_what_an_actor_gave_up_for_is_raised_here() -> None:

@@ -133,7 +133,9 @@ def _alone(rank: int, name: str, folder: Path) -> None:
 
 
 def _rank_in_bf16(rank: int, name: str, folder: Path) -> None:
-    """A step of eight equal micro-batches, a checkpoint, and another; then one of a single one."""
+    """A step of eight equal micro-batches, a checkpoint, and another; then one of a single one, and
+    one that is no number.
+    """
     _join(rank, folder)
     inputs, options = share(rank, 2), replace(OPTIONS, precision="bf16", accumulation=8)
 
@@ -153,8 +155,10 @@ def _rank_in_bf16(rank: int, name: str, folder: Path) -> None:
     step(engine, 8)
     resumed = engine.full_state()
     engine.close()
-    norms.append(step(make_engine(name, 2, options=replace(options, accumulation=1)), 1))
-    torch.save({"norms": norms, "weights": weights, "resumed": resumed}, folder / f"{rank}.pt")
+    engine = make_engine(name, 2, options=replace(options, accumulation=1))
+    norms.append(step(engine, 1))
+    found = {"norms": norms, "weights": weights, "resumed": resumed}
+    torch.save({**found, **_spoil(engine, inputs, rank)}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -190,10 +194,7 @@ def test_two_ranks_a_restart_and_one_rank_take_the_same_steps(name, alone, tmp_p
     for rank in (first, second):
         if not name.startswith("zero3"):  # DeepSpeed's own hooks keep that
             assert rank["freed"], "the next stage's engine needs the memory"
-        assert not rank["applied"], "a gradient that is no number must not be applied"
-        assert all(torch.equal(rank["before"][key], rank["after"][key]) for key in alone[1])
-        assert not all(torch.equal(rank["after"][key], rank["later"][key]) for key in alone[1])
-        assert all(value.isfinite().all() for value in rank["later"].values())
+        assert_skipped(rank)
 
     run_ranks(_alone, name, tmp_path, ranks=1)
     fewer = load(tmp_path / "alone.pt")
@@ -202,10 +203,20 @@ def test_two_ranks_a_restart_and_one_rank_take_the_same_steps(name, alone, tmp_p
         torch.testing.assert_close(fewer["weights"][key], value, atol=2e-4, rtol=1e-3)
 
 
+def assert_skipped(found: dict[str, Any]) -> None:
+    """Of what `_spoil` found on a rank."""
+    before, after, later = (found[when] for when in ("before", "after", "later"))
+    assert not found["applied"], "a gradient that is no number must not be applied"
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not all(torch.equal(after[key], later[key]) for key in before)
+    assert all(value.isfinite().all() for value in later.values())
+
+
 @pytest.mark.parametrize("name", ["ddp", "zero2", "zero3"])
 def test_in_bf16_gradients_add_up_in_full_and_a_restart_changes_nothing(name, tmp_path: Path):
     run_ranks(_rank_in_bf16, name, tmp_path, ranks=2)
     found = load(tmp_path / "0.pt")
+    assert_skipped(found)
     assert all(
         torch.equal(found["resumed"][key], found["weights"][key]) for key in found["weights"]
     )

@@ -111,6 +111,25 @@ def test_a_file_may_change_deepspeed_but_not_what_we_decide(tmp_path: Path):
     file.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
     with pytest.raises(ConfigError, match="engine is zero2"):
         deepspeed_config(2, str(file), [])
+    file.write_text(json.dumps({"torch_autocast": {"enabled": True}}))
+    with pytest.raises(ConfigError, match="mixed_precision decides"):
+        deepspeed_config(2, str(file), [])
+
+
+@pytest.mark.parametrize(
+    ("zero", "sentence"),
+    [
+        ({"reduce_bucket_size": "large"}, r"zero_optimization\.reduce_bucket_size of .* integer"),
+        ({"offload_optimizer": {"device": "tape"}}, r"\.offload_optimizer\.device of .*'nvme'"),
+    ],
+)
+def test_a_value_that_deepspeed_would_refuse_is_said_before_workers_start(
+    tmp_path: Path, zero: dict[str, Any], sentence: str
+):
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"zero_optimization": zero}))
+    with pytest.raises(ConfigError, match=sentence):
+        deepspeed_config(2, str(file), [])
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])

@@ -1,6 +1,8 @@
 """Which checkpoint is the best, and where it can go."""
 
 import math
+import multiprocessing
+import os
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,15 +35,25 @@ def test_a_folder_of_the_drivers_node_alone_is_noticed_when_a_worker_begins(
     require_reachable(str(tmp_path))
 
 
-def test_what_a_killed_worker_left_is_removed_by_the_one_in_its_place(
+def test_what_a_killed_worker_left_is_removed_by_the_runs_next_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also by one of another Ray node, as the same command starts it after a kill of the first."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    killed = scratch_folder("/runs/a", "node-0")
-    left = killed.__enter__()
-    with scratch_folder("/runs/b", "node-0"), scratch_folder("/runs/a", "node-1"):
+    killed = multiprocessing.get_context("fork").Process(target=_begin_and_die, args=["/runs/a"])
+    killed.start()
+    killed.join()
+    (left,) = tmp_path.iterdir()
+    with scratch_folder("/runs/b"):
         assert left.is_dir()
-    with scratch_folder("/runs/a", "node-0") as folder:
+    with scratch_folder("/runs/a") as first, scratch_folder("/runs/a") as second:
         assert not left.exists()
-        assert folder.is_dir()
+        assert first.is_dir(), "it is of a worker that lives"
+        assert second.is_dir()
     assert not any(tmp_path.iterdir())
+
+
+def _begin_and_die(output_dir: str) -> None:
+    with scratch_folder(output_dir) as folder:
+        (folder / "checkpoint").mkdir()
+        os._exit(0)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 import torch.distributed as dist
 from ranks import run_ranks
@@ -30,8 +31,11 @@ def _labels(learned: int) -> Batch:
 
 
 def _tokens_of(inputs: dict[str, torch.Tensor]) -> ApotheonOutput:
-    """A share of what a model would say for which every token of a caption costs 1, others 3."""
+    """A share of what a model would say for which a token of a caption costs 1, 2 or 3, by rank,
+    and others 3.
+    """
     captions, transcripts = learned_tokens(inputs["labels"]).sum(dim=0) * float(len(NODES))
+    captions = captions * (1 + dist.get_rank())
     zero, one = torch.zeros(()), torch.tensor(1.0)
     return ApotheonOutput(
         loss=zero,
@@ -71,7 +75,9 @@ def test_one_rank_fetches_for_its_node_and_all_count_all_labels(tmp_path: Path):
         "copy of rank 0",
     ]
     assert [rank["calls"] for rank in found] == [[0], [1], []]
-    expected = {"loss": 1 + 2 * 3 + 0.5, "caption_loss": 1.0, "transcription_loss": 3.0}
-    assert all(rank["losses"] == {**expected, "contrastive_loss": 1.0} for rank in found)
+    caption = (4 * 1 + 5 * 2 + 6 * 3) / (4 + 5 + 6)
+    expected = {"loss": caption + 2 * 3 + 0.5, "caption_loss": caption, "transcription_loss": 3.0}
+    expected |= {"contrastive_loss": 1.0}
+    assert all(rank["losses"] == pytest.approx(expected) for rank in found)
     learned = (0 + 1 + 2) + 3 * 4
     assert all(rank["counts"] == [learned / 2, 6 / 2] for rank in found)
