@@ -13,7 +13,6 @@ from ray import serve
 from spark_ray.serving.schemas import DeploymentInfo, NodeInfo
 from spark_ray.serving.shown import without_trace
 
-_TIMEOUT_S = 5.0
 _QUEUED = "ray_serve_deployment_queued_queries"
 _ONGOING = "ray_serve_num_ongoing_requests_at_replicas"
 _HEAD = "node:__internal_head__"
@@ -43,17 +42,16 @@ def shown_resources(resources: dict[str, float]) -> dict[str, float]:
     }
 
 
-async def metrics_pages() -> list[str]:
+async def metrics_pages(client: httpx.AsyncClient) -> list[str]:
     """What Ray exports for Prometheus, from each node that answers."""
     nodes = await asyncio.to_thread(living_nodes)
-    async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
-        pages = await asyncio.gather(
-            *(
-                client.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}")
-                for node in nodes
-            ),
-            return_exceptions=True,
-        )
+    pages = await asyncio.gather(
+        *(
+            client.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}")
+            for node in nodes
+        ),
+        return_exceptions=True,
+    )
     return [page.text for page in pages if isinstance(page, httpx.Response)]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
+import httpx2 as httpx
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import (
     BackPressureError,
@@ -39,6 +40,7 @@ Result = TypeVar("Result")
 
 _END = object()
 _TRANSFERS = 32
+_NODE_TIMEOUT_S = 5.0
 
 
 @dataclass
@@ -71,6 +73,9 @@ class Services:
         self.catalog = Catalog(settings.models, handles.models, settings.alias_lifetime_s)
         self.jobs = JobBook(settings, self.database)
         self.datasets = DatasetNames(settings.datasets, str(settings.jobs_output))
+        # One for all times: each would load the certificates of the machine anew, for plain HTTP.
+        self.nodes = httpx.AsyncClient(timeout=_NODE_TIMEOUT_S, trust_env=False)
+        """Asks the cluster's nodes, which no proxy stands before."""
         # A slow host must not hold the threads that look up keys.
         self._transfers = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="transfer")
         self._facts: dict[tuple[str, str | None], ModelFacts] = {}

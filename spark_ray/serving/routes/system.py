@@ -81,7 +81,7 @@ async def system(
     caller: Administers, services: UseServices, jobs: Annotated[int, Query(ge=0, le=200)] = 20
 ) -> SystemInfo:
     """The cluster's nodes, deployments and queues, and the newest jobs of all keys."""
-    pages = await metrics_pages()
+    pages = await metrics_pages(services.nodes)
     nodes, available, deployments, newest = await asyncio.gather(
         asyncio.to_thread(living_nodes),
         asyncio.to_thread(ray.available_resources),
@@ -102,6 +102,6 @@ async def system(
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-async def metrics(caller: Administers) -> str:
+async def metrics(caller: Administers, services: UseServices) -> str:
     """Prometheus metrics of all nodes, as Ray exports them on each."""
-    return "\n".join(await metrics_pages())
+    return "\n".join(await metrics_pages(services.nodes))
