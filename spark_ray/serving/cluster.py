@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx2 as httpx
@@ -42,22 +43,50 @@ def shown_resources(resources: dict[str, float]) -> dict[str, float]:
     }
 
 
-async def metrics_pages(client: httpx.AsyncClient) -> list[str]:
-    """What Ray exports for Prometheus, from each node that answers."""
+@asynccontextmanager
+async def metrics_pages(client: httpx.AsyncClient) -> AsyncIterator[list[httpx.Response]]:
+    """What Ray exports for Prometheus, from each node that answers, to be read as it comes.
+
+    No page is held whole: Ray keeps the series of every worker that ever ran, so they grow.
+    """
     nodes = await asyncio.to_thread(living_nodes)
-    pages = await asyncio.gather(
-        *(
-            client.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}")
-            for node in nodes
-        ),
-        return_exceptions=True,
-    )
-    return [page.text for page in pages if isinstance(page, httpx.Response)]
+    async with AsyncExitStack() as opened:
+        answers = await asyncio.gather(
+            *(
+                opened.enter_async_context(
+                    client.stream(
+                        "GET", f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+                    )
+                )
+                for node in nodes
+            ),
+            return_exceptions=True,
+        )
+        yield [answer for answer in answers if isinstance(answer, httpx.Response)]
 
 
-def describe_deployments(pages: Iterable[str]) -> list[DeploymentInfo]:
+async def metrics_pieces(client: httpx.AsyncClient) -> AsyncIterator[bytes]:
+    """These pages after one another."""
+    async with metrics_pages(client) as pages:
+        for page in pages:
+            async for piece in page.aiter_bytes():
+                yield piece
+            yield b"\n"
+
+
+async def queue_lines(client: httpx.AsyncClient) -> list[str]:
+    """What `queue_depths` reads of them: its parser is slow, and pages have thousands of lines."""
+    async with metrics_pages(client) as pages:
+        return [
+            line
+            for page in pages
+            async for line in page.aiter_lines()
+            if line.startswith((_QUEUED, _ONGOING))
+        ]
+
+
+def describe_deployments(depths: Depths) -> list[DeploymentInfo]:
     """Every deployment of Serve, with the depths that the exported metrics tell."""
-    depths = queue_depths(pages)
     found = []
     for application, app in serve.status().applications.items():
         for name, deployment in app.deployments.items():
@@ -76,21 +105,14 @@ def describe_deployments(pages: Iterable[str]) -> list[DeploymentInfo]:
     return sorted(found, key=lambda deployment: (deployment.application, deployment.name))
 
 
-def queue_depths(pages: Iterable[str]) -> Depths:
+def queue_depths(lines: Iterable[str]) -> Depths:
     """Requests that wait for a replica, and that replicas are at, summed over those who sent them.
 
     The metrics' names are of Ray Serve.
     """
     depths: Depths = {_QUEUED: Counter(), _ONGOING: Counter()}
-    for page in pages:
-        for family in text_string_to_metric_families(_only(page)):
-            for sample in family.samples:
-                key = (sample.labels.get("application", ""), sample.labels.get("deployment", ""))
-                depths[sample.name][key] += round(sample.value)
+    for family in text_string_to_metric_families("".join(f"{line}\n" for line in lines)):
+        for sample in family.samples:
+            key = (sample.labels.get("application", ""), sample.labels.get("deployment", ""))
+            depths[sample.name][key] += round(sample.value)
     return depths
-
-
-def _only(page: str) -> str:
-    """A page's lines of these two metrics: the parser is slow, and pages have thousands."""
-    lines = (line for line in page.splitlines() if line.startswith((_QUEUED, _ONGOING)))
-    return "\n".join(lines) + "\n"

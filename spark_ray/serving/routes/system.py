@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import ray
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from spark_ray.core.errors import SparkRayError
 from spark_ray.core.logging import get_logger
@@ -15,7 +15,9 @@ from spark_ray.serving.cluster import (
     describe_deployments,
     describe_node,
     living_nodes,
-    metrics_pages,
+    metrics_pieces,
+    queue_depths,
+    queue_lines,
     shown_resources,
 )
 from spark_ray.serving.schemas import Health, KeyInfo, OwnedJob, SystemInfo
@@ -81,11 +83,11 @@ async def system(
     caller: Administers, services: UseServices, jobs: Annotated[int, Query(ge=0, le=200)] = 20
 ) -> SystemInfo:
     """The cluster's nodes, deployments and queues, and the newest jobs of all keys."""
-    pages = await metrics_pages(services.nodes)
+    depths = queue_depths(await queue_lines(services.nodes))
     nodes, available, deployments, newest = await asyncio.gather(
         asyncio.to_thread(living_nodes),
         asyncio.to_thread(ray.available_resources),
-        asyncio.to_thread(describe_deployments, pages),
+        asyncio.to_thread(describe_deployments, depths),
         asyncio.to_thread(services.jobs.newest, jobs),
     )
     infos = [await asyncio.to_thread(services.jobs.info, job) for job in newest]
@@ -102,6 +104,6 @@ async def system(
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-async def metrics(caller: Administers, services: UseServices) -> str:
+async def metrics(caller: Administers, services: UseServices) -> Response:
     """Prometheus metrics of all nodes, as Ray exports them on each."""
-    return "\n".join(await metrics_pages(services.nodes))
+    return StreamingResponse(metrics_pieces(services.nodes), media_type="text/plain")

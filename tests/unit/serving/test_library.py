@@ -170,14 +170,12 @@ def test_frames_are_counted_from_one(tmp_path: Path) -> None:
 
 
 def test_queues_are_summed_over_those_who_wait_in_them() -> None:
-    page = """# HELP ray_serve_deployment_queued_queries waiting
-# TYPE ray_serve_deployment_queued_queries gauge
-ray_serve_deployment_queued_queries{application="a",deployment="model",handle="1"} 2.0
-ray_serve_deployment_queued_queries{application="a",deployment="model",handle="2"} 3.0
-ray_serve_num_ongoing_requests_at_replicas{application="a",deployment="model"} 4.0
-ray_other{application="a",deployment="model"} 9.0
-"""
-    depths = queue_depths([page, "", page])
+    lines = [
+        'ray_serve_deployment_queued_queries{application="a",deployment="model",handle="1"} 2.0',
+        'ray_serve_deployment_queued_queries{application="a",deployment="model",handle="2"} 3.0',
+        'ray_serve_num_ongoing_requests_at_replicas{application="a",deployment="model"} 4.0',
+    ]
+    depths = queue_depths(lines + lines)
     key = ("a", "model")
     assert depths["ray_serve_deployment_queued_queries"][key] == 10
     assert depths["ray_serve_num_ongoing_requests_at_replicas"][key] == 8
