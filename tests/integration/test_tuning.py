@@ -217,7 +217,7 @@ def test_the_worst_of_a_population_goes_on_with_the_bests_weights(study: Resumed
         search_seed=USELESS_THEN_GOOD,
         quantile_fraction=0.5,
         space={"learning_rate": {"type": "float", "min": 1e-9, "max": 1e-3, "log": True}},
-        train={"max_steps": None, "checkpoint_every_steps": 100},
+        train={"engine": "ddp", "max_steps": None, "checkpoint_every_steps": 100},
     )
     worst, best = done.trials
     rates = [trial.params["learning_rate"] for trial in (worst, best)]
