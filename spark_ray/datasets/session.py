@@ -48,7 +48,7 @@ def ray_session(config: HasCluster) -> Iterator[None]:
     if ours:
         address = _address(config)
         _check_answers(address)
-        with interrupts_held(), _connection_errors(address):
+        with interrupts_held(), _connection_errors(address), _private_token():
             client = ray.init(
                 address=config.ray_address,
                 log_to_driver=False,
@@ -73,6 +73,16 @@ def ray_session(config: HasCluster) -> Iterator[None]:
 
 def _address(config: HasCluster) -> str | None:
     return config.ray_address or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextmanager
+def _private_token() -> Iterator[None]:
+    """A local Ray makes a token where there is none, which all users of the machine could read."""
+    file = Path.home() / ".ray" / "auth_token"
+    made_here = not file.exists()
+    yield
+    if made_here and file.exists():
+        file.chmod(0o600)
 
 
 def token_advice() -> str:

@@ -64,7 +64,7 @@ class Fetcher:
         parts = url.removeprefix("s3://").split("/")
         inside = any(url.startswith(f"{bucket.rstrip('/')}/") for bucket in self._buckets)
         if not url.startswith("s3://") or not inside or {"", ".", ".."} & set(parts):
-            raise _not_allowed(url, self._buckets)
+            raise _not_allowed(url, "allowed_buckets", self._buckets)
         # A job's inputs are lines of a file: what is behind a line break would be one of its own.
         if not url.isprintable():
             raise ApiError(400, "invalid_url", f"{url!r} holds a character that can't be printed")
@@ -114,7 +114,7 @@ class Fetcher:
         if not url.isascii() or any(character.isspace() for character in url):
             raise ApiError(400, "invalid_url", f"{url!r}: percent-encode what is not plain ASCII")
         if not any(fnmatch(host.lower(), allowed.lower()) for allowed in self._hosts):
-            raise _not_allowed(host, self._hosts)
+            raise _not_allowed(host, "allowed_hosts", self._hosts)
         return parts
 
 
@@ -162,10 +162,12 @@ def _is_public(address: str) -> bool:
     return parsed.is_global and not parsed.is_multicast
 
 
-def _not_allowed(place: str, allowed: Sequence[str]) -> ApiError:
+def _not_allowed(place: str, setting: str, allowed: Sequence[str]) -> ApiError:
     known = ", ".join(allowed) if allowed else "none"
     return ApiError(
-        403, "address_not_allowed", f"{place}: not among the places to fetch from ({known})"
+        403,
+        "address_not_allowed",
+        f"{place}: not among the places to fetch from ({setting} of this server: {known})",
     )
 
 

@@ -1,13 +1,15 @@
 """A cluster that is not there is a sentence, at once."""
 
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
+from ray._private.authentication.authentication_token_setup import generate_and_save_token
 
 from spark_ray.core.errors import ConfigError, SparkRayError
-from spark_ray.datasets.session import ray_session
+from spark_ray.datasets.session import _private_token, ray_session
 
 
 @pytest.mark.parametrize("by", ["setting", "environment"])
@@ -43,6 +45,20 @@ def test_what_is_no_address_of_a_cluster_is_an_error(
     config = SimpleNamespace(ray_address=address, dashboard=False)
     with pytest.raises(ConfigError, match=sentence), ray_session(config):
         pytest.fail("there is no cluster")
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+def test_a_token_that_ray_makes_is_for_its_owner_alone(
+    made_before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token = tmp_path / ".ray" / "auth_token"
+    if made_before:
+        generate_and_save_token()
+    with _private_token():
+        if not made_before:
+            generate_and_save_token()
+    assert (token.stat().st_mode & 0o077 == 0) is not made_before, "others' files stay as they are"
 
 
 def test_a_local_ray_that_does_not_come_up_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
