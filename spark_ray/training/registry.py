@@ -111,6 +111,14 @@ def promote(
     return RegisteredModel(name, version)
 
 
+def aliased_version(name: str, alias: str, *, tracking_uri: str) -> str | None:
+    """The version that an alias of a registered model points to; None where it points to none."""
+    with _registry_errors(tracking_uri):
+        model = open_client(tracking_uri).get_registered_model(name)
+    found: str | None = model.aliases.get(alias)
+    return found
+
+
 @contextlib.contextmanager
 def _registry_errors(uri: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException

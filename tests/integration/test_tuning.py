@@ -302,3 +302,5 @@ def test_the_best_model_is_taken_home(study: Resumed, capsys: pytest.CaptureFixt
     client = MlflowClient(study.study.record.config.tracking_uri)
     version = client.get_model_version_by_alias("tuned", "champion")
     assert version.tags["trial"] == study.study.trials[0].trial_id
+    assert main(["tune", "promote", study.study.folder.location, "--name", "tuned"]) == 0
+    assert "models:/tuned@champion, in place of version 1" in capsys.readouterr().out

@@ -19,7 +19,7 @@ from spark_ray.training.search.records import Objective, Study, TrialRecord
 from spark_ray.training.search.space import Choice, FloatRange, Parameter
 
 _COLOURS = {"finished": "#2f6fde", "stopped": "#d9822b", "failed": "#c9372c", "running": "#8a63d2"}
-_LEAST_FOR_IMPORTANCE = 4
+_LEAST_FOR_IMPORTANCE = 10
 
 
 def history(studies: Sequence[Study]) -> go.Figure:

@@ -111,14 +111,20 @@ def promote(arguments: Sequence[str]) -> int:
     from spark_ray.training.search.promotion import promote_trial
 
     study = Study.load(options.study)
-    trial, model = promote_trial(study, options.trial, options.name, options.alias)
+    trial, model, before = promote_trial(study, options.trial, options.name, options.alias)
     best = study.ranked()[0]
     if options.trial is None and best is not trial:
         print(
             f"  trial {best.number} was better and has no model: it was {best.state}",
             file=sys.stderr,
         )
-    print(f"promoted trial {trial.number}: {model.uri} is models:/{model.name}@{options.alias}")
+    if study.record.state == "running":
+        print("  the study is not at its end: a later trial may be better", file=sys.stderr)
+    replaced = f", in place of version {before}" if before is not None else ""
+    print(
+        f"promoted trial {trial.number}: {model.uri} is models:/{model.name}@{options.alias}"
+        + replaced
+    )
     return 0
 
 

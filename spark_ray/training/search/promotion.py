@@ -5,15 +5,23 @@ from pathlib import Path
 
 from spark_ray.core.errors import ConfigError, ModelError
 from spark_ray.core.storage import storage_errors
-from spark_ray.training.registry import CHAMPION, RegisteredModel, promote, register_model
+from spark_ray.training.registry import (
+    CHAMPION,
+    RegisteredModel,
+    aliased_version,
+    promote,
+    register_model,
+)
 from spark_ray.training.search.records import Study, TrialRecord
 from spark_ray.training.state import MODEL
 
 
 def promote_trial(
     study: Study, number: int | None = None, name: str = "apotheon", alias: str = CHAMPION
-) -> tuple[TrialRecord, RegisteredModel]:
+) -> tuple[TrialRecord, RegisteredModel, str | None]:
     """Register the model of the best trial, or of the one with that number, and give it the alias.
+
+    Also returns the version that had the alias until then.
 
     Raises:
         ConfigError: the study has no such trial, or none that came to its end.
@@ -32,7 +40,9 @@ def promote_trial(
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (folder / file).write_bytes(source.read(file))
         registered = register_model(folder, tracking_uri=uri, name=name, tags=tags)
-    return trial, promote(registered.name, registered.version, tracking_uri=uri, alias=alias)
+    before = aliased_version(name, alias, tracking_uri=uri)
+    now = promote(registered.name, registered.version, tracking_uri=uri, alias=alias)
+    return trial, now, before
 
 
 def _chosen(study: Study, number: int | None) -> TrialRecord:
