@@ -1,6 +1,7 @@
 """What stands behind `spark-ray cluster …`, `spark-ray submit` and `spark-ray jobs …`."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -27,11 +28,13 @@ _INTERRUPTED = 130
 def render(arguments: Sequence[str]) -> int:
     """`spark-ray cluster render`: see `ClusterValues`."""
     values = ClusterValues.from_command_line(arguments, "spark-ray cluster render")
-    from spark_ray.cluster.render import write
+    from spark_ray.cluster.render import left_over, write
 
     files = write(values)
     for file in files:
         print(f"  {file}")
+    for file in left_over(values, files):
+        print(f"  of before    {file}: remove it, unless it is still wanted")
     left_out = [name for name in ("workload", "serve_config") if getattr(values, name) is not None]
     if left_out and values.provider != "kuberay":
         print(f"  left out     {' and '.join(left_out)}: only kuberay has files for that")
@@ -55,9 +58,11 @@ def submit(arguments: Sequence[str]) -> int:
         job_id = send(client, package)
     print(f"  job          {job_id}", file=sys.stderr)
     if not config.wait:
-        print(f"sent {job_id}; follow it with: spark-ray jobs logs {job_id} --follow")
+        print(
+            f"sent {job_id}; follow it with: spark-ray jobs logs {job_id} --follow{_where(config)}"
+        )
         return 0
-    return _follow(client, job_id)
+    return _follow(client, job_id, _where(config))
 
 
 def list_jobs(arguments: Sequence[str]) -> int:
@@ -97,7 +102,7 @@ def job_logs(arguments: Sequence[str]) -> int:
     client = _connect(options)
     find_job(client, options.job)
     if options.follow:
-        return _follow(client, options.job)
+        return _follow(client, options.job, _where(options))
     with cluster_errors(client.get_address()):
         sys.stdout.write(client.get_job_logs(options.job))
     return 0
@@ -118,7 +123,7 @@ def stop_job(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _follow(client: "JobSubmissionClient", job_id: str) -> int:
+def _follow(client: "JobSubmissionClient", job_id: str, where: str) -> int:
     from spark_ray.cluster.follow import Follower, exit_status
 
     try:
@@ -126,8 +131,8 @@ def _follow(client: "JobSubmissionClient", job_id: str) -> int:
     except KeyboardInterrupt:
         print(
             f"\n{job_id} goes on without you\n"
-            f"  follow it    spark-ray jobs logs {job_id} --follow\n"
-            f"  stop it      spark-ray jobs stop {job_id}",
+            f"  follow it    spark-ray jobs logs {job_id} --follow{where}\n"
+            f"  stop it      spark-ray jobs stop {job_id}{where}",
             file=sys.stderr,
         )
         return _INTERRUPTED
@@ -135,6 +140,12 @@ def _follow(client: "JobSubmissionClient", job_id: str) -> int:
     if status:
         print(f"error: {job_id} {job.status.value.lower()}: {_why(job)}", file=sys.stderr)
     return status
+
+
+def _where(given: ClusterPlace | argparse.Namespace) -> str:
+    """The flags that name the cluster, for a command to be typed next."""
+    flags = {"--address": given.address, "--ca-file": given.ca_file}
+    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in flags.items() if value)
 
 
 def _why(job: "JobDetails") -> str:
@@ -149,6 +160,8 @@ def _announce(package: "Package", address: str) -> None:
     lines.append(f"  takes along  {', '.join(files)}")
     if package.environment:
         lines.append(f"  environment  {', '.join(sorted(package.environment))}")
+    if package.needs_tracking():
+        lines.append("  must be set there: MLFLOW_TRACKING_URI, or the job's tracking_uri here")
     if paths := package.cluster_paths():
         lines.append(f"  must be there, on all nodes: {', '.join(paths)}")
     print("\n".join(lines), file=sys.stderr)

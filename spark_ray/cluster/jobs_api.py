@@ -2,17 +2,20 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import requests
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RpcError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from spark_ray.cluster.config import ADDRESS_VARIABLES, ClusterPlace
 from spark_ray.core.errors import ClusterError, ConfigError
 from spark_ray.datasets.session import token_advice
+
+_PROBE_S = 5.0
 
 
 def connect(place: ClusterPlace) -> JobSubmissionClient:
@@ -26,8 +29,31 @@ def connect(place: ClusterPlace) -> JobSubmissionClient:
     if place.ca_file is not None and not Path(place.ca_file).exists():
         raise ConfigError(f"ca_file: {place.ca_file} does not exist")
     logging.getLogger("ray.dashboard.modules").setLevel(logging.WARNING)
+    with cluster_errors(address):
+        address = _with_scheme(address)
     with cluster_errors(address), only_address(address):
         return JobSubmissionClient(address, verify=place.ca_file or True)
+
+
+def _with_scheme(address: str) -> str:
+    """With http:// before it, where that was left out.
+
+    To Ray such an address is that of its GCS (port 6379), which it would wait for without a word.
+
+    Raises:
+        ConnectionError: nobody listens there.
+    """
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdecimal():
+        return address
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PROBE_S).close()
+    except OSError as error:
+        raise ConnectionError(str(error)) from error
+    with suppress(requests.exceptions.RequestException):
+        requests.get(f"http://{address}/api/version", timeout=_PROBE_S)
+        return f"http://{address}"
+    return address
 
 
 def find_job(client: JobSubmissionClient, job_id: str) -> JobDetails:
@@ -65,7 +91,7 @@ def cluster_errors(address: str) -> Iterator[None]:
         raise ClusterError(
             f"{address}: its certificate is not trusted here; give the authority's as --ca-file"
         ) from error
-    except (ConnectionError, requests.exceptions.RequestException) as error:
+    except (ConnectionError, RpcError, requests.exceptions.RequestException) as error:
         raise ClusterError(
             f"{address}: no Ray cluster answers there; check the address, the port (8265 by "
             "default) and the network"

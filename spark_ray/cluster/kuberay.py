@@ -35,7 +35,13 @@ def ray_job(values: ClusterValues) -> dict[str, Any]:
 
 
 def ray_service(values: ClusterValues, serve_config: dict[str, Any]) -> dict[str, Any]:
-    """A cluster that serves; a changed one takes over only when it answers."""
+    """A cluster that serves; a changed one takes over only when it answers.
+
+    The nodes' `env` goes before what the file of Serve says, which was written for some cluster.
+    """
+    for application in serve_config["applications"]:
+        variables = application.get("runtime_env", {}).get("env_vars", {})
+        variables.update({name: values.env[name] for name in variables if name in values.env})
     spec = {
         "serveConfigV2": yaml.safe_dump(serve_config, sort_keys=False, allow_unicode=True),
         "rayClusterConfig": _survives_head(values, _cluster(values)),

@@ -19,6 +19,7 @@ from spark_ray.core.storage import Folder, read_bytes
 from spark_ray.core.yaml_text import read_yaml
 
 _MAX_FILE_BYTES = 1 << 20
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _RENDERED = "Rendered by `spark-ray cluster render`; change the values and render again."
 
 _MONITORING_STEPS = [
@@ -44,13 +45,13 @@ def render(values: ClusterValues) -> dict[str, str]:
     }
     if values.workload is not None:
         files["rayjob.yaml"] = _file(
-            [f"A cluster for one job: `spark-ray {values.workload.job}`."],
+            _job_steps(values, values.workload.job),
             job_config_map(values, job_config(values)),
             ray_job(values),
         )
     if values.serve_config is not None:
         files["rayservice.yaml"] = _file(
-            [f"A cluster that serves {values.serve_config}."],
+            _service_steps(values, values.serve_config),
             ray_service(values, _read_serve_config(values.serve_config)),
         )
     return files
@@ -75,6 +76,14 @@ def write(values: ClusterValues) -> list[str]:
     for name, text in files.items():
         folder.write(name, text.encode())
     return [folder / name for name in files]
+
+
+def left_over(values: ClusterValues, written: list[str]) -> list[str]:
+    """Files for that provider in the folder that were rendered before, and not now."""
+    folder = Folder(values.output)
+    optional = ("rayjob.yaml", "rayservice.yaml") if values.provider == "kuberay" else ()
+    found = (folder / name for name in optional if folder.exists(name))
+    return [file for file in found if file not in written]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -139,6 +148,23 @@ def _cluster_steps(values: ClusterValues) -> list[str]:
     ]
 
 
+def _job_steps(values: ClusterValues, job: str) -> list[str]:
+    where = f"-n {values.kubernetes.namespace}"
+    return [
+        f"A cluster for one job, `spark-ray {job}`, that goes when it is done.",
+        f"    kubectl apply -f rayjob.yaml && kubectl {where} get rayjob {values.name}-job --watch",
+    ]
+
+
+def _service_steps(values: ClusterValues, served: str) -> list[str]:
+    where = f"-n {values.kubernetes.namespace}"
+    return [
+        f"A cluster that serves {served}.",
+        "    kubectl apply -f rayservice.yaml",
+        f"    kubectl {where} port-forward service/{values.name}-serve-serve-svc 8000",
+    ]
+
+
 def _read_serve_config(file: str) -> dict[str, Any]:
     try:
         from ray.serve.schema import ServeDeploySchema
@@ -155,4 +181,10 @@ def _read_serve_config(file: str) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise ConfigError(f"serve_config: {file} is no file of `serve deploy`: {reason}") from error
     assert isinstance(config, dict)
+    host = (config.get("http_options") or {}).get("host")
+    if host in _LOOPBACK:
+        raise ConfigError(
+            f"serve_config: {file} listens on {host}, where no other pod reaches it; set "
+            "http_options.host to 0.0.0.0, as serve_configs/gpu.yaml does"
+        )
     return config

@@ -25,6 +25,7 @@ SETTINGS = "settings.yaml"
 JOB_LABEL = "spark_ray_job"
 
 _MOST_BYTES = 256 << 20
+_INPUT = "input"  # always files, folders or patterns
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class Package:
     def cluster_paths(self) -> list[str]:
         """Absolute paths among the settings, which the cluster's nodes must know."""
         return sorted({text for _, text in texts(self.settings) if text.startswith("/")})
+
+    def needs_tracking(self) -> bool:
+        """Whether it ends at once where the cluster's nodes don't say where runs are tracked."""
+        tracked = "tracking_uri" in config_class(self.job).model_fields
+        said = self.settings.get("tracking_uri") or "MLFLOW_TRACKING_URI" in self.environment
+        return tracked and not said
 
 
 @contextmanager
@@ -163,12 +170,11 @@ def _check_files_go_along(settings: Mapping[str, Any], files: Sequence[str], bas
     sent = [PurePosixPath(file) for file in files]
     for name, text in texts(settings):
         path = PurePosixPath(text)
-        if "/" not in text and "." not in text:
-            continue  # a word, whatever else bears the name
-        if is_remote(text) or path.is_absolute() or not (base / path).exists():
+        if is_remote(text) or path.is_absolute() or any(path.is_relative_to(f) for f in sent):
             continue
-        if not any(path.is_relative_to(file) for file in sent):
+        is_word = "/" not in text and "." not in text  # whatever else bears the name
+        if name == _INPUT or (not is_word and (base / path).exists()):
             raise ConfigError(
-                f"{name}: {text!r} lies on this machine; list it under files, or put it where the "
+                f"{name}: {text!r} does not go along; list it under files, or put it where the "
                 "cluster can reach it"
             )

@@ -209,7 +209,9 @@ class ClusterValues(JobConfig):
         None, description="a job (data build …) that a RayJob runs; kuberay"
     )
     serve_config: str | None = Field(
-        None, description="a file such as serve_configs/gpu.yaml, for a RayService; kuberay"
+        None,
+        description="a file such as serve_configs/gpu.yaml, for a RayService; kuberay. Seen from "
+        "the working folder; env goes before the variables that it sets",
     )
 
     @property

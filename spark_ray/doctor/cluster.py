@@ -39,7 +39,11 @@ def check_cluster(config: DoctorConfig) -> Iterator[Finding]:
     }
     text = f"{address}: {counted(len(alive), 'node')}, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs"
     if "gpu" in config.needs and not total["GPU"]:
-        yield Finding("cluster", "wrong", f"{text}; a job that needs a GPU would wait for ever")
+        yield Finding(
+            "cluster",
+            "wrong",
+            f"{text}; a job that needs a GPU is refused, or waits for the autoscaler to bring one",
+        )
     else:
         yield Finding("cluster", "ok", text)
 

@@ -1,6 +1,6 @@
 """What the doctor looks at."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -31,5 +31,7 @@ class DoctorConfig(JobConfig, ClusterPlace):
         description="weights that jobs take: folders, hub ids, models:/name@alias",
     )
     needs: list[Need] = Field(
-        default_factory=list, description="what must be there; without it, it is but a note"
+        default_factory=list,
+        description="what must be there, of " + ", ".join(get_args(Need)) + "; without it, it is "
+        "but a note",
     )

@@ -53,6 +53,22 @@ def test_rendering_again_spares_what_somebody_wrote(
     assert (tmp_path / "aws.yaml").read_text() == "cluster_name: mine\n"
 
 
+def test_files_of_a_former_rendering_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever applies the folder would start them."""
+    monkeypatch.chdir(ROOT)
+    command = ["cluster", "render", "--provider", "kuberay", "--output", str(tmp_path / "files")]
+    assert main([*command, "--config", "cluster/values.yaml"]) == 0
+    assert "of before" not in capsys.readouterr().out
+    fewer = {name: value for name, value in given().items() if name != "workload"}
+    (tmp_path / "fewer.yaml").write_text(yaml.safe_dump(fewer))
+    assert main([*command, "--config", str(tmp_path / "fewer.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "of before    " in said
+    assert [line for line in said.splitlines() if "rayjob" in line][-1].endswith("still wanted")
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -238,7 +238,12 @@ def test_a_ray_job_runs_the_file_of_its_config_map(documents: dict[str, dict[str
 
 def test_a_ray_service_deploys_what_serve_reads(documents: dict[str, dict[str, Any]]) -> None:
     deployed = yaml.safe_load(documents["RayService"]["spec"]["serveConfigV2"])
-    assert deployed == yaml.safe_load((ROOT / "serve_configs" / "gpu.yaml").read_text())
+    expected = yaml.safe_load((ROOT / "serve_configs" / "gpu.yaml").read_text())
+    variables = expected["applications"][0]["runtime_env"]["env_vars"]
+    env = yaml.safe_load((ROOT / "cluster" / "values.yaml").read_text())["env"]
+    assert variables["MLFLOW_TRACKING_URI"] != env["MLFLOW_TRACKING_URI"]
+    variables["MLFLOW_TRACKING_URI"] = env["MLFLOW_TRACKING_URI"]
+    assert deployed == expected, "one registry for all nodes"
     schema = ServeDeploySchema.model_validate(deployed)
     assert schema.http_options.port == 8000
     assert schema.http_options.host == "0.0.0.0"
@@ -253,6 +258,8 @@ def test_a_file_that_is_none_of_serves_is_one_sentence(tmp_path: Path) -> None:
         rendered(serve_config=str(tmp_path / "serve.yaml"))
     with pytest.raises(ConfigError, match=r"serve_config: .*does not exist"):
         rendered(serve_config=str(tmp_path / "none.yaml"))
+    with pytest.raises(ConfigError, match=r"local.yaml listens on 127.0.0.1, where no other pod"):
+        rendered(serve_config=str(ROOT / "serve_configs" / "local.yaml"))
 
 
 def test_ports_of_the_head_are_those_of_ray() -> None:

@@ -117,6 +117,45 @@ def test_nothing_from_outside_goes_along(files: list[str], expected: str, tmp_pa
     assert expected in refused(submit(settings=BUILD, files=files), tmp_path)
 
 
+def test_inputs_that_would_not_be_there_are_refused(tmp_path: Path) -> None:
+    """Wherever they are: a job sees its own files and absolute paths."""
+    for given in ("in", "in/*.mp4", "./in"):
+        told = refused(submit(settings={**BUILD, "input": [given]}), tmp_path)
+        assert f"input: {given!r} does not go along; list it under files" in told
+    (tmp_path / "in").mkdir()
+    for given in ("in", "in/*.mp4", "/mnt/videos"):
+        config = submit(settings={**BUILD, "input": [given]}, files=["in"])
+        with packed(config, tmp_path, []) as package:
+            assert package.settings["input"] == [given]
+
+
+@pytest.mark.parametrize("job", CONFIGS)
+def test_who_trains_must_be_told_where_it_is_tracked(job: str, tmp_path: Path) -> None:
+    train = {"dataset": "s3://sets/street", "output_dir": "s3://runs/street"}
+    settings: dict[str, dict[str, Any]] = {
+        "data build": BUILD,
+        "train apotheon": train,
+        "tune": {
+            "study_dir": "s3://studies/rates",
+            "space": {"learning_rate": {"type": "float", "min": 1e-5, "max": 1e-3}},
+            "train": {"dataset": "s3://sets/street"},
+        },
+        "evaluate": {"model": "s3://m", "dataset": "s3://sets/street", "output_dir": "s3://e"},
+    }
+    uri = "http://mlflow:5000"
+    tracked = job in ("train apotheon", "tune")
+    with packed(submit(job, settings=settings[job]), tmp_path, []) as package:
+        assert package.needs_tracking() == tracked
+    env = {"MLFLOW_TRACKING_URI": uri}
+    with packed(submit(job, settings=settings[job], env=env), tmp_path, []) as package:
+        assert not package.needs_tracking()
+    if tracked:
+        with packed(
+            submit(job, settings={**settings[job], "tracking_uri": uri}), tmp_path, []
+        ) as package:
+            assert not package.needs_tracking()
+
+
 def test_links_inside_a_folder_are_not_followed_out(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "link").symlink_to("/etc/passwd")
@@ -140,8 +179,8 @@ def test_links_that_can_not_be_copied_are_named(to: str, tmp_path: Path) -> None
         ({**BUILD, "fsp": 1}, "settings of data build: unknown setting 'fsp'; did you mean 'fps'?"),
         ({**BUILD, "output": "datasets/x"}, "output: 'datasets/x' would lie with the job's files"),
         ({**BUILD, "input": ["~/videos"]}, "input: '~/videos' is in somebody's home folder"),
-        ({**BUILD, "captions_file": "c.json"}, "captions_file: 'c.json' lies on this machine"),
-        ({**BUILD, "input": ["videos/"]}, "input: 'videos/' lies on this machine"),
+        ({**BUILD, "captions_file": "c.json"}, "captions_file: 'c.json' does not go along"),
+        ({**BUILD, "input": ["videos/"]}, "input: 'videos/' does not go along"),
     ],
 )
 def test_wrong_settings_are_refused_here(
