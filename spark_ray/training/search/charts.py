@@ -1,6 +1,7 @@
 """The pictures of a study, as Plotly figures."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from spark_ray.training.search.records import Objective, Study, TrialRecord
 from spark_ray.training.search.space import Choice, FloatRange, Parameter
 
 _COLOURS = {"finished": "#2f6fde", "stopped": "#d9822b", "failed": "#c9372c", "running": "#8a63d2"}
+_BEST = "#7a8290"
 _LEAST_FOR_IMPORTANCE = 10
 
 
@@ -31,7 +33,7 @@ def history(studies: Sequence[Study]) -> go.Figure:
         steps = 0
         spent: list[int] = []
         best: list[float] = []
-        dots: list[tuple[int, float, str, str]] = []
+        dots: dict[str, list[tuple[int, float, str]]] = defaultdict(list)
         for trial in study.trials:
             steps += trial.steps
             value = trial.value(objective)
@@ -39,23 +41,24 @@ def history(studies: Sequence[Study]) -> go.Figure:
                 continue
             spent.append(steps)
             best.append(value if not best else objective.better(best[-1], value))
-            dots.append((steps, value, _label(trial, objective), _COLOURS[trial.state]))
-        if dots:
-            x, y, labels, colours = zip(*dots, strict=True)
+            group = f"{study.name}: trials" if several else trial.state
+            dots[group].append((steps, value, _label(trial, objective)))
+        for group, of_group in dots.items():
+            x, y, labels = zip(*of_group, strict=True)
             figure.add_scatter(
                 x=x,
                 y=y,
                 mode="markers",
                 text=labels,
-                name=f"{study.name}: trials" if several else "trials",
-                marker={"size": 9} if several else {"color": colours, "size": 9},
+                name=group,
+                marker={"color": _COLOURS.get(group), "size": 9},
                 hovertemplate="%{text}<br>%{y:.4g}<extra></extra>",
             )
         figure.add_scatter(
             x=spent,
             y=best,
             mode="lines",
-            line={"shape": "hv"},
+            line={"shape": "hv"} if several else {"shape": "hv", "color": _BEST},
             name=f"{study.name}: best" if several else "best so far",
         )
     figure.update_xaxes(title="steps of all trials so far")

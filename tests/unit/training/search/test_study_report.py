@@ -37,6 +37,8 @@ def test_the_history_counts_the_steps_of_all_trials(tmp_path: Path):
     dots, best = history([study]).data
     assert list(dots.x) == list(best.x) == [20, 40, 60]
     assert list(best.y) == pytest.approx([2.5, 2.5, 1.5])
+    study = write_study(tmp_path / "y", [trial(0, 1e-2), trial(1, 1e-1, state="stopped")])
+    assert [drawn.name for drawn in history([study]).data] == ["finished", "stopped", "best so far"]
 
 
 def test_every_trial_has_its_curve_and_the_front_its_own_colour(tmp_path: Path):
