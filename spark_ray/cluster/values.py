@@ -35,6 +35,8 @@ RemotePath = Annotated[
 ]
 _Label = written_as(r"[^=]+=[^=]+", "written as label=value")
 _NfsFolder = written_as(r"[^:]+:/.*", "written as host:/folder")
+_HostPort = written_as(r"[^:]+:[0-9]+", "written as host:port")
+_Ami = written_as(r"ami-[0-9a-f]+", "the id of an AMI, as ami-0123456789abcdef0")
 _Variable = written_as(
     r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable: letters, digits and _, no digit first"
 )
@@ -91,7 +93,7 @@ class Aws(_Values):
     """Amazon EC2."""
 
     region: Word = "eu-central-1"
-    machine_image: Word | None = Field(
+    machine_image: Annotated[Word, _Ami] | None = Field(
         None,
         description="AMI of that region, Ubuntu with Docker and, for GPUs, NVIDIA's driver: ami-…",
     )
@@ -110,6 +112,12 @@ class Gcp(_Values):
         description="boot disk with Docker and, for GPUs, NVIDIA's driver: projects/…/images/…"
     )
 
+    @model_validator(mode="after")
+    def _zone_is_in_its_region(self) -> "Gcp":
+        if not self.zone.startswith(f"{self.region}-"):
+            raise ValueError(f"zone={self.zone} is none of region={self.region}; set both")
+        return self
+
 
 class OnPremise(_Values):
     """Machines of one kind that are reached over SSH and have Docker."""
@@ -117,6 +125,16 @@ class OnPremise(_Values):
     head_host: Word
     worker_hosts: list[Word] = Field(min_length=1)
     ssh_private_key: RemotePath = Field("~/.ssh/id_ed25519", description="on this machine")
+
+    @model_validator(mode="after")
+    def _every_host_once(self) -> "OnPremise":
+        hosts = [self.head_host, *self.worker_hosts]
+        twice = sorted({host for host in hosts if hosts.count(host) > 1})
+        if twice:
+            raise ValueError(
+                f"worker_hosts: {twice[0]} is named twice; a host runs one node of Ray"
+            )
+        return self
 
 
 class Kubernetes(_Values):
@@ -144,7 +162,7 @@ class Kubernetes(_Values):
         description="label=value of spot nodes, e.g. cloud.google.com/gke-spot=true",
     )
     tls: bool = Field(True, description="encrypt and authenticate what the nodes say to each other")
-    redis_address: Word | None = Field(
+    redis_address: Annotated[Word, _HostPort] | None = Field(
         None,
         description="host:port of the Redis that remembers the cluster's state while its head "
         "restarts; unset: a small one is rendered too",

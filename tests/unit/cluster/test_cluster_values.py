@@ -97,6 +97,19 @@ def test_files_of_a_former_rendering_are_named(
         ({"name": "Spark Ray"}, "name: must be 1 to 40 small letters, digits or hyphens"),
         ({"images": {"cpu": "x; rm -rf /"}}, "images.cpu: must be one word of letters"),
         ({"env": {"A-B": "1"}}, "env.A-B: must be the name of a variable"),
+        ({"aws": {"machine_image": "ubuntu"}}, "aws.machine_image: must be the id of an AMI"),
+        (
+            {"gcp": {"project": "p", "zone": "us-east1-b", "disk_image": "i"}},
+            "zone=us-east1-b is none of region=europe-west4",
+        ),
+        (
+            {"on_premise": {"head_host": "a", "worker_hosts": ["b", "a"]}},
+            "worker_hosts: a is named twice",
+        ),
+        (
+            {"kubernetes": {"redis_address": "redis"}},
+            "kubernetes.redis_address: must be written as host:port",
+        ),
         ({"model_cache_nfs": "nfs"}, "model_cache_nfs: must be written as host:/folder, not 'nfs'"),
         ({"kubernetes": {"spot_label": "spot"}}, "spot_label: must be written as label=value"),
         (
