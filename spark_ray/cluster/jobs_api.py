@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from spark_ray.cluster.config import ADDRESS_VARIABLES, ClusterPlace
 from spark_ray.core.errors import ClusterError, ConfigError
-from spark_ray.datasets.session import token_advice
+from spark_ray.datasets.session import knock, token_advice
 
 _PROBE_S = 5.0
 
@@ -43,11 +42,9 @@ def _with_scheme(address: str) -> str:
     Raises:
         ConnectionError: nobody listens there.
     """
-    host, colon, port = address.rpartition(":")
-    if "://" in address or not colon or not port.isdecimal():
-        return address
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _PROBE_S).close()
+        if not knock(address):
+            return address
     except OSError as error:
         raise ConnectionError(str(error)) from error
     with suppress(requests.exceptions.RequestException):

@@ -124,6 +124,19 @@ def _first_sentence(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
 
 
+def knock(address: str) -> bool:
+    """Whether it is host:port, where then somebody listens; or `auto`, or of another protocol.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit() or "://" in host:
+        return False
+    socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
+    return True
+
+
 def _check_answers(address: str | None) -> None:
     """Ray itself would try for a quarter of an hour, and hear no Ctrl-C meanwhile.
 
@@ -135,11 +148,8 @@ def _check_answers(address: str | None) -> None:
             f"ray_address: {address} is the address of a dashboard, to which 'spark-ray submit' "
             "sends jobs; to drive a cluster from here give host:port, or 'auto'"
         )
-    host, separator, port = (address or "").rpartition(":")
-    if not separator or not port.isdigit() or "://" in host:
-        return  # `auto`, `local`, or another protocol
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
+        knock(address or "")
     except OSError as error:
         raise ConfigError(
             f"ray_address: no Ray cluster answers at {address} ({error.strerror or error}); check "
