@@ -213,6 +213,14 @@ class Folder:
         with storage_errors(self / name, "read"):
             return bytes(fs.cat_file(path))
 
+    def download(self, target: Path) -> None:
+        """Copy all files into a folder of this machine, without holding one whole."""
+        for name in self.names():
+            fs, path = filesystem(self / name)
+            with storage_errors(self / name, "read"):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                fs.get_file(path, str(target / name))
+
     def lines(self, name: str) -> Iterator[bytes]:
         """Lines of a file, without holding it whole."""
         with storage_errors(self / name, "read"), _open_lines(self / name, 4 << 20) as file:

@@ -10,7 +10,7 @@ from ray.train import Checkpoint, Result
 
 from spark_ray.core.errors import StorageError
 from spark_ray.core.provenance import code_version, git_commit, now_iso
-from spark_ray.core.storage import Folder, filesystem, storage_errors
+from spark_ray.core.storage import Folder
 from spark_ray.datasets.layout import METADATA
 from spark_ray.datasets.samples import SPLITS, SampleIndex
 from spark_ray.media.geometry import PictureOptions
@@ -48,7 +48,7 @@ def leave_behind(
     config = plan.config
     output = Folder(config.output_dir)
     stored = output.sub(PurePosixPath(best_checkpoint(result, output).path).name)
-    _fetch(stored.sub(MODEL), folder)  # and not the optimizer's state, which is many times larger
+    stored.sub(MODEL).download(folder)  # and not the optimizer's state, which is many times larger
     metrics = TrainState.read(stored).metrics
     _training_record(plan, index, result, metrics, run_id).write(folder)
     write_model_card(folder)
@@ -74,13 +74,6 @@ def best_checkpoint(result: Result, output: Folder) -> Checkpoint:
         raise StorageError(f"{output.location}: the run has no checkpoint to take a model from")
     best, _ = min(ranked, key=lambda pair: pair[1]["score"])
     return best
-
-
-def _fetch(source: Folder, folder: Path) -> None:
-    for name in source.names():
-        fs, path = filesystem(source / name)
-        with storage_errors(source / name, "read"):
-            fs.get_file(path, str(folder / name))
 
 
 def _training_record(

@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 
 from spark_ray.core.errors import ConfigError, ModelError
-from spark_ray.core.storage import storage_errors
 from spark_ray.training.registry import (
     CHAMPION,
     RegisteredModel,
@@ -35,10 +34,7 @@ def promote_trial(
     tags = {"study": study.folder.location, "trial": trial.trial_id}
     with tempfile.TemporaryDirectory(prefix="spark-ray-promote-") as scratch:
         folder = Path(scratch)
-        for file in source.names():
-            with storage_errors(source / file, "read"):
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                (folder / file).write_bytes(source.read(file))
+        source.download(folder)
         registered = register_model(folder, tracking_uri=uri, name=name, tags=tags)
     before = aliased_version(name, alias, tracking_uri=uri)
     now = promote(registered.name, registered.version, tracking_uri=uri, alias=alias)
