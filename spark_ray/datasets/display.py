@@ -43,7 +43,9 @@ def bytes_text(count: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """`0.21 s`, `4 min 10 s`, `3 h 20 min` or `12.5 h`."""
+    """`0.52 ms`, `0.21 s`, `4 min 10 s`, `3 h 20 min` or `12.5 h`."""
+    if 0 < seconds < 0.01:
+        return f"{1000 * seconds:.2g} ms"
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -183,6 +183,30 @@ def test_what_changed_is_said_of_one_and_of_many(count: int, said: tuple[str, ..
     assert all(words in html for words in said)
 
 
+@pytest.mark.parametrize(("hours", "told"), [(1.5, "+30 min 0 s"), (0.5, "−30 min 0 s"), (1.0, "")])
+def test_how_much_longer_a_version_is_stands_beside_it(hours: float, told: str) -> None:
+    names = ("clips", "videos", "frames", "scenes", "with_audio", "captioned", "transcribed")
+    before = {"version": "v1", "created": "2026-01-02T03:04:05", "hours": 1.0}
+    before |= dict.fromkeys(names, 3)
+    compared = {
+        "dataset": "films", "before": before, "after": {**before, "hours": hours, "clips": 1},
+        "same": 1, "added": 0, "removed": 2, "changed": {}, "examples": [],
+    }  # fmt: skip
+    html = render("comparison", compared=compared)
+    changes = re.findall(r'<td class="sr-number">([^<]*)</td></tr>', html)
+    assert changes == ["−2", *[""] * 6, told]
+
+
+def test_how_many_of_the_frames_are_shown_is_said() -> None:
+    seen = {
+        "duration_s": 2.0, "scenes": [], "frame_times": [0.0, 1.0], "dropped": [], "width": 0,
+        "height": 0, "has_audio": False, "subtitles": "", "thumbnails": [],
+    }  # fmt: skip
+    assert "<dd>2 (0 shown)</dd>" in render("clip", clip=seen)
+    pictures = [{"time_s": 0.0, "jpeg": ""}, {"time_s": 1.0, "jpeg": ""}]
+    assert "<dd>2</dd>" in render("clip", clip={**seen, "thumbnails": pictures})
+
+
 def test_a_card_is_shown_without_its_yaml() -> None:
     assert without_front_matter("---\nlicense: mit\n---\n# Card\n") == "# Card\n"
     assert without_front_matter("# Card\n---\n") == "# Card\n---\n"
