@@ -4,6 +4,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -50,11 +51,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.syspath_prepend(str(plugins))
         fsspec.register_implementation("deadly", "deadly_files.DeadlyFileSystem", clobber=True)
-        context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        address = context.address_info["address"]
+        address = _start_ray()
         patch.setenv("RAY_ADDRESS", address)
         yield address
         ray.shutdown()
+
+
+def _start_ray() -> str:
+    """Its address. Ray allows its own processes some seconds to come up, few on a busy machine."""
+    start = partial(ray.init, num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        context = start()
+    except Exception:  # noqa: BLE001 - it raises no other
+        ray.shutdown()
+        context = start()
+    return str(context.address_info["address"])
 
 
 def _install_plugin(folder: Path) -> None:

@@ -151,7 +151,7 @@ def server(
     url = f"http://127.0.0.1:{settings['http_options']['port']}"
     try:
         try:
-            builds.wait_until(lambda: is_ready(url), f"a server at {url}", seconds=220)
+            builds.wait_until(lambda: is_ready(url), f"a server at {url}", seconds=400)
         except AssertionError as error:
             told = builds.run([serve, "status", *address], env=environment)
             raise AssertionError(f"{error}: {told.stdout}{told.stderr}") from error
