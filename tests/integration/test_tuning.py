@@ -1,6 +1,7 @@
 """A study for real: trials on Ray Train, killed with its driver, resumed, one of them promoted."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from spark_ray.training.search.config import StudyConfig
 from spark_ray.training.search.records import RUNS, TUNE, Study, TrialRecord, read_trials
 from spark_ray.training.search.study import tune_training
 
+ROOT = Path(__file__).parents[2]
 STEPS = 8
 # Of the fixture: five starts of Ray Train one after the other, on whatever machine.
 pytestmark = pytest.mark.timeout(1200)
@@ -294,6 +296,22 @@ def test_every_trial_is_a_run_within_that_of_the_study(study: Resumed):
 
 def test_the_same_command_again_has_nothing_to_do(study: Resumed):
     assert tune_training(study.study.record.config).trials == study.study.trials
+
+
+def test_the_commands_of_the_page_tell_of_it(study: Resumed, capsys: pytest.CaptureFixture[str]):
+    """Those of docs/how-to/tune.md that read a study, to the letter but for where it is."""
+    folder = Path(study.study.folder.location)
+    places = {"studies": folder.parent, "studies/rates": folder}
+    page = (ROOT / "docs" / "how-to" / "tune.md").read_text()
+    asked = re.findall(r"^spark-ray tune (list|show|report) (\S+)", page, re.MULTILINE)
+    assert [name for name, _ in asked] == ["list", "show", "report"]
+    told = {}
+    for name, place in asked:
+        assert main(["tune", name, str(places[place])]) == 0
+        told[name] = capsys.readouterr().out
+    assert folder.name in told["list"]
+    assert all(f" {trial.state} " in told["show"] for trial in study.study.trials)
+    assert Path(told["report"].split()[-1]).read_text().startswith("<!DOCTYPE html>")
 
 
 def test_the_best_model_is_taken_home(study: Resumed, capsys: pytest.CaptureFixture[str]):
