@@ -47,7 +47,7 @@ async def create(
 
     def begin(session: Session) -> str:
         locations = [
-            services.assets.location(services.assets.get(asset, caller.id))
+            services.assets.location(services.assets.find(session, asset, caller.id))
             for asset in wanted.assets
         ]
         for url in wanted.urls:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 from starlette.testclient import TestClient
 
 from spark_ray.core.errors import ModelError
@@ -247,6 +248,36 @@ def test_what_is_anothers_does_not_exist(services: Services, client: TestClient)
     refused(sent, 404, "asset_not_found")
     job = {"name": "a", "assets": [place.rpartition("/")[2]]}
     refused(client.post("/v1/jobs", json=job, headers=other), 404, "asset_not_found")
+
+
+@pytest.fixture
+def one_connection(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where all others of the pool are held by requests like this one."""
+    engine = create_engine(
+        services.settings.database, pool_size=1, max_overflow=0, pool_timeout=0.5
+    )
+    monkeypatch.setattr(services.database, "_engine", engine)
+
+
+@pytest.mark.usefixtures("one_connection")
+def test_a_request_with_an_idempotency_key_needs_no_second_connection(client: TestClient) -> None:
+    """Where as many came at once as there are connections, each would wait for another's."""
+    asset = client.post("/v1/assets", files={"file": b"fLaC" + bytes(99)}).json()["id"]
+    job = {"name": "pooled", "assets": [asset]}
+    answer = client.post("/v1/jobs", json=job, headers={"Idempotency-Key": "pooled"})
+    assert answer.status_code == 201, answer.text
+
+
+@pytest.mark.usefixtures("one_connection")
+def test_a_database_without_a_free_connection_says_when_to_retry(
+    services: Services, client: TestClient
+) -> None:
+    assert client.get("/v1/jobs").status_code == 200  # its key is remembered from here on
+    with services.database.session() as session:
+        session.connection()
+        answer = client.get("/v1/jobs")
+    refused(answer, 503, "storage_unavailable")
+    assert "Retry-After" in answer.headers
 
 
 def test_a_defect_says_nothing_of_itself(client: TestClient) -> None:
