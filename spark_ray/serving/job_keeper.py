@@ -77,9 +77,7 @@ class JobKeeper:
                 )
             )
         if time.monotonic() - self._cleaned > _CLEAN_UP_EVERY_S:
-            used = {shown_source(place) for job in jobs for place in job.request["inputs"]}
-            self._assets.remove_expired(used)
-            self._cleaned = time.monotonic()
+            self._clean_up(jobs)
         for state in (WAITING, RUNNING, STOPPING):
             JOBS.set(sum(job.state == state for job in jobs), state=state)
         running = [job for job in jobs if job.state != WAITING]
@@ -92,6 +90,15 @@ class JobKeeper:
                 self._carefully(self._submit, job)
                 busy.add(_dataset(job))
                 room -= 1
+
+    def _clean_up(self, jobs: list[Job]) -> None:
+        """Remove what is out of date. Something that can't be removed does not hold up jobs."""
+        self._cleaned = time.monotonic()
+        used = {shown_source(place) for job in jobs for place in job.request["inputs"]}
+        try:
+            self._assets.remove_expired(used)
+        except SparkRayError as error:  # tried again in an hour
+            log.error("assets not removed", error=str(error))
 
     def _carefully(self, step: Callable[[Job], None], job: Job) -> None:
         """One job that can't be dealt with does not hold up those of others."""

@@ -12,10 +12,11 @@ import pytest
 from ray.job_submission import JobStatus
 from ray.util.state.exception import RayStateApiException
 
-from spark_ray.core.errors import ConfigError
+from spark_ray.core.errors import ConfigError, StorageError
 from spark_ray.serving import job_keeper as keeper_module
 from spark_ray.serving import job_logs
 from spark_ray.serving import jobs as jobs_module
+from spark_ray.serving.assets import AssetStore
 from spark_ray.serving.database import Database, Job
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.job_keeper import JobKeeper
@@ -272,6 +273,18 @@ def test_the_keeper_begins_with_clearing_up(
     os.utime(left, (0, 0))
     kept(tmp_path, RayJobs(0, ""), rounds=1)
     assert not left.exists()
+
+
+def test_an_asset_that_cannot_be_removed_holds_up_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(store: AssetStore, used: set[str]) -> None:
+        raise StorageError("s3://state/assets: can't remove it: access denied")
+
+    monkeypatch.setattr(AssetStore, "remove_expired", fail)
+    jobs = RayJobs(0, "")
+    kept(tmp_path, jobs, rounds=1)
+    assert len(jobs.submitted) == 1
 
 
 def test_what_a_job_still_has_to_read_is_kept_beyond_its_time(tmp_path: Path) -> None:
