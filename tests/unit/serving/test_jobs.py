@@ -11,6 +11,7 @@ from unittest.mock import Mock, patch
 import pytest
 from ray.job_submission import JobStatus
 from ray.util.state.exception import RayStateApiException
+from sqlalchemy.orm import Session
 
 from spark_ray.core.errors import ConfigError, StorageError
 from spark_ray.serving import job_keeper as keeper_module
@@ -320,6 +321,19 @@ def test_a_job_that_was_cancelled_as_its_keeper_died_does_not_run_on(
     assert asyncio.run(keep()) == RUNNING
     assert jobs.stopped == jobs.submitted[:1]
     assert len(jobs.submitted) == 2
+
+
+@pytest.mark.parametrize("name", ["job-\0", "job-0123456789abcdef\0", "", "../job-0"])
+def test_what_is_no_id_of_a_job_is_not_asked_of_the_database(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite finds nothing under it; to PostgreSQL a NUL in a text is an error."""
+    settings = ServeSettings.from_values(state=str(tmp_path)).located()
+    book = JobBook(settings, Database(settings.database))
+    monkeypatch.setattr(Session, "get", None)  # a call of it fails
+    with pytest.raises(ApiError, match="there is no job") as refused:
+        book.get(name, "me")
+    assert refused.value.status == 404
 
 
 def test_an_asset_that_cannot_be_removed_holds_up_no_job(
