@@ -6,6 +6,7 @@ The gateway's own application, over a real database and a real store of assets.
 import asyncio
 import gzip
 import io
+import threading
 import zipfile
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from starlette.testclient import TestClient
 from spark_ray.core.errors import ModelError
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
-from spark_ray.serving.routes import system
+from spark_ray.serving.routes import models, system
 from spark_ray.serving.services import Handles, Services
 from spark_ray.serving.settings import ServeSettings
 
@@ -278,6 +279,26 @@ def test_a_database_without_a_free_connection_says_when_to_retry(
         answer = client.get("/v1/jobs")
     refused(answer, 503, "storage_unavailable")
     assert "Retry-After" in answer.headers
+
+
+def test_what_does_not_answer_holds_no_thread_that_looks_up_keys(
+    services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two cores have six of those, and a registry takes a quarter of a minute to be gone."""
+    threads: list[str] = []
+
+    def look(*_: Any) -> list[Any]:
+        threads.append(threading.current_thread().name)
+        return []
+
+    monkeypatch.setattr(models, "model_versions", look)
+    monkeypatch.setattr(models, "model_card", look)
+    monkeypatch.setattr(services.datasets, "all", look)
+    monkeypatch.setattr(services.datasets, "find", look)
+    for path in ("models/seer", "models/seer/card", "datasets/mine:x"):
+        client.get(f"/v1/{path}")
+    assert len(threads) == 3
+    assert not [name for name in threads if not name.startswith("outside")]
 
 
 def test_a_defect_says_nothing_of_itself(client: TestClient) -> None:
