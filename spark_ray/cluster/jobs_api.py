@@ -12,6 +12,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from spark_ray.cluster.config import ADDRESS_VARIABLES, ClusterPlace
 from spark_ray.core.errors import ClusterError, ConfigError
+from spark_ray.core.storage import is_there
 from spark_ray.datasets.session import knock, token_advice
 
 _PROBE_S = 5.0
@@ -25,7 +26,7 @@ def connect(place: ClusterPlace) -> JobSubmissionClient:
         ConfigError: no cluster is named, or `ca_file` does not exist.
     """
     address = place.resolved()
-    if place.ca_file is not None and not Path(place.ca_file).exists():
+    if place.ca_file is not None and not is_there(Path(place.ca_file)):
         raise ConfigError(f"ca_file: {place.ca_file} does not exist")
     logging.getLogger("ray.dashboard.modules").setLevel(logging.WARNING)
     with cluster_errors(address):

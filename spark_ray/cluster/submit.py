@@ -19,7 +19,7 @@ from spark_ray.cluster.config import SubmitConfig
 from spark_ray.cluster.jobs_api import cluster_errors
 from spark_ray.cluster.workload import check_for_cluster, config_class, entrypoint, texts
 from spark_ray.core.errors import ClusterError, ConfigError
-from spark_ray.core.storage import is_remote
+from spark_ray.core.storage import is_remote, is_there
 
 SETTINGS = "settings.yaml"
 JOB_LABEL = "spark_ray_job"
@@ -173,7 +173,7 @@ def _check_files_go_along(settings: Mapping[str, Any], files: Sequence[str], bas
         if is_remote(text) or path.is_absolute() or any(path.is_relative_to(f) for f in sent):
             continue
         is_word = "/" not in text and "." not in text  # whatever else bears the name
-        if name == _INPUT or (not is_word and (base / path).exists()):
+        if name == _INPUT or (not is_word and is_there(base / path)):
             raise ConfigError(
                 f"{name}: {text!r} does not go along; list it under files, or put it where the "
                 "cluster can reach it"

@@ -48,6 +48,16 @@ def user_path(given: str) -> Path:
     return Path(os.path.expanduser(local_path(given)))  # noqa: PTH111 - pathlib raises for those
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything can be seen there: not of a text that is no path, nor in a closed folder."""
+    return os.path.exists(path)  # noqa: PTH110 - pathlib raises for those
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder can be seen there, as of `is_there`."""
+    return os.path.isdir(path)  # noqa: PTH112 - pathlib raises for those
+
+
 def absolute(location: str) -> str:
     """The location as it means the same in every process: workers have other working folders."""
     if is_remote(location):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from spark_ray.core.storage import is_folder
 from spark_ray.doctor.config import DoctorConfig
 from spark_ray.doctor.findings import Finding
 
@@ -86,7 +87,7 @@ def ray_folder() -> Path:
 
 def check_ray_folder(folder: Path) -> Finding:
     """Ray's disk. Ray stops storing objects on one that is nearly full."""
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    if not is_folder(folder) or not os.access(folder, os.W_OK | os.X_OK):
         return Finding(
             "disk",
             "wrong",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spark_ray.core.errors import SparkRayError
-from spark_ray.core.storage import user_path
+from spark_ray.core.storage import is_folder, is_there, user_path
 from spark_ray.doctor.config import DoctorConfig
 from spark_ray.doctor.findings import Finding
 from spark_ray.models.registered import SCHEME as REGISTERED
@@ -37,9 +37,9 @@ def hub_cache() -> Path:
 
 def check_cache(folder: Path) -> Finding:
     there = folder
-    while not there.exists() and there != there.parent:
+    while not is_there(there) and there != there.parent:
         there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    if not is_folder(there) or not os.access(there, os.W_OK | os.X_OK):
         return Finding(
             "models",
             "wrong",
@@ -53,7 +53,7 @@ def check_model(reference: str) -> Finding:
     """Whether a model's weights are on this machine, without fetching any."""
     try:
         check_reference(reference, "models")
-        if reference.startswith(REGISTERED) or user_path(reference).is_dir():
+        if reference.startswith(REGISTERED) or is_folder(user_path(reference)):
             weights = resolve_weights(
                 reference, setting="models", revision=None, kind=SAFETENSORS, instead="leave it out"
             )

@@ -10,6 +10,7 @@ from spark_ray.core.storage import (
     absolute,
     filesystem,
     is_remote,
+    is_there,
     local_path,
     storage_errors,
 )
@@ -43,7 +44,7 @@ def check_readable(location: str) -> Finding:
 def check_writable(location: str) -> Finding:
     """Write a small file, read it back, remove it. A folder that must be made is removed too."""
     shown = location if is_remote(location) else absolute(location)
-    made = not is_remote(location) and not local_path(location).exists()
+    made = not is_remote(location) and not is_there(local_path(location))
     folder, name, content = (
         Folder(shown),
         f".doctor-{secrets.token_hex(8)}",

@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 from spark_ray.core.errors import ConfigError, ModelError
 from spark_ray.core.schema import ModelInfo
-from spark_ray.core.storage import is_remote, user_path
+from spark_ray.core.storage import is_folder, is_remote, user_path
 from spark_ray.models.registered import SCHEME as REGISTERED
 from spark_ray.models.registered import find_registered
 from spark_ray.models.stored import find_stored
@@ -103,7 +103,7 @@ def resolve_weights(
                 "in models:/apotheon/3; leave out the revision"
             )
         folder, revision = find_registered(reference, setting)
-    elif folder.is_dir() or is_remote(reference):
+    elif is_folder(folder) or is_remote(reference):
         if revision is not None:
             raise ConfigError(f"{setting}: {reference} is a folder and has no revisions")
         if is_remote(reference):
@@ -121,15 +121,15 @@ def check_reference(reference: str, setting: str) -> None:
         ModelError: it can't, or it names a folder that holds none.
     """
     is_hub_id = _HUB_ID.fullmatch(reference) and not reference.startswith(".")
-    is_folder = user_path(reference).is_dir()
+    folder = is_folder(user_path(reference))
     elsewhere = is_hub_id or is_remote(reference) or reference.startswith(REGISTERED)
-    if not (is_folder or elsewhere):
+    if not (folder or elsewhere):
         raise ModelError(
             f"{setting}: {reference} is neither a folder on this machine nor one at s3://, no "
             "hub id like 'organisation/model', and no registered model like "
             "'models:/apotheon@champion'"
         )
-    if is_folder:
+    if folder:
         _check_is_model(user_path(reference), setting, reference)
 
 
@@ -143,7 +143,7 @@ def check_weights(
     """
     check_reference(reference, setting)
     elsewhere = is_remote(reference) or reference.startswith(REGISTERED)
-    if not elsewhere and not user_path(reference).is_dir() and offline():
+    if not elsewhere and not is_folder(user_path(reference)) and offline():
         _from_hub(reference, setting, revision, kind, instead)
 
 

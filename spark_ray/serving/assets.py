@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from sqlalchemy import case, delete, func, select, update
+from sqlalchemy.orm import Session
 
 from spark_ray.core.storage import Folder, open_read
 from spark_ray.media.sniff import SNIFFED_BYTES, media_type
@@ -171,7 +172,15 @@ class AssetStore:
             ApiError: the caller has no such asset.
         """
         with self._database.session() as session:
-            asset = session.get(Asset, asset_id) if _ID.fullmatch(asset_id) else None
+            return self.find(session, asset_id, owner)
+
+    def find(self, session: Session, asset_id: str, owner: str) -> Asset:
+        """As `get`, for who has a session: a second one may have to wait for what it holds.
+
+        Raises:
+            ApiError: the caller has no such asset.
+        """
+        asset = session.get(Asset, asset_id) if _ID.fullmatch(asset_id) else None
         if asset is None or asset.owner != owner or asset.expires < time.time():
             raise not_found("asset", asset_id)
         return asset

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import JSON, Engine, Index, String, create_engine, event, or_, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from spark_ray.core.errors import StorageError
 
 SQLITE = "sqlite:///"
 _BUSY_TIMEOUT_S = 15
+# Besides what cannot be reached: a PostgreSQL that is now another's standby, a connection that it
+# closed, and a pool whose connections all wait for something.
+_OUTAGES = (OperationalError, InternalError, InterfaceError, PoolTimeout)
 
 
 class Table(DeclarativeBase):
@@ -154,9 +158,10 @@ def _storage_errors(engine: Engine) -> Iterator[None]:
     """What a database that is locked away, read-only or gone comes to, as one sentence."""
     try:
         yield
-    except OperationalError as error:
+    except _OUTAGES as error:
         where = engine.url.render_as_string(hide_password=True)
-        raise StorageError(f"{where}: the database can't be used: {error.orig}") from error
+        reason = getattr(error, "orig", error)
+        raise StorageError(f"{where}: the database can't be used: {reason}") from error
 
 
 def _engine(url: str) -> Engine:

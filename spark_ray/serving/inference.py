@@ -216,8 +216,7 @@ class ApotheonServer:
             groups[request.shape].append(request)
         answers: dict[int, Written | Exception] = {}
         for group in groups.values():
-            wanted = [request for request in group if not request.cancelled.is_set()]
-            answers |= await self._worker.run_batch(partial(_answers, loaded, wanted))
+            answers |= await self._worker.run_batch(partial(_answers, loaded, group))
         if any(isinstance(answer, Written) for answer in answers.values()):
             self._answered = time.monotonic()
         return [answers.get(id(request), _GONE) for request in requests]
@@ -250,6 +249,7 @@ class ApotheonServer:
             yield written.after(Timing(preprocess=preprocess))
         finally:
             pending.cancelled.set()
+            writing.cancel()  # if it still waits for the thread, nothing of it is begun
 
     async def embed_texts(self, texts: list[str]) -> Embedded:
         """
@@ -337,7 +337,11 @@ def _load_apotheon(name: str, weights: Weights) -> _Loaded:
 
 
 def _answers(loaded: _Loaded, requests: Sequence[Pending]) -> dict[int, Written | Exception]:
-    """Texts by the identity of their requests. What breaks one does not break the others."""
+    """Texts by the identity of their requests. What breaks one does not break the others.
+
+    Those whose callers went away while the batch waited for the thread get none.
+    """
+    requests = [request for request in requests if not request.cancelled.is_set()]
     if not requests:
         return {}
     try:

@@ -51,6 +51,7 @@ class JobKeeper:
         self._book = JobBook(settings, self._database)
         self._assets = AssetStore(settings.state, self._database, settings.limits)
         self._cleaned = float("-inf")
+        self._took_over = False
         self._client: JobSubmissionClient | None = None
         self._beat = time.monotonic()
         self._task = asyncio.get_running_loop().create_task(self._keep())
@@ -76,10 +77,11 @@ class JobKeeper:
                     select(Job).where(Job.state.not_in(ENDED)).order_by(Job.created, Job.id)
                 )
             )
+        if not self._took_over:
+            self._stop_unwanted()
+            self._took_over = True
         if time.monotonic() - self._cleaned > _CLEAN_UP_EVERY_S:
-            used = {shown_source(place) for job in jobs for place in job.request["inputs"]}
-            self._assets.remove_expired(used)
-            self._cleaned = time.monotonic()
+            self._clean_up(jobs)
         for state in (WAITING, RUNNING, STOPPING):
             JOBS.set(sum(job.state == state for job in jobs), state=state)
         running = [job for job in jobs if job.state != WAITING]
@@ -92,6 +94,36 @@ class JobKeeper:
                 self._carefully(self._submit, job)
                 busy.add(_dataset(job))
                 room -= 1
+
+    def _stop_unwanted(self) -> None:
+        """What runs of jobs that have ended: one that was cancelled after the keeper before us had
+        handed it over, and before it could remember that, would run on."""
+        submissions = [
+            known.submission_id
+            for known in self._ray_jobs().list_jobs()
+            if known.submission_id and not known.status.is_terminal()
+        ]
+        with self._database.session() as session:
+            ended = set(
+                session.scalars(
+                    select(Job.id).where(
+                        Job.id.in_(map(_job_of, submissions)), Job.state.in_(ENDED)
+                    )
+                )
+            )
+        for submission in submissions:
+            if _job_of(submission) in ended:
+                log.warning("unwanted job stopped", submission=submission)
+                self._ray_jobs().stop_job(submission)
+
+    def _clean_up(self, jobs: list[Job]) -> None:
+        """Remove what is out of date. Something that can't be removed does not hold up jobs."""
+        self._cleaned = time.monotonic()
+        used = {shown_source(place) for job in jobs for place in job.request["inputs"]}
+        try:
+            self._assets.remove_expired(used)
+        except SparkRayError as error:  # tried again in an hour
+            log.error("assets not removed", error=str(error))
 
     def _carefully(self, step: Callable[[Job], None], job: Job) -> None:
         """One job that can't be dealt with does not hold up those of others."""
@@ -212,6 +244,11 @@ class JobKeeper:
     def _ray_jobs(self) -> JobSubmissionClient:
         self._client = self._client or jobs_client()
         return self._client
+
+
+def _job_of(submission: str) -> str:
+    """The id of the job that a submission is an attempt at."""
+    return submission.rpartition("-")[0]
 
 
 def _dataset(job: Job) -> tuple[str, str]:

@@ -5,6 +5,7 @@ together.
 """
 
 import builtins
+import re
 import secrets
 import time
 
@@ -28,6 +29,7 @@ from spark_ray.serving.schemas import JobInfo, JobRequest
 from spark_ray.serving.settings import ServeSettings
 from spark_ray.serving.shown import without_paths
 
+_ID = re.compile(r"job-[0-9a-f]{16}")
 WAITING, RUNNING, STOPPING = "queued", "running", "cancelling"
 ENDED = frozenset(("succeeded", "failed", "cancelled"))
 
@@ -133,8 +135,9 @@ class JobBook:
         Raises:
             ApiError: the caller has no such job.
         """
+        # What is no id is not looked for: PostgreSQL takes a text with a NUL for an error.
         with self._database.session() as session:
-            job = session.get(Job, job_id)
+            job = session.get(Job, job_id) if _ID.fullmatch(job_id) else None
         if job is None or job.owner != owner:
             raise not_found("job", job_id)
         return job

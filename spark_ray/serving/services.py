@@ -4,7 +4,15 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -40,6 +48,7 @@ Result = TypeVar("Result")
 
 _END = object()
 _TRANSFERS = 32
+_OUTSIDE = 16
 _NODE_TIMEOUT_S = 5.0
 
 
@@ -78,6 +87,8 @@ class Services:
         """Asks the cluster's nodes, which no proxy stands before."""
         # A slow host must not hold the threads that look up keys.
         self._transfers = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="transfer")
+        # Nor must a registry, a bucket or a node that does not answer.
+        self._outside = ThreadPoolExecutor(_OUTSIDE, thread_name_prefix="outside")
         self._facts: dict[tuple[str, str | None], ModelFacts] = {}
         self.looking: asyncio.Task[list[str]] | None = None
         """For models that do not answer; one look for all who ask, since they need no key."""
@@ -143,6 +154,11 @@ class Services:
         except asyncio.CancelledError:
             gone.set()
             raise
+
+    async def outside(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What a function returns that asks others, which may be slow to say that they are gone."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._outside, function, *arguments)
 
     async def asset(self, owner: str, asset_id: str) -> Asset:
         """

@@ -157,7 +157,7 @@ def share_resources(
             f"{config.data_workers} data actors of {data:g} CPUs each need {needed:g} CPUs, but "
             f"the run has {cpus:g}; lower num_workers, cpus_per_worker or data_cpus"
         )
-    if least * gpu > gpus:
+    if least * gpu > gpus + _EPSILON:
         raise ConfigError(
             f"num_workers: {counted(least, 'worker')} of {gpu:g} GPUs need {least * gpu:g}, but "
             f"the run has {gpus:g}; lower num_workers or gpus_per_worker"

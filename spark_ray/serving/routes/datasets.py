@@ -1,6 +1,5 @@
 """`/v1/datasets`: published versions, their funnels and clips, to look through."""
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Response
@@ -40,12 +39,12 @@ Thumbnails = Annotated[
 @router.get("")
 async def show_all(caller: Reads, services: UseServices) -> DatasetList:
     """The server's datasets, and those that this key's jobs built."""
-    places = await asyncio.to_thread(services.datasets.all, caller)
+    places = await services.outside(services.datasets.all, caller)
     return DatasetList(datasets=await _summaries(services, places))
 
 
 async def dataset_place(name: Name, caller: Reads, services: UseServices) -> DatasetPlace:
-    return await asyncio.to_thread(services.datasets.find, name, caller)
+    return await services.outside(services.datasets.find, name, caller)
 
 
 Place = Annotated[DatasetPlace, Depends(dataset_place)]

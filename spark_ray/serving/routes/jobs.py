@@ -47,7 +47,7 @@ async def create(
 
     def begin(session: Session) -> str:
         locations = [
-            services.assets.location(services.assets.get(asset, caller.id))
+            services.assets.location(services.assets.find(session, asset, caller.id))
             for asset in wanted.assets
         ]
         for url in wanted.urls:
@@ -93,7 +93,7 @@ async def logs(job_id: str, caller: RunsJobs, services: UseServices) -> str:
     """What the build printed."""
     job = await _job(services, job_id, caller.id)
     try:
-        return await asyncio.to_thread(services.jobs.log, job)
+        return await services.outside(services.jobs.log, job)
     except (RuntimeError, OSError, RayStateApiException) as error:
         raise ApiError(
             503, "log_unavailable", "the log can't be read right now", retry_after_s=2.0

@@ -3,7 +3,6 @@
 The list and its entries have the shape of OpenAI's, with more in them.
 """
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
@@ -42,7 +41,7 @@ async def show(name: Name, caller: Reads, services: UseServices) -> ModelDetails
     reference = _apotheon_reference(services, known)
     versions: list[ModelVersion] = []
     if reference is not None:
-        versions = await asyncio.to_thread(model_versions, reference, _MOST_VERSIONS)
+        versions = await services.outside(model_versions, reference, _MOST_VERSIONS)
     return ModelDetails(**card.model_dump(), versions=[_info(version) for version in versions])
 
 
@@ -57,7 +56,7 @@ async def card(
     reference = _apotheon_reference(services, await _known(services, name))
     text = None
     if reference is not None and (version is None) != reference.startswith(SCHEME):
-        text = await asyncio.to_thread(model_card, reference, version)
+        text = await services.outside(model_card, reference, version)
     if text is None:
         raise not_found("card", name if version is None else f"{name}/{version}")
     return without_paths(text)

@@ -16,9 +16,23 @@ _QUIET: Any = {"api_visibility": "private", "show_progress": "hidden"}
 _MOST_LOG_CHARS = 20_000
 
 
+class Panel:
+    """Where a page shows a job: for the one that was chosen last, which its button would stop.
+
+    Gradio lets a job that was chosen before be followed on, into the same place.
+    """
+
+    def __init__(self) -> None:
+        self.holder = object()
+
+    def taken(self) -> object:
+        self.holder = object()
+        return self.holder
+
+
 def add(visitors: Visitors, tab: gr.Tab) -> None:
     """Lay the tab out. A job that is begun or chosen is followed until it ends."""
-    chosen = gr.State("")
+    chosen, panel = gr.State(""), gr.State(Panel())
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
             name = gr.Textbox("", label="Name of the dataset", elem_id="job-name")
@@ -62,12 +76,18 @@ def add(visitors: Visitors, tab: gr.Tab) -> None:
             begun = await api.post("/v1/jobs", body)
         return str(begun["id"])
 
-    async def follow(job_id: str, request: gr.Request) -> AsyncIterator[tuple[str, Any]]:
+    async def follow(
+        job_id: str, panel: Panel, request: gr.Request
+    ) -> AsyncIterator[tuple[Any, Any]]:
+        mine = panel.taken()
         if not job_id:
             yield "", gr.Button(visible=False)
             return
         async with visitors.server(request) as api:
             async for _, state in api.events("GET", f"/v1/jobs/{job_id}/events"):
+                if panel.holder is not mine:
+                    yield gr.skip(), gr.skip()  # else its last words would be shown once more
+                    return
                 yield render("job", job=state), gr.Button(visible=state["finished"] is None)
 
     async def read_log(job_id: str, request: gr.Request) -> str:
@@ -86,7 +106,9 @@ def add(visitors: Visitors, tab: gr.Tab) -> None:
     begun = start.click(begin, [name, files, urls, settings], chosen, **_QUIET)
     picked = jobs.click(_choice, None, chosen, **_QUIET)
     for step in (begun.success(show, None, jobs, **_QUIET), picked):
-        ended = step.success(follow, chosen, [job, cancel], trigger_mode="multiple", **_QUIET)
+        ended = step.success(
+            follow, [chosen, panel], [job, cancel], trigger_mode="multiple", **_QUIET
+        )
         ended.then(show, None, jobs, **_QUIET).then(read_log, chosen, log, **_QUIET)
     fold.expand(read_log, chosen, log, **_QUIET)
     cancel.click(stop, chosen, None, **_QUIET)

@@ -129,6 +129,14 @@ def test_inputs_that_would_not_be_there_are_refused(tmp_path: Path) -> None:
             assert package.settings["input"] == [given]
 
 
+def test_a_text_that_no_path_could_be_is_none(tmp_path: Path) -> None:
+    """A look for a file of that name raises; what is meant is no file."""
+    prompt = "Say what happens in this clip. " * 10
+    settings = {**BUILD, "caption_backend": "qwen2_vl", "caption_prompt": prompt}
+    with packed(submit(settings=settings), tmp_path, []) as package:
+        assert package.settings["caption_prompt"] == prompt
+
+
 @pytest.mark.parametrize("job", CONFIGS)
 def test_who_trains_must_be_told_where_it_is_tracked(job: str, tmp_path: Path) -> None:
     train = {"dataset": "s3://sets/street", "output_dir": "s3://runs/street"}

@@ -16,7 +16,7 @@ import ray
 from safetensors.numpy import save_file
 
 from spark_ray.cli import main
-from spark_ray.doctor import cluster, models, storage
+from spark_ray.doctor import cluster, machine, models, storage
 from spark_ray.doctor.config import DoctorConfig
 
 
@@ -32,6 +32,21 @@ def in_the_way(tmp_path: Path) -> Path:
     file = tmp_path / "file"
     file.write_text("in the way")
     return file
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Path]:
+    """What lies in a folder that we may not look into; root, who may, is somebody else here."""
+    folder = tmp_path / "closed"
+    (folder / "inside").mkdir(parents=True)
+    folder.chmod(0)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.setresuid(65_534, 65_534, 0)
+    yield folder / "inside"
+    if was_root:
+        os.setresuid(0, 0, 0)
+    folder.chmod(0o700)
 
 
 @pytest.fixture
@@ -62,6 +77,21 @@ def test_a_folder_is_left_as_it_was(tmp_path: Path) -> None:
     assert storage.check_writable(str(tmp_path / "new" / "sets")).state in ("ok", "note")
     assert storage.check_readable(str(tmp_path)).state == "ok"
     assert not [path for path in tmp_path.rglob("*") if path.name != "new"]
+
+
+def test_what_lies_in_a_closed_folder_is_wrong_in_one_line(closed: Path) -> None:
+    """A look at it raises, where one at what is missing does not."""
+    looked_at = [
+        storage.check_readable(str(closed)),
+        storage.check_writable(str(closed)),
+        models.check_cache(closed / "hub"),
+        models.check_model(str(closed)),
+        machine.check_ray_folder(closed),
+    ]
+    for found in looked_at:
+        assert found.state == "wrong"
+        assert str(closed) in found.text
+        assert "\n" not in found.text
 
 
 def test_an_input_that_is_not_there(tmp_path: Path) -> None:

@@ -6,18 +6,20 @@ The gateway's own application, over a real database and a real store of assets.
 import asyncio
 import gzip
 import io
+import threading
 import zipfile
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 from starlette.testclient import TestClient
 
 from spark_ray.core.errors import ModelError
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.keys import KeyStore
-from spark_ray.serving.routes import system
+from spark_ray.serving.routes import models, system
 from spark_ray.serving.services import Handles, Services
 from spark_ray.serving.settings import ServeSettings
 
@@ -247,6 +249,56 @@ def test_what_is_anothers_does_not_exist(services: Services, client: TestClient)
     refused(sent, 404, "asset_not_found")
     job = {"name": "a", "assets": [place.rpartition("/")[2]]}
     refused(client.post("/v1/jobs", json=job, headers=other), 404, "asset_not_found")
+
+
+@pytest.fixture
+def one_connection(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where all others of the pool are held by requests like this one."""
+    engine = create_engine(
+        services.settings.database, pool_size=1, max_overflow=0, pool_timeout=0.5
+    )
+    monkeypatch.setattr(services.database, "_engine", engine)
+
+
+@pytest.mark.usefixtures("one_connection")
+def test_a_request_with_an_idempotency_key_needs_no_second_connection(client: TestClient) -> None:
+    """Where as many came at once as there are connections, each would wait for another's."""
+    asset = client.post("/v1/assets", files={"file": b"fLaC" + bytes(99)}).json()["id"]
+    job = {"name": "pooled", "assets": [asset]}
+    answer = client.post("/v1/jobs", json=job, headers={"Idempotency-Key": "pooled"})
+    assert answer.status_code == 201, answer.text
+
+
+@pytest.mark.usefixtures("one_connection")
+def test_a_database_without_a_free_connection_says_when_to_retry(
+    services: Services, client: TestClient
+) -> None:
+    assert client.get("/v1/jobs").status_code == 200  # its key is remembered from here on
+    with services.database.session() as session:
+        session.connection()
+        answer = client.get("/v1/jobs")
+    refused(answer, 503, "storage_unavailable")
+    assert "Retry-After" in answer.headers
+
+
+def test_what_does_not_answer_holds_no_thread_that_looks_up_keys(
+    services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two cores have six of those, and a registry takes a quarter of a minute to be gone."""
+    threads: list[str] = []
+
+    def look(*_: Any) -> list[Any]:
+        threads.append(threading.current_thread().name)
+        return []
+
+    monkeypatch.setattr(models, "model_versions", look)
+    monkeypatch.setattr(models, "model_card", look)
+    monkeypatch.setattr(services.datasets, "all", look)
+    monkeypatch.setattr(services.datasets, "find", look)
+    for path in ("models/seer", "models/seer/card", "datasets/mine:x"):
+        client.get(f"/v1/{path}")
+    assert len(threads) == 3
+    assert not [name for name in threads if not name.startswith("outside")]
 
 
 def test_a_defect_says_nothing_of_itself(client: TestClient) -> None:

@@ -32,7 +32,7 @@ from spark_ray.serving.inference import (
     _QueueStreamer,
     _write_group,
 )
-from spark_ray.serving.messages import ServedModel, Written
+from spark_ray.serving.messages import Decoded, ServedModel, Written
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,45 @@ def test_a_request_whose_caller_has_gone_is_not_written_on(loaded: _Loaded) -> N
     assert broken_off.tokens == 1
     (alone,) = _write_group(loaded, [gone])
     assert alone.tokens == 1
+
+
+def test_a_batch_whose_callers_went_away_while_it_waited_is_not_begun(
+    loaded: _Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = pending(loaded.apotheon, 2, 20)
+    gone.cancelled.set()
+    monkeypatch.setattr(inference, "_write_group", None)  # a call of it fails
+    assert _answers(loaded, [gone]) == {}
+
+
+def test_a_stream_that_nobody_reads_any_more_is_not_begun(
+    loaded: _Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for the thread that others hold."""
+    server = object.__new__(ApotheonServer)
+    server._usual, server._worker = "models:/apotheon/1", Worker("test")
+    begun: list[str] = []
+
+    async def model(reference: str) -> _Loaded:
+        return loaded
+
+    async def leave() -> None:
+        free = threading.Event()
+        busy = asyncio.create_task(server._worker.run(free.wait))
+        await asyncio.sleep(0.1)
+        stream = server.stream(Decoded(clip=_test_clip(), seconds=0.0), "caption", 5)
+        reading = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.5)
+        reading.cancel()
+        await asyncio.wait([reading])
+        free.set()
+        await busy
+        await server._worker.run(lambda: None)  # all that was before it has been done
+
+    monkeypatch.setattr(server, "model", model)
+    monkeypatch.setattr(inference, "_write_group", lambda *_: begun.append("written"))
+    asyncio.run(leave())
+    assert begun == []
 
 
 def test_the_pieces_of_a_text_are_the_whole() -> None:

@@ -6,16 +6,18 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 from ray.job_submission import JobStatus
 from ray.util.state.exception import RayStateApiException
+from sqlalchemy.orm import Session
 
-from spark_ray.core.errors import ConfigError
+from spark_ray.core.errors import ConfigError, StorageError
 from spark_ray.serving import job_keeper as keeper_module
 from spark_ray.serving import job_logs
 from spark_ray.serving import jobs as jobs_module
+from spark_ray.serving.assets import AssetStore
 from spark_ray.serving.database import Database, Job
 from spark_ray.serving.errors import ApiError
 from spark_ray.serving.job_keeper import JobKeeper
@@ -38,7 +40,9 @@ class RayJobs:
         self._exit_code, self._log = exit_code, log
 
     def list_jobs(self) -> list[Any]:
-        return [SimpleNamespace(submission_id=name) for name in self.submitted]
+        return [
+            SimpleNamespace(submission_id=name, status=JobStatus.RUNNING) for name in self.submitted
+        ]
 
     def submit_job(self, *, entrypoint: str, submission_id: str) -> None:
         self.submitted.append(submission_id)
@@ -272,6 +276,76 @@ def test_the_keeper_begins_with_clearing_up(
     os.utime(left, (0, 0))
     kept(tmp_path, RayJobs(0, ""), rounds=1)
     assert not left.exists()
+
+
+def test_a_job_that_was_cancelled_as_its_keeper_died_does_not_run_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had been handed over, which nobody but Ray knew of."""
+
+    class Running(RayJobs):
+        stopped: list[str] = []  # noqa: RUF012
+
+        def get_job_status(self, submission: str) -> JobStatus:
+            return JobStatus.RUNNING
+
+        def stop_job(self, submission: str) -> None:
+            self.stopped.append(submission)
+
+    class Killed(BaseException):
+        """So that nothing catches it."""
+
+    jobs = Running(0, "")
+
+    async def keep() -> str:
+        def keeper() -> JobKeeper:
+            made = JobKeeper(ServeSettings.from_values(state=str(tmp_path)).located())
+            made._task.cancel()
+            made._client = jobs  # type: ignore[assignment]
+            return made
+
+        first = keeper()
+        with first._database.session() as session:
+            job, other = (
+                first._book.create(session, "me", JobRequest(name=name), ["/films/a.mp4"])
+                for name in ("set", "other")
+            )
+        with monkeypatch.context() as patched:
+            patched.setattr(keeper_module, "update", Mock(side_effect=Killed))
+            with pytest.raises(Killed):
+                first.reconcile()
+        first._book.cancel(job)
+        keeper().reconcile()
+        return first._book.get(other.id, "me").state
+
+    assert asyncio.run(keep()) == RUNNING
+    assert jobs.stopped == jobs.submitted[:1]
+    assert len(jobs.submitted) == 2
+
+
+@pytest.mark.parametrize("name", ["job-\0", "job-0123456789abcdef\0", "", "../job-0"])
+def test_what_is_no_id_of_a_job_is_not_asked_of_the_database(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite finds nothing under it; to PostgreSQL a NUL in a text is an error."""
+    settings = ServeSettings.from_values(state=str(tmp_path)).located()
+    book = JobBook(settings, Database(settings.database))
+    monkeypatch.setattr(Session, "get", None)  # a call of it fails
+    with pytest.raises(ApiError, match="there is no job") as refused:
+        book.get(name, "me")
+    assert refused.value.status == 404
+
+
+def test_an_asset_that_cannot_be_removed_holds_up_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(store: AssetStore, used: set[str]) -> None:
+        raise StorageError("s3://state/assets: can't remove it: access denied")
+
+    monkeypatch.setattr(AssetStore, "remove_expired", fail)
+    jobs = RayJobs(0, "")
+    kept(tmp_path, jobs, rounds=1)
+    assert len(jobs.submitted) == 1
 
 
 def test_what_a_job_still_has_to_read_is_kept_beyond_its_time(tmp_path: Path) -> None:

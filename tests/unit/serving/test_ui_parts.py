@@ -1,6 +1,10 @@
 """Parts of the front end that need no browser: sessions, HTML, and what is made of answers."""
 
+import asyncio
+import inspect
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from spark_ray.core.errors import ConfigError
+from spark_ray.serving.ui import jobs_tab
 from spark_ray.serving.ui import sessions as sessions_module
 from spark_ray.serving.ui.jobs_tab import build_settings
 from spark_ray.serving.ui.models_tab import metric_rows, without_front_matter
@@ -236,3 +241,33 @@ def test_the_log_of_a_job_is_read_when_it_is_unfolded() -> None:
     pages = build_pages(Visitors(Sessions(60.0, 10), httpx.AsyncClient()))
     names = {fn.fn.__name__ for fn in pages.fns.values() if "expand" in dict(fn.targets).values()}
     assert names == {"read_log"}
+
+
+def test_a_page_shows_the_job_that_was_chosen_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not one that was chosen before by turns with it: the button stops the last."""
+
+    class Running:
+        async def events(self, method: str, path: str) -> AsyncIterator[tuple[str, Any]]:
+            for _ in range(5):
+                yield "job", {"id": path.split("/")[-2], "finished": None}
+
+    @asynccontextmanager
+    async def server(request: object) -> AsyncIterator[Running]:
+        yield Running()
+
+    visitors = Visitors(Sessions(60.0, 10), httpx.AsyncClient())
+    monkeypatch.setattr(visitors, "server", server)
+    monkeypatch.setattr(jobs_tab, "render", lambda _, job: job["id"])
+    fns = [fn.fn for fn in build_pages(visitors).fns.values() if fn.fn is not None]
+    follow: Any = next(inspect.unwrap(fn) for fn in fns if fn.__name__ == "follow")
+
+    async def choose_both() -> tuple[list[Any], list[Any]]:
+        panel = jobs_tab.Panel()
+        first = follow("job-a", panel, None)
+        begun = [(await anext(first))[0]]
+        second = [shown async for shown, _ in follow("job-b", panel, None)]
+        return begun + [shown async for shown, _ in first], second
+
+    before, after = asyncio.run(choose_both())
+    assert before == ["job-a", gr.skip()]
+    assert after == ["job-b"] * 5

@@ -28,6 +28,8 @@ def run(**values: Any) -> TrainConfig:
         ({"gpus_per_worker": 0.5}, TWO_NODES, None, 8),
         ({"gpus_per_worker": 0.4}, TWO_NODES, None, 8),  # a fifth of each GPU is too little
         ({"gpus_per_worker": 0.4}, TWO_NODES, 3, 3),
+        # Three fifths of a GPU, which three times a fifth is a little more than in floating point.
+        ({"num_workers": 3, "gpus_per_worker": 0.2}, [{"CPU": 60.0, "GPU": 3.0}], None, 5),
         ({"gpus_per_worker": 2}, TWO_NODES, None, 2),
         ({"cpus_per_worker": 3, "data_cpus": 1}, [{"CPU": 5.0}, {"CPU": 3.0}], None, 2),
     ],
