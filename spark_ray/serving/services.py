@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
@@ -158,7 +159,8 @@ class Services:
     async def outside(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """What a function returns that asks others, which may be slow to say that they are gone."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._outside, function, *arguments)
+        run = copy_context().run  # what it logs bears the request's id
+        return await loop.run_in_executor(self._outside, run, function, *arguments)
 
     async def asset(self, owner: str, asset_id: str) -> Asset:
         """
