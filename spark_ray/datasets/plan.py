@@ -38,6 +38,7 @@ from spark_ray.datasets.config import BuildConfig
 from spark_ray.datasets.ingest import InputFile
 from spark_ray.datasets.layout import SOURCES
 from spark_ray.media.deadline import iterate_with_deadline
+from spark_ray.media.sniff import SNIFFED_BYTES, media_type
 from spark_ray.media.source import VIDEO_EXTENSIONS, probe
 
 _FILES_PER_TASK = 16
@@ -196,7 +197,7 @@ def scan_file(file: InputFile, config: BuildConfig) -> SourceRecord:
     except StorageUnavailable:
         raise  # it would make a reject of every file that is left
     except NotAVideo as error:
-        if PurePosixPath(file.location).suffix.lower() not in VIDEO_EXTENSIONS:
+        if not _is_meant_as_video(file.location):
             record.verdict = "ignored"
         else:
             _reject(record, error)
@@ -205,6 +206,19 @@ def scan_file(file: InputFile, config: BuildConfig) -> SourceRecord:
     else:
         _apply_limits(record, config)
     return record
+
+
+def _is_meant_as_video(location: str) -> bool:
+    """By its name, or where that has no ending, as those of uploads, by how it begins."""
+    suffix = PurePosixPath(location).suffix.lower()
+    if suffix:
+        return suffix in VIDEO_EXTENSIONS
+    try:
+        with storage_errors(location, "read"), open_read(location) as file:
+            found = media_type(file.read(SNIFFED_BYTES))
+    except StorageError:
+        return True  # it was read just now: whatever this is, somebody should hear of it
+    return found is not None and found[0] == "video"
 
 
 def _look_inside(location: str, config: BuildConfig) -> Iterator[tuple[VideoInfo, str]]:

@@ -6,8 +6,11 @@ import ray
 from ray import serve
 from ray.serve import Application, Deployment
 
+from spark_ray.models.registered import SCHEME, pinned_reference
 from spark_ray.models.vllm import require_vllm
+from spark_ray.models.weights import check_reference
 from spark_ray.serving.backends import BackendServer
+from spark_ray.serving.catalog import DEFAULT_ALIAS
 from spark_ray.serving.decoding import Decoder
 from spark_ray.serving.gateway import Gateway
 from spark_ray.serving.handles import MESSAGES_ENVIRONMENT
@@ -36,8 +39,11 @@ def build(args: dict[str, Any]) -> Application:
 
     Raises:
         ConfigError: a setting is unknown or wrong.
+        ModelError: a model is nowhere to be found.
     """
     settings = ServeSettings.from_values(**args).located()
+    for name, model in settings.models.items():
+        _check_model(name, model)
     decoder = _deployed(
         Decoder,
         num_replicas=settings.decoder_replicas,
@@ -62,6 +68,20 @@ def build(args: dict[str, Any]) -> Application:
         max_queued_requests=4 * _GATEWAY_REQUESTS,
         ray_actor_options={"num_cpus": settings.gateway_cpus},
     ).bind(settings, decoder, models, search, keeper)
+
+
+def _check_model(name: str, model: ModelSettings) -> None:
+    """Refuse a model that isn't there while what ran before still answers.
+
+    Once the new replicas fail to start Serve has let go of the old ones, and the same file, given
+    again when the model is in its place, changes nothing for it.
+    """
+    if model.reference is None:
+        return
+    setting = f"models.{name}.reference"
+    check_reference(model.reference, setting)
+    if model.backend == APOTHEON and model.reference.startswith(SCHEME):
+        pinned_reference(f"{model.reference}@{DEFAULT_ALIAS}", setting)
 
 
 def _model(name: str, model: ModelSettings) -> Application:

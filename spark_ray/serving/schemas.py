@@ -340,5 +340,7 @@ class SystemInfo(Response):
 
 
 class Health(Response):
-    status: Literal["ok", "starting"]
-    waiting_for: list[str] = Field(default_factory=list)
+    status: Literal["ok", "starting", "failed"] = Field(
+        description="failed: some can't be started, and will not be without a new deployment"
+    )
+    waiting_for: list[str] = Field(default_factory=list, description="models that do not answer")

@@ -39,6 +39,7 @@ from spark_ray.serving.fetch import Fetcher
 from spark_ray.serving.jobs import JobBook
 from spark_ray.serving.keys import PREFIX, Caller, KeyStore
 from spark_ray.serving.messages import Decoded, MediaFile, ModelFacts, Timing
+from spark_ray.serving.schemas import Health
 from spark_ray.serving.settings import ServeSettings
 from spark_ray.serving.throttle import Throttle
 from spark_ray.serving.tokens import TokenVerifier
@@ -47,6 +48,7 @@ log = get_logger(__name__)
 
 Result = TypeVar("Result")
 
+NOT_STARTED = "not_started"
 _END = object()
 _TRANSFERS = 32
 _OUTSIDE = 16
@@ -91,7 +93,7 @@ class Services:
         # Nor must a registry, a bucket or a node that does not answer.
         self._outside = ThreadPoolExecutor(_OUTSIDE, thread_name_prefix="outside")
         self._facts: dict[tuple[str, str | None], ModelFacts] = {}
-        self.looking: asyncio.Task[list[str]] | None = None
+        self.looking: asyncio.Task[Health] | None = None
         """For models that do not answer; one look for all who ask, since they need no key."""
 
     async def caller(self, secret: str) -> Caller | None:
@@ -260,7 +262,7 @@ class Services:
             return overloaded(what)
         if isinstance(cause, DeploymentUnavailableError):
             return ApiError(
-                503, "not_started", f"{what} could not be started; the server's log says why",
+                503, NOT_STARTED, f"{what} could not be started; the server's log says why",
                 retry_after_s=30.0,
             )  # fmt: skip
         lost = (RayActorError, RequestCancelledError)

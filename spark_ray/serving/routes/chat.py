@@ -205,7 +205,8 @@ async def _description(
             raise ApiError(
                 422,
                 "invalid_request",
-                f"{name}: model {target.name!r} writes what is most likely; leave it out",
+                f"{name}: model {target.name!r} can't be told this; it writes what is most likely. "
+                "Leave it out",
                 param=name,
             )
     media = [part for part in _parts(wanted.messages[-1]) if part.type != "text"]
@@ -213,7 +214,8 @@ async def _description(
         raise ApiError(
             422,
             "media_missing",
-            "the last message must bring one image_url, video_url or input_audio",
+            "the last message must bring one image_url, video_url or input_audio; it brings "
+            + (str(len(media)) if media else "none"),
             param="messages",
         )
     decoded = await _decoded(services, caller, media[0], target)

@@ -20,8 +20,9 @@ from spark_ray.serving.cluster import (
     queue_lines,
     shown_resources,
 )
+from spark_ray.serving.errors import as_api_error
 from spark_ray.serving.schemas import Health, KeyInfo, OwnedJob, SystemInfo
-from spark_ray.serving.services import Services
+from spark_ray.serving.services import NOT_STARTED, Services
 
 log = get_logger(__name__)
 
@@ -42,28 +43,32 @@ async def readyz(services: UseServices) -> Response:
     """Whether every model answers."""
     if services.looking is None or services.looking.done():
         # Not in the context of the request that happens to be first, with which Serve would end it.
-        services.looking = asyncio.create_task(_missing(services), context=Context())
-    missing = await asyncio.shield(services.looking)
-    health = Health(status="starting" if missing else "ok", waiting_for=missing)
-    return JSONResponse(health.model_dump(), 503 if missing else 200)
+        services.looking = asyncio.create_task(_look(services), context=Context())
+    health = await asyncio.shield(services.looking)
+    return JSONResponse(health.model_dump(), 200 if health.status == "ok" else 503)
 
 
-async def _missing(services: Services) -> list[str]:
-    """The models that do not answer."""
+async def _look(services: Services) -> Health:
+    """Ask every model."""
     names = services.catalog.names()
-    answers = await asyncio.gather(*(_is_ready(services, name) for name in names))
-    return [name for name, ready in zip(names, answers, strict=True) if not ready]
+    problems = await asyncio.gather(*(_problem(services, name) for name in names))
+    found = {name: code for name, code in zip(names, problems, strict=True) if code is not None}
+    if not found:
+        return Health(status="ok")
+    failed = NOT_STARTED in found.values()
+    return Health(status="failed" if failed else "starting", waiting_for=list(found))
 
 
-async def _is_ready(services: Services, name: str) -> bool:
+async def _problem(services: Services, name: str) -> str | None:
+    """The code of the error that a model answers with, if it does."""
     settings = services.catalog.settings(name)
     try:
         target = await services.catalog.find(name, settings.abilities[0])
         await services.call(target.model.facts.remote(), f"model {name!r}", _READY_TIMEOUT_S)
     except SparkRayError as error:
         log.info("not ready", model=name, error=str(error))
-        return False
-    return True
+        return as_api_error(error).code
+    return None
 
 
 @router.get("/v1/me")

@@ -1,9 +1,11 @@
 """*Models*: what is served, its versions with their metrics and cards, and versions compared."""
 
+from http import HTTPStatus
 from typing import Any
 
 import gradio as gr
 
+from spark_ray.serving.ui.client import ApiProblem
 from spark_ray.serving.ui.render import render
 from spark_ray.serving.ui.visitors import Visitors
 
@@ -54,7 +56,12 @@ def add(visitors: Visitors, tab: gr.Tab) -> None:
             return ""
         number = None if label == _ONLY else label.partition(" ")[0]
         async with visitors.server(request) as api:
-            text = await api.text(f"/v1/models/{model}/card", {"version": number})
+            try:
+                text = await api.text(f"/v1/models/{model}/card", {"version": number})
+            except ApiProblem as problem:
+                if problem.status != HTTPStatus.NOT_FOUND:
+                    raise
+                return "*It has no card.*"
         return without_front_matter(text)
 
     for trigger in (tab.select, reload.click):

@@ -356,3 +356,24 @@ def test_a_file_above_the_size_limit_is_refused(tmp_path: Path) -> None:
     assert record.reject is not None
     assert record.reject.error == "MediaLimitExceeded"
     assert f"max_file_bytes={size - 1}" in record.reject.message
+
+
+@pytest.mark.parametrize(
+    ("name", "begins", "verdict"),
+    [
+        ("film.mp4", b"no film", "rejected"),
+        ("upload", b"\x00\x00\x00\x20ftypisom and then nothing", "rejected"),
+        ("upload", b"a text", "ignored"),
+        ("upload", b"\xff\xd8\xff and then nothing", "ignored"),
+        ("film.txt", b"\x00\x00\x00\x20ftypisom and then nothing", "ignored"),
+    ],
+)
+def test_what_was_meant_as_a_video_and_is_none_is_told(
+    name: str, begins: bytes, verdict: str, tmp_path: Path
+) -> None:
+    """Uploads have no ending: one that was cut off was left out of its job without a word."""
+    file = tmp_path / name
+    file.write_bytes(begins)
+    record = scan(str(file))
+    assert record.verdict == verdict
+    assert (record.reject is not None) == (verdict == "rejected")

@@ -7,12 +7,17 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
+from starlette.testclient import TestClient
 
 from spark_ray.core.errors import ModelError
 from spark_ray.serving.gateway import create_app
 from spark_ray.serving.messages import ModelFacts, ServedModel
 from spark_ray.serving.services import Handles, Services
 from spark_ray.serving.settings import ServeSettings
+
+GONE = DeploymentID(name="model-seer")
 
 
 class Model:
@@ -61,3 +66,18 @@ def test_many_who_ask_at_once_cost_a_model_one_answer(
         assert model.asked == 2, "what was true then need not be true now"
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ModelError("it is late"), "starting"), (DeploymentUnavailableError(GONE), "failed")],
+)
+def test_a_model_that_will_never_answer_is_told_from_one_that_is_late(
+    tmp_path: Path, error: Exception, status: str
+) -> None:
+    settings = ServeSettings.from_values(state=str(tmp_path), models={"seer": {"backend": "blip"}})
+    handles = Handles(decoder=None, models={"seer": Model(error)})
+    with TestClient(create_app(Services(settings.located(), handles))) as client:
+        answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {"status": status, "waiting_for": ["seer"]}
