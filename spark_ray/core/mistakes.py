@@ -53,6 +53,8 @@ def _sentence(detail: ErrorDetails, kind: Any, origins: Mapping[str, str]) -> st
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = message.replace("a valid boolean, unable to interpret input", "true or false")
     loc, problem = detail["loc"], detail["type"]
+    if loc:
+        message = message.removeprefix(f"{loc[-1]}: ")  # as those say who don't know their place
     if problem == "extra_forbidden":
         place, owner = _follow(loc[:-1], kind, origins)
         return ": ".join([*place, unknown_setting(loc[-1], owner.model_fields)])

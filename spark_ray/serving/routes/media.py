@@ -131,11 +131,14 @@ def validated(body: type[Body], values: Any) -> Body:
 def invalid(details: Any) -> ApiError:
     """The mistakes that pydantic found, in one sentence."""
     places = [_place(detail) for detail in details]
-    said = [
-        f"{place}: {d['msg'].removeprefix('Value error, ')}"
-        for place, d in zip(places, details, strict=True)
-    ]
+    said = [f"{place}: {_said(d)}" for place, d in zip(places, details, strict=True)]
     return ApiError(422, "invalid_request", "; ".join(said[:5]), param=places[0])
+
+
+def _said(detail: Any) -> str:
+    if detail["type"] == "extra_forbidden":
+        return "this server has no such field; leave it out"
+    return str(detail["msg"]).removeprefix("Value error, ")
 
 
 def _place(detail: Any) -> str:

@@ -110,3 +110,8 @@ def test_a_text_of_another_form_is_answered_in_words() -> None:
     assert complaint(ServeSettings, models={"a/b": {"reference": "x"}}).startswith(
         "models.a/b: must be a name of 1 to 64 letters"
     )
+
+
+def test_a_name_stands_once_where_the_mistake_names_it_too() -> None:
+    told = complaint(ServeSettings, models={"seer": {"backend": "blipp"}})
+    assert told.startswith("models.seer.backend: 'blipp' is unknown; choose one of: ")

@@ -198,6 +198,16 @@ def test_an_unknown_model_lists_the_known_ones(client: TestClient) -> None:
     assert answer.json()["error"]["message"].endswith("choose one of: seer, talker")
 
 
+def test_what_a_chat_cannot_have_is_said(client: TestClient) -> None:
+    for chat, said in (
+        (a_chat("talker", tools=[]), "tools: this server has no such field; leave it out"),
+        (a_chat("seer", messages=shown(4, "asset-x")), "input_audio; it brings 4"),
+        (a_chat("seer"), "input_audio; it brings none"),
+    ):
+        answer = client.post("/v1/chat/completions", **chat)
+        assert answer.json()["error"]["message"].endswith(said), answer.text
+
+
 def test_an_upload_takes_no_more_than_was_announced(client: TestClient) -> None:
     place = client.post("/v1/assets", **upload(**{"Upload-Length": "10"})).headers["location"]
     patch = {**TUS, "Content-Type": "application/offset+octet-stream"}
