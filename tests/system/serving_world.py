@@ -142,12 +142,9 @@ def server(
     head: dict[str, Any], environment: dict[str, str], folder: Path, settings: dict[str, Any]
 ) -> Iterator[str]:
     """The address of a server that is ready."""
-    file = folder / "serve.yaml"
-    file.write_text(yaml.safe_dump(settings))
     serve = str(RAY.with_name("serve"))
     address = ["--address", head["jobs"]]
-    deployed = builds.run([serve, "deploy", *address, str(file)], env=environment)
-    assert deployed.returncode == 0, deployed.stderr
+    deploy(folder / "serve.yaml", settings, head, environment)
     url = f"http://127.0.0.1:{settings['http_options']['port']}"
     try:
         try:
@@ -158,6 +155,15 @@ def server(
         yield url
     finally:
         builds.run([serve, "shutdown", *address, "-y"], env=environment)
+
+
+def deploy(
+    file: Path, settings: dict[str, Any], head: dict[str, Any], environment: dict[str, str]
+) -> None:
+    file.write_text(yaml.safe_dump(settings))
+    command = [str(RAY.with_name("serve")), "deploy", "--address", head["jobs"], str(file)]
+    deployed = builds.run(command, env=environment)
+    assert deployed.returncode == 0, deployed.stderr
 
 
 def is_ready(url: str) -> bool:

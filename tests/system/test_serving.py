@@ -1,6 +1,7 @@
 """The server as operators bring it up, `serve deploy`, and as clients ask it, over HTTP."""
 
 import contextlib
+import copy
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,13 @@ import httpx2 as httpx
 import numpy as np
 import openai
 import pytest
+from clusters import ask
 from fake_version import jpeg
 from serving_world import (
     DECODING,
     ask_until_ready,
     client_of,
+    deploy,
     refused,
     secret,
     set_champion,
@@ -278,6 +281,33 @@ def test_a_promoted_version_takes_over_without_a_lost_request(
 
 
 @pytest.mark.parametrize("lost", ["model-apotheon", "Gateway"])
+def test_a_file_whose_model_is_missing_leaves_the_one_that_answers(
+    client: httpx.Client,
+    head: dict[str, Any],
+    environment: dict[str, str],
+    folder: Path,
+    settings: dict[str, Any],
+) -> None:
+    def wait_for(status: str) -> str:
+        def told() -> str | None:
+            found = ask(head["jobs"], "/api/serve/applications/", environment)
+            application = json.loads(found or "{}").get("applications", {}).get("spark-ray", {})
+            return application["message"] or " " if application.get("status") == status else None
+
+        return str(builds.wait_until(told, f"the application to be {status}"))
+
+    wrong = copy.deepcopy(settings)
+    wrong["applications"][0]["args"]["models"]["apotheon"]["reference"] = str(folder / "gone")
+    deploy(folder / "wrong.yaml", wrong, head, environment)
+    assert f"models.apotheon.reference: {folder / 'gone'} is neither" in wait_for("DEPLOY_FAILED")
+    answer = client.post("/v1/embeddings", json={"model": "apotheon", "input": "a star"})
+    assert answer.status_code == 200, answer.text
+
+    deploy(folder / "serve.yaml", settings, head, environment)
+    wait_for("RUNNING")
+    assert client.get("/readyz").status_code == 200
+
+
 def test_a_lost_replica_is_an_answer_to_retry(
     client: httpx.Client, folder: Path, head: dict[str, Any], lost: str
 ) -> None:
