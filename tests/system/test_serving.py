@@ -280,7 +280,6 @@ def test_a_promoted_version_takes_over_without_a_lost_request(
     refused(unknown, 404, "model_not_found", "versions 1, 2")
 
 
-@pytest.mark.parametrize("lost", ["model-apotheon", "Gateway"])
 def test_a_file_whose_model_is_missing_leaves_the_one_that_answers(
     client: httpx.Client,
     head: dict[str, Any],
@@ -308,6 +307,7 @@ def test_a_file_whose_model_is_missing_leaves_the_one_that_answers(
     assert client.get("/readyz").status_code == 200
 
 
+@pytest.mark.parametrize("lost", ["model-apotheon", "Gateway"])
 def test_a_lost_replica_is_an_answer_to_retry(
     client: httpx.Client, folder: Path, head: dict[str, Any], lost: str
 ) -> None:
