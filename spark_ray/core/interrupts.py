@@ -1,4 +1,4 @@
-"""Ctrl-C where Python would lose it."""
+"""Ctrl-C where Python would lose it, and SIGTERM where Ray does."""
 
 import signal
 import threading
@@ -28,3 +28,13 @@ def interrupts_held() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if came:
         raise KeyboardInterrupt
+
+
+def hear_sigterm() -> None:
+    """Give SIGTERM back to its Python handler, once Ray is started.
+
+    Ray's native code takes the signal for a crash of the driver: it prints a stack, and aborts the
+    process three seconds later, in the midst of whatever it does about its end.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -15,7 +15,7 @@ from ray.data import DataContext
 from ray.data._internal.execution.resource_manager import ResourceManager
 
 from spark_ray.core.errors import ConfigError, SparkRayError
-from spark_ray.core.interrupts import interrupts_held
+from spark_ray.core.interrupts import hear_sigterm, interrupts_held
 
 _CONNECT_TIMEOUT_S = 10.0
 _LIMITS_INTERVAL_S = 0.3
@@ -55,6 +55,7 @@ def ray_session(config: HasCluster) -> Iterator[None]:
                 logging_level=logging.ERROR,
                 include_dashboard=None if config.dashboard else False,
             )
+        hear_sigterm()
         if config.dashboard:
             print(f"  dashboard    http://{client.dashboard_url}", file=sys.stderr)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
