@@ -13,7 +13,7 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
 
 def _begins(item: pytest.Function) -> int:
     """As a number; the unit tests come last, to fill up what is left of the time."""
-    if item.get_closest_marker("slow_clone") is not None:
+    if item.path.stem == "test_tutorial":
         return 0
     return 2 if "unit" in item.path.parts else 1
 

@@ -4,11 +4,10 @@ import json
 import math
 import os
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import pyarrow.fs
 import ray
@@ -30,6 +29,7 @@ from ray.train.v2._internal.constants import (
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from spark_ray.core.background import start_thread
 from spark_ray.core.errors import ConfigError
 from spark_ray.core.storage import Folder, filesystem, is_remote
 from spark_ray.core.wording import counted
@@ -43,8 +43,6 @@ _RECORD = "checkpoint_manager_snapshot.json"
 
 _LEAST_CPUS = 0.01
 _EPSILON = 1e-6
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -269,17 +267,3 @@ def _in_thread(function: Callable[[], Result]) -> Result:
     while not outcome.done():
         wait([outcome], timeout=0.5)
     return outcome.result()
-
-
-def start_thread(function: Callable[[], _T], name: str) -> Future[_T]:
-    """Call it in a daemon thread, which keeps no process from ending."""
-    outcome: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return outcome

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from spark_ray.apotheon.processing import PreparedClip, even_choice
+from spark_ray.core.background import start_thread
 from spark_ray.core.errors import DatasetError, SparkRayError
 from spark_ray.datasets.samples import SampleIndex, read_clip
 from spark_ray.models.apotheon import prepare_clip
@@ -191,11 +193,23 @@ class _MakeRows:
 def load_batches(plan: Any, rank: int, world_size: int, start: int) -> Iterator[Batch]:
     """A rank's micro-batches from position `start` to the end of the run, each ready in time.
 
-    `plan` is a reference to a `RunPlan` in Ray's object store.
+    The actors start at once, so that they come up while the caller builds its model. `plan` is a
+    reference to a `RunPlan` in Ray's object store.
 
     Raises:
         DatasetError: a clip can't be read or decoded.
     """
+    batches = _batches(plan, rank, world_size, start)
+    first = start_thread(lambda: list(islice(batches, 1)), "first batch")
+
+    def all_of_them() -> Iterator[Batch]:
+        yield from first.result()
+        yield from batches
+
+    return all_of_them()
+
+
+def _batches(plan: Any, rank: int, world_size: int, start: int) -> Iterator[Batch]:
     run: RunPlan = ray.get(plan)
     _set_context(run.config)
     for first in range(start, run.total, _POSITIONS_AT_ONCE):

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import boto3
@@ -14,6 +13,7 @@ import torch
 from builds import wait_until
 from films import write_films
 from mlflow import MlflowClient
+from ray.train import Checkpoint
 from safetensors.torch import load_file
 from scraping import scrape, total
 
@@ -22,8 +22,10 @@ from spark_ray.datasets.samples import load_index, read_clip
 from spark_ray.models.apotheon import Apotheon
 from spark_ray.models.training_record import TrainingRecord
 from spark_ray.training.checks import prepare
+from spark_ray.training.cluster import RunContext
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.run import TrainResult, train
+from spark_ray.training.state import TrainState
 
 STEPS = 8
 
@@ -49,7 +51,7 @@ def settings(dataset: Path, output: Path) -> dict[str, object]:
         "num_workers": [2],
         "threads_per_worker": 1,
         "max_frames": 4,
-        "checkpoint_every_steps": 2,
+        "checkpoint_every_steps": 1,
         "augment_mirror": 0.5,
         "tracking_uri": f"sqlite:///{output.parent}/mlflow.db",
         "curriculum": [
@@ -113,43 +115,82 @@ def test_operators_see_the_steps(undisturbed: TrainResult):
     assert total(seen, "ray_spark_ray_train_step_seconds_count", run=run) > 0
 
 
-def test_killed_workers_and_a_killed_driver_change_nothing(
+def test_a_trial_that_takes_another_over_begins_with_its_weights(
     undisturbed: TrainResult, dataset: Path, tmp_path: Path
 ):
-    """A rank dies after the first checkpoint, the driver in the second stage; then it goes on."""
-    output = tmp_path / "disturbed"
-    values = settings(dataset, output)
+    """Its first losses are those of the same clips under the same weights."""
+    steps = [name for name in undisturbed.output.children() if name.startswith("step-")]
+    parent = max(name for name in steps if not name.startswith(f"step-{STEPS:08d}"))
+    done = TrainState.read(undisturbed.output.sub(parent)).step
+    branch = train(
+        TrainConfig.from_values(**settings(dataset, tmp_path / "branch")),
+        RunContext(parent=Checkpoint(undisturbed.output / parent)),
+    )
+    taken = histories(branch.output, database_beside(branch.output))["loss"]
+    expected = histories(undisturbed.output, database_beside(undisturbed.output))["loss"]
+    assert taken == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in expected[done:]]
+
+
+def test_neither_kills_nor_pauses_change_anything(
+    undisturbed: TrainResult,
+    s3: str,
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    """In a bucket: ended with the first stage, gone on with, a rank killed, the driver killed."""
+    values = settings(dataset, tmp_path / "unused")
+    values["output_dir"] = location = "s3://sets/runs/disturbed"
+    plan, _ = prepare(TrainConfig.from_values(**values), load_index(str(dataset)))
+    boundary = plan.stage_steps[0].stop
+    assert 0 < boundary < STEPS - 2
+    first = train(TrainConfig.from_values(**{**values, "max_steps": boundary}))
+    assert first.steps == boundary
+
     file = tmp_path / "train.yaml"
     file.write_text(json.dumps(values))
     command = [sys.executable, "-m", "spark_ray.cli", "train", "apotheon", "--config", str(file)]
     log = (tmp_path / "log").open("w")
-    driver = subprocess.Popen(command, stderr=log, stdout=log)
+    driver = subprocess.Popen(command, stderr=log, stdout=log, text=True)
     try:
-        wait_for_checkpoint(driver, output, step=2)
+        wait_for_checkpoint(driver, location, boundary + 1)
         ranks()[-1].kill()
-        wait_for_checkpoint(driver, output, step=6)
+        wait_for_checkpoint(driver, location, boundary + 2)
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
+    assert f"the run in {location}, from step {boundary}\n" in (tmp_path / "log").read_text()
 
     result = train(TrainConfig.from_values(**values))
     assert result.steps == STEPS
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in result.output.sub("model").names():
+        (model / name).write_bytes(result.output.sub("model").read(name))
+    assert TrainingRecord.read(model).steps == STEPS
     weights = load_file(Path(undisturbed.model) / "model.safetensors")
-    resumed = load_file(Path(result.model) / "model.safetensors")
+    resumed = load_file(model / "model.safetensors")
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
     expected = histories(undisturbed.output, database_beside(undisturbed.output))["loss"]
-    assert histories(result.output, database_beside(result.output))["loss"] == expected
+    assert histories(result.output, str(values["tracking_uri"]))["loss"] == expected
+
+    bucket = boto3.client("s3", endpoint_url=s3)
+    before = bucket.list_objects_v2(Bucket="sets", Prefix="runs/disturbed/")["Contents"]
+    capsys.readouterr()
+    assert train(TrainConfig.from_values(**values)) == result
+    assert "nothing is left to do" in capsys.readouterr().err
+    after = bucket.list_objects_v2(Bucket="sets", Prefix="runs/disturbed/")["Contents"]
+    assert [o["LastModified"] for o in after] == [o["LastModified"] for o in before]
 
 
-def wait_for_checkpoint(driver: subprocess.Popen[bytes], output: Path, step: int) -> None:
-    deadline = time.monotonic() + 400
-    wanted = f"step-{step:08d}"
-    while not any(
-        path.name >= wanted for path in output.glob("step-*") if (path / "rng-1.pt").exists()
-    ):
-        assert driver.poll() is None, "the driver ended by itself"
-        assert time.monotonic() < deadline, f"no checkpoint {wanted} in time"
-        time.sleep(0.1)
+def wait_for_checkpoint(driver: subprocess.Popen[str], location: str, step: int) -> None:
+    """Until both ranks have written one of this step or a later one."""
+    run, wanted = Folder(location), f"step-{step:08d}"
+
+    def is_there() -> bool:
+        return any(name >= wanted and name.endswith("/rng-1.pt") for name in run.names())
+
+    wait_until(is_there, f"checkpoint of step {step}", driver=driver, seconds=400)
 
 
 def ranks() -> list[psutil.Process]:
@@ -176,44 +217,3 @@ def histories(output: Folder, tracking_uri: str) -> dict[str, list[tuple[int, fl
         name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
         for name in run.data.metrics
     }
-
-
-def test_a_run_in_a_bucket_is_resumed_at_the_end_of_a_stage(
-    undisturbed: TrainResult,
-    s3: str,
-    dataset: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-):
-    """One rank, then two, object storage, and a checkpoint that the next stage begins from."""
-    values = settings(dataset, tmp_path / "unused")
-    values |= {"output_dir": "s3://sets/runs/bucket", "num_workers": [1], "batch_size": 4}
-    values["tracking_uri"] = uri = f"sqlite:///{tmp_path}/mlflow.db"
-    plan, _ = prepare(TrainConfig.from_values(**values), load_index(str(dataset)))
-    boundary = plan.stage_steps[0].stop
-    assert boundary < STEPS
-    first = train(TrainConfig.from_values(**{**values, "max_steps": boundary}))
-    assert first.steps == boundary
-
-    capsys.readouterr()
-    values |= {"num_workers": [2], "batch_size": 2}
-    result = train(TrainConfig.from_values(**values))
-    assert result.steps == STEPS
-    assert f"the run in s3://sets/runs/bucket, from step {boundary}\n" in capsys.readouterr().err
-    losses = dict(histories(result.output, uri)["loss"])
-    expected = dict(histories(undisturbed.output, database_beside(undisturbed.output))["loss"])
-    assert losses == pytest.approx(expected, rel=1e-3)
-    model = result.output.sub("model")
-    (tmp_path / "model").mkdir()
-    for name in model.names():
-        (tmp_path / "model" / name).write_bytes(model.read(name))
-    assert TrainingRecord.read(tmp_path / "model").steps == STEPS
-    assert Apotheon.load(str(tmp_path / "model"), setting="model").model.num_parameters() > 0
-
-    bucket = boto3.client("s3", endpoint_url=s3)
-    before = bucket.list_objects_v2(Bucket="sets", Prefix="runs/bucket/")["Contents"]
-    assert train(TrainConfig.from_values(**values)) == result
-    after = bucket.list_objects_v2(Bucket="sets", Prefix="runs/bucket/")["Contents"]
-    assert [o["LastModified"] for o in after] == [o["LastModified"] for o in before], (
-        "a run that is done is not done again"
-    )

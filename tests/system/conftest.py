@@ -19,10 +19,6 @@ from serving_world import client, folder, keys, server, settings  # noqa: E402, 
 from spark_ray.serving.proxy import PROXY_ENVIRONMENT  # noqa: E402
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow_clone: installs a bare clone; takes minutes")
-
-
 @pytest.fixture(scope="session")
 def token() -> str:
     return secrets.token_hex(32)
@@ -38,6 +34,7 @@ def environment(token: str) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # or the tests beside these would have all the CPUs
         **PROXY_ENVIRONMENT,
     }
 

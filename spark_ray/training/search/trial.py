@@ -14,12 +14,13 @@ from ray import tune
 from ray.train import Checkpoint
 from ray.util.queue import Empty, Queue
 
+from spark_ray.core.background import start_thread
 from spark_ray.core.errors import SparkRayError
 from spark_ray.core.provenance import text_hash
 from spark_ray.core.storage import Folder
 from spark_ray.datasets.samples import load_index
 from spark_ray.training.checks import prepare
-from spark_ray.training.cluster import RunContext, beside_driver, ray_storage, start_thread
+from spark_ray.training.cluster import RunContext, beside_driver, ray_storage
 from spark_ray.training.config import TrainConfig
 from spark_ray.training.failures import StoppedEarly, known_error
 from spark_ray.training.run import TrainResult, train

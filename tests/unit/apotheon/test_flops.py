@@ -68,16 +68,16 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize("seen", BATCHES)
 @pytest.mark.parametrize(
-    ("frozen", "adapted"),
+    ("frozen", "adapted", "seen"),
     [
-        ((), ()),
-        ((), ("text",)),
-        ((), ENCODERS),
-        (("text",), ()),
-        (ENCODERS, ()),
-        (("fusion", "heads"), ()),
+        *(((), ("text",), seen) for seen in BATCHES),
+        ((), (), "all"),
+        ((), ENCODERS, "all"),
+        (("text",), (), "texts"),
+        (ENCODERS, (), "all"),
+        (ENCODERS, (), "captions"),
+        (("fusion", "heads"), (), "frames"),
     ],
 )
 def test_count_agrees_with_that_of_pytorch(frozen, adapted, seen):

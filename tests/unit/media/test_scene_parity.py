@@ -78,7 +78,7 @@ def test_scenes_are_pyscenedetects_at_any_rate(tmp_path: Path, suffix: str, sett
     assert assert_same_scenes(written(tmp_path / f"a.{suffix}", (128, 96), 100, **settings)) >= 3
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_flashes_are_merged_as_pyscenedetect_merges_them(tmp_path: Path, seed: int) -> None:
     cuts = sorted(np.random.default_rng(seed).choice(110, 14, replace=False))
     write_video(tmp_path / "a.mp4", pictures(120, (64, 48), cuts=cuts, seed=seed), Fraction(25))
@@ -162,7 +162,7 @@ def within(cuts: list[float], edges: list[float], frame_s: float = 0.04) -> list
 
 
 @pytest.mark.parametrize("gop", [12, 25, 250])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_spans_have_the_cuts_of_the_whole(tmp_path: Path, seed: int, gop: int) -> None:
     cuts = np.cumsum(np.random.default_rng(seed).integers(16, 40, 14)).tolist()
     write_video(
@@ -206,7 +206,7 @@ def test_a_cut_that_is_reported_after_the_end_of_its_span_is_not_lost(tmp_path: 
     assert cuts_of_spans(path, [0.0, 56 / 25]) == pytest.approx(whole, abs=2e-6)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_spans_differ_from_the_whole_only_in_groups_of_quick_cuts(
     tmp_path: Path, seed: int
 ) -> None:
