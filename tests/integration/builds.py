@@ -122,7 +122,7 @@ def main_here(*arguments: object) -> int:
 
 
 def run(
-    arguments: Sequence[str], *, env: dict[str, str] | None = None, timeout: float = 150
+    arguments: Sequence[str], *, env: dict[str, str] | None = None, timeout: float = 400
 ) -> subprocess.CompletedProcess[str]:
     """Run to the end and return status and what was printed."""
     everything = {**os.environ, **(env or {})}
@@ -160,7 +160,7 @@ def wait_until(
     what: str,
     *,
     driver: subprocess.Popen[str] | None = None,
-    seconds: float = 180,
+    seconds: float = 300,
 ) -> Any:
     """The first true value of `condition`, asked every few milliseconds while the driver lives.
 

@@ -14,7 +14,7 @@ def metrics_address() -> str:
 
 def scrape() -> list[Sample]:
     """Every sample that the node's agent shows now."""
-    with urllib.request.urlopen(f"http://{metrics_address()}/metrics", timeout=30) as page:
+    with urllib.request.urlopen(f"http://{metrics_address()}/metrics", timeout=120) as page:
         text = page.read().decode()
     return [s for family in text_string_to_metric_families(text) for s in family.samples]
 

@@ -108,7 +108,7 @@ def test_killed_at_every_change_of_the_dataset_in_turn(
     command = builds.build_command(videos, tmp_path / "set", **SETTINGS[settings])
     metadata = version / "metadata.json"
 
-    done = builds.run(builds.killed_command(1, metadata, *command[3:]), timeout=240)
+    done = builds.run(builds.killed_command(1, metadata, *command[3:]), timeout=500)
 
     assert metadata.exists(), done.stderr
     kills = int(re.findall(r"killed (\d+) times", done.stdout)[0])
@@ -151,7 +151,7 @@ def test_a_decoding_actor_is_killed(
     for parts in (1, 6):
         builds.wait_until(lambda count=parts: len(builds.parts(version)) >= count, f"{parts} parts")
         builds.wait_until(lambda: builds.decode_workers(workers), "decoding actors")[0].kill()
-    _, printed = driver.communicate(timeout=150)
+    _, printed = driver.communicate(timeout=400)
 
     assert driver.returncode == 0, printed
     builds.assert_same(version, undisturbed["files"])

@@ -28,6 +28,8 @@ from spark_ray.training.run import TrainResult, train
 from spark_ray.training.state import TrainState
 
 STEPS = 8
+# Each start of Ray Train imports torch and DeepSpeed anew, in a dozen processes.
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")

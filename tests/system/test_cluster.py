@@ -92,7 +92,7 @@ def start_build(
 
 def finish(driver: subprocess.Popen[str]) -> tuple[str, str, int]:
     """What it wrote to standard output and to standard error, and its exit status."""
-    written, printed = driver.communicate(timeout=200)
+    written, printed = driver.communicate(timeout=400)
     return written, printed, driver.returncode
 
 

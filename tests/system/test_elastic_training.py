@@ -38,7 +38,7 @@ def settings(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.timeout(900)  # each start of the workers imports torch and DeepSpeed anew
+@pytest.mark.timeout(1200)  # each start of the workers imports torch and DeepSpeed anew
 def test_a_run_goes_on_with_the_workers_that_are_left(
     head: dict[str, Any], second_node: Node, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -66,7 +66,7 @@ def test_a_run_goes_on_with_the_workers_that_are_left(
     )
     assert second_node.works_on("RayTrainWorker"), "the second node was to train as well"
     second_node.kill()
-    printed, _ = driver.communicate(timeout=400)
+    printed, _ = driver.communicate(timeout=600)
 
     assert driver.returncode == 0, printed
     record = json.loads((run / "model" / "training.json").read_text())

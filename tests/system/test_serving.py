@@ -170,7 +170,7 @@ def test_a_job_builds_a_dataset(client: httpx.Client, folder: Path) -> None:
     other = client.post("/v1/jobs", json={**request, "name": "other"}, headers=once)
     refused(other, 422, "idempotency_key_reused")
 
-    with client.stream("GET", f"/v1/jobs/{job}/events", timeout=150) as events:
+    with client.stream("GET", f"/v1/jobs/{job}/events", timeout=300) as events:
         data = [line for line in events.iter_lines() if line.startswith("data: ")]
     states = [json.loads(line.removeprefix("data: ")) for line in data]
     ended = states[-1]
@@ -197,7 +197,7 @@ def test_a_job_goes_on_when_its_driver_is_lost(
         with contextlib.suppress(Exception):
             process.kill()
     builds.wait_until(
-        lambda: client.get(f"/v1/jobs/{job}").json()["finished"], "the end", seconds=150
+        lambda: client.get(f"/v1/jobs/{job}").json()["finished"], "the end", seconds=300
     )
     ended = client.get(f"/v1/jobs/{job}").json()
     assert (ended["state"], ended["attempts"]) == ("succeeded", 2), ended
@@ -219,7 +219,7 @@ def test_a_job_is_cancelled(client: httpx.Client, folder: Path) -> None:
     job = client.post("/v1/jobs", json={"name": "unwanted", "assets": [asset]}).json()["id"]
     assert client.delete(f"/v1/jobs/{job}").status_code == 202
     builds.wait_until(
-        lambda: client.get(f"/v1/jobs/{job}").json()["state"] == "cancelled", "the end", seconds=60
+        lambda: client.get(f"/v1/jobs/{job}").json()["state"] == "cancelled", "the end", seconds=180
     )
     wrong = client.post("/v1/jobs", json={"name": "x", "assets": [asset], "settings": {"fsp": 3}})
     refused(wrong, 400, "invalid_request", "fsp")

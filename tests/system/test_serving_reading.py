@@ -140,7 +140,7 @@ def test_what_a_key_has_built_is_its_own_to_read(server: str, keys: KeyStore, fo
         assets = [upload(mine, folder / "videos" / "clip_001.mp4")["id"]]
         job = mine.post("/v1/jobs", json={"name": "private", "assets": assets}).json()["id"]
         builds.wait_until(
-            lambda: mine.get(f"/v1/jobs/{job}").json()["finished"], "the end", seconds=150
+            lambda: mine.get(f"/v1/jobs/{job}").json()["finished"], "the end", seconds=300
         )
         version = mine.get("/v1/datasets/mine:private").json()["versions"][0]["version"]
         page = mine.get(f"/v1/datasets/mine:private/{version}/clips").json()

@@ -91,7 +91,7 @@ class Command:
         builds.wait_until(lambda: text in self.out, f"{text!r} in {self.err!r}")
 
     def finish(self) -> tuple[int, str, str]:
-        self.process.wait(timeout=200)
+        self.process.wait(timeout=400)
         return self.process.returncode, self.out, self.err
 
 

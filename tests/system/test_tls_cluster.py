@@ -103,7 +103,7 @@ def test_only_nodes_of_the_authority_are_let_in(
         env={**environment, **variables(node), "RAY_ADDRESS": f"{address}:{port}"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
     )
     assert "counted 42" in done.stdout, done.stderr
 
