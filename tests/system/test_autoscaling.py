@@ -1,6 +1,7 @@
 """A cluster that scales itself, by Ray's own autoscaler: jobs ask for nodes that are not there."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from trained import save_tiny
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "datasets"))
 from fake_version import make_clip, write_version
 
-STEPS, CLIPS = 4, 24
+CLIPS = 24
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +102,13 @@ def write_clips(root: Path) -> None:
     write_version(root, clips)
 
 
-def train(folder: Path, address: str, environment: dict[str, str], **values: Any) -> Any:
+def training(folder: Path, **values: Any) -> list[str]:
+    """The command, on clips of its own."""
     write_clips(folder / "sets" / "films")
     settings = {
         "dataset": str(folder / "sets" / "films"),
         "output_dir": str(folder / "run"),
         "epochs": 1,
-        "max_steps": STEPS,
         "batch_size": 2,
         "gradient_accumulation": 1,
         "mixed_precision": "fp32",
@@ -119,18 +120,31 @@ def train(folder: Path, address: str, environment: dict[str, str], **values: Any
     }
     file = folder / "train.yaml"
     file.write_text(json.dumps(settings))
-    return run(builds.command("train", "apotheon", "--config", file), address, environment)
+    return builds.command("train", "apotheon", "--config", file)
 
 
 def test_a_training_waits_for_a_node_that_is_large_enough(
     address: str, environment: dict[str, str], tmp_path: Path
 ):
-    done = train(
-        tmp_path, address, environment, cpus_per_worker=1.5, data_cpus=0.5, gpus_per_worker=0
+    """Until its worker has the node; what it does there is no matter of the autoscaler's."""
+    driver = subprocess.Popen(
+        training(tmp_path, cpus_per_worker=1.5, data_cpus=0.5, gpus_per_worker=0),
+        env={**environment, "RAY_ADDRESS": address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
-    assert record["steps"] == STEPS
+    builds.wait_until(
+        lambda: re.search(
+            r"(1\.5|2\.0)/3\.0 CPU", run_ray(environment, "status", "--address", address).stdout
+        ),
+        "a worker on the node that came",
+        driver=driver,
+    )
+    driver.terminate()
+    printed, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 143, printed
+    assert "starting     1 worker on Ray" in printed
 
 
 def test_models_of_a_build_wait_for_a_gpu(
@@ -177,7 +191,7 @@ def test_actors_of_an_evaluation_share_a_gpu(
 def test_what_no_node_will_have_is_refused(
     address: str, environment: dict[str, str], tmp_path: Path
 ):
-    done = train(tmp_path, address, environment, gpus_per_worker=8)
+    done = run(training(tmp_path, gpus_per_worker=8), address, environment)
     assert done.returncode == 2, done.stderr
     assert "error: gpus_per_worker: 8 GPUs are more than any node has" in done.stderr
     assert "waiting" not in done.stderr
