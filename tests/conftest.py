@@ -7,15 +7,8 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Long ones first."""
-    items.sort(key=_begins)
-
-
-def _begins(item: pytest.Function) -> int:
-    """As a number; the unit tests come last, to fill up what is left of the time."""
-    if item.path.stem == "test_tutorial":
-        return 0
-    return 2 if "unit" in item.path.parts else 1
+    """Unit tests last, to fill up what is left of the time."""
+    items.sort(key=lambda item: "unit" in item.path.parts)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from spark_ray.training.search import trial
 from spark_ray.training.search.records import read_trial
 from spark_ray.training.search.trial import MODEL_KEY, RUN_KEY, TrialSetup
 from spark_ray.training.state import CHECKPOINT_PREFIX, RUN, TrainState
+from spark_ray.training.worker import NonFiniteError
 
 FRESH_LOSS = 10.0
 
@@ -24,6 +25,9 @@ def run_trial(config: dict[str, Any], setup: TrialSetup) -> None:
     trial_id = tune.get_context().get_trial_id()
     assert trial_id is not None
     rate = config["learning_rate"]
+    if rate > 1:
+        with trial.reason_kept(setup.folder, trial_id):
+            raise NonFiniteError("loss or gradient was not finite")
     for step in range(1, setup.config.train["max_steps"] + 1):
         metrics = {"loss": -math.log(rate) / step, "grad_norm": rate * 1e4}
         tune.report({**metrics, "step": step, RUN_KEY: trial_id, MODEL_KEY: False})

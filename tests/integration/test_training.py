@@ -121,8 +121,8 @@ def test_a_trial_that_takes_another_over_begins_with_its_weights(
     undisturbed: TrainResult, dataset: Path, tmp_path: Path
 ):
     """At the end of a stage: the next one begins with them. Its losses are those of the same clips
-    under the same weights."""
-    values = settings(dataset, tmp_path / "branch")
+    under the same weights, on one rank in the place of two."""
+    values = settings(dataset, tmp_path / "branch") | {"num_workers": [1], "batch_size": 4}
     plan, _ = prepare(TrainConfig.from_values(**values), load_index(str(dataset)))
     boundary = plan.stage_steps[0].stop
     parent = f"step-{boundary:08d}-ranks-2"
@@ -133,7 +133,7 @@ def test_a_trial_that_takes_another_over_begins_with_its_weights(
     )
     taken = histories(branch.output, database_beside(branch.output))["loss"]
     expected = histories(undisturbed.output, database_beside(undisturbed.output))["loss"]
-    assert taken == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in expected[boundary:]]
+    assert taken == [(step, pytest.approx(loss, rel=1e-3)) for step, loss in expected[boundary:]]
 
 
 def test_killed_workers_and_a_killed_driver_change_nothing(

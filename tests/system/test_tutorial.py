@@ -30,15 +30,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    clone = tmp_path_factory.mktemp("stranger") / "clone"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    (clone / ".venv").symlink_to(sys.prefix)
-    (clone / ".git" / "info" / "exclude").write_text("/.venv\n")  # .gitignore means the folder
-    return clone
-
-
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A home for whoever runs a server; what still runs from there in the end is killed.
@@ -61,14 +52,23 @@ def in_clone(clone: Path, *command: str, **more: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=clone, env=theirs | more, capture_output=True, text=True)
 
 
-def test_make_demo_needs_nothing_but_what_is_committed(clone: Path) -> None:
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `make demo` has been run."""
+    clone = tmp_path_factory.mktemp("stranger") / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    (clone / ".venv").symlink_to(sys.prefix)
+    (clone / ".git" / "info" / "exclude").write_text("/.venv\n")  # .gitignore means the folder
     fewer = f"--clips {DEMO_CLIPS} --no-train"
     # -o: the environment is older than the clone, and is not to be installed again.
     demo = in_clone(clone, "make", "demo", "-o", ".venv/.installed", f"DEMO_ARGS={fewer}")
-
     assert demo.returncode == 0, demo.stdout[-4000:] + demo.stderr[-4000:]
     assert "Installing" not in demo.stdout
     assert f"{DEMO_CLIPS} of {DEMO_CLIPS}" in demo.stdout
+    return clone
+
+
+def test_make_demo_needs_nothing_but_what_is_committed(clone: Path) -> None:
     version = clone / "demo" / "datasets" / "shapes" / "v1"
     assert len(builds.manifest(version)) == DEMO_CLIPS
     assert (version / "report.html").stat().st_size > 10_000
@@ -76,6 +76,7 @@ def test_make_demo_needs_nothing_but_what_is_committed(clone: Path) -> None:
     assert status.stdout == "", "what this command writes is in .gitignore"
 
 
+@pytest.mark.walkthrough
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_every_command_of_the_tutorial_does_what_it_says(clone: Path, home: Path) -> None:
     """After `make demo`, on own videos; only how long it trains is set otherwise."""
