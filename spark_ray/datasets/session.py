@@ -4,11 +4,12 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 from ray.data import DataContext
@@ -16,6 +17,9 @@ from ray.data._internal.execution.resource_manager import ResourceManager
 
 from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.interrupts import hear_sigterm, interrupts_held
+from spark_ray.core.logging import get_logger
+
+log = get_logger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
 _LIMITS_INTERVAL_S = 0.3
@@ -49,12 +53,14 @@ def ray_session(config: HasCluster) -> Iterator[None]:
         address = _address(config)
         _check_answers(address)
         with interrupts_held(), _connection_errors(address), _private_token():
-            client = ray.init(
+            connect = partial(
+                ray.init,
                 address=config.ray_address,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 include_dashboard=None if config.dashboard else False,
             )
+            client = _start_or_join(connect, address)
         hear_sigterm()
         if config.dashboard:
             print(f"  dashboard    http://{client.dashboard_url}", file=sys.stderr)
@@ -70,6 +76,18 @@ def ray_session(config: HasCluster) -> Iterator[None]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _start_or_join(connect: Callable[[], Any], address: str | None) -> Any:
+    """Connected. A busy machine may be too slow for the 30 s that Ray allows its own processes."""
+    try:
+        return connect()
+    except Exception as error:
+        if address not in (None, "local"):
+            raise
+        log.warning("no local Ray came up; one more try", reason=_first_sentence(error))
+        ray.shutdown()
+        return connect()
 
 
 def _address(config: HasCluster) -> str | None:

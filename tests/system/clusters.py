@@ -12,7 +12,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
-START_S = 90
+START_S = 240
 
 StartNode = Callable[..., "Node"]
 

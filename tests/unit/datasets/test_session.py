@@ -74,3 +74,18 @@ def test_a_local_ray_that_does_not_come_up_is_a_sentence(monkeypatch: pytest.Mon
         ray_session(config),
     ):
         pytest.fail("it is not up")
+
+
+def test_a_local_ray_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def init(**_: object) -> None:
+        tries.append("a Ray")
+        if len(tries) == 1:
+            raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with ray_session(SimpleNamespace(ray_address=None, dashboard=False)):
+        assert tries == ["a Ray"] * 2

@@ -1,9 +1,11 @@
 """What Ray Tune tells is on storage at once, and once."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from ray.tune.experiment import Trial
 from studies import study_config
 
@@ -17,6 +19,8 @@ from spark_ray.training.search.trial import (
     MetricNeverReported,
     reason_kept,
 )
+from spark_ray.training.state import RUN
+from spark_ray.training.tracking import Tracker
 
 RATE = {"learning_rate": {"type": "float", "min": 1e-5, "max": 1e-1}}
 
@@ -131,3 +135,22 @@ def test_a_study_whose_state_ray_can_not_read_is_not_silently_done_again(told: T
     Recorder(told.recorder.config).on_step_begin(0, told.trials)
     with pytest.raises(SparkRayError, match="can't read what it kept of 1 trial that ended"):
         Recorder(told.recorder.config).on_step_begin(0, [])
+
+
+def test_a_trial_that_died_is_a_failed_run_of_mlflow(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Killed, it could not tell MLflow so by itself."""
+    no_cluster = "spark_ray.training.search.recorder.free_leaked_placement_groups"
+    monkeypatch.setattr(no_cluster, lambda: None)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    told.recorder.config = told.recorder.config.model_copy(update={"tracking_uri": uri})
+    first, _ = told.trials
+    tracker = Tracker.start(uri, "rates", first.trial_id)
+    told.folder.write(
+        f"runs/{first.trial_id}/{RUN}", json.dumps({"tracking_run": tracker.run_id}).encode()
+    )
+    told.recorder.on_trial_start(0, told.trials, first)
+    told.recorder.on_trial_error(1, told.trials, first)
+    assert MlflowClient(uri).get_run(tracker.run_id).info.status == "FAILED"
+    assert told.record(first).reason == "its actor died"
