@@ -104,7 +104,7 @@ def test_every_step_is_logged_with_all_that_was_measured(undisturbed: TrainResul
 
 
 def test_operators_see_the_steps(undisturbed: TrainResult):
-    """What the ranks told their node's agent outlives them, but for the last second's."""
+    """What the ranks told their node's agent outlives them, but for the last seconds'."""
     run = Path(undisturbed.output.location).name
 
     def steps() -> float:
