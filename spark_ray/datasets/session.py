@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import ray
 from ray.data import DataContext
 from ray.data._internal.execution.resource_manager import ResourceManager
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.core.interrupts import hear_sigterm, interrupts_held
@@ -23,6 +25,7 @@ log = get_logger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
 _LIMITS_INTERVAL_S = 0.3
+_DATA_ENDS_S = 30.0
 _STARTED_HERE = Path(os.environ.get("RAY_TMPDIR") or gettempdir(), "ray", "ray_current_cluster")
 """The cluster of `ray start`, which `ray.init` joins where no address is given; see its docs."""
 
@@ -75,7 +78,19 @@ def ray_session(config: HasCluster) -> Iterator[None]:
         yield
     finally:
         if ours:
+            _await_ray_data()
             ray.shutdown()
+
+
+def _await_ray_data() -> None:
+    """Until no thread of Ray Data works any more, within bounds.
+
+    It waits two seconds for its scheduler, which may need more on a busy machine, and which then
+    would reach into the Ray that is gone: the process would end with a segmentation fault.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, StreamingExecutor) and thread._shutdown:
+            thread.join(_DATA_ENDS_S)
 
 
 def _start_or_join(connect: Callable[[], Any], address: str | None) -> Any:

@@ -1,12 +1,15 @@
 """A cluster that is not there is a sentence, at once."""
 
 import socket
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
 from ray._private.authentication.authentication_token_setup import generate_and_save_token
+from ray.data import DataContext
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from spark_ray.core.errors import ConfigError, SparkRayError
 from spark_ray.datasets.session import _private_token, ray_session
@@ -89,3 +92,28 @@ def test_a_local_ray_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with ray_session(SimpleNamespace(ray_address=None, dashboard=False)):
         assert tries == ["a Ray"] * 2
+
+
+def test_ray_is_there_until_the_last_thread_of_ray_data_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order = []
+
+    class Busy(StreamingExecutor):
+        """Whose two seconds are over."""
+
+        def __init__(self) -> None:
+            super().__init__(DataContext.get_current())
+            self._shutdown = True
+
+        def run(self) -> None:
+            time.sleep(0.3)
+            order.append("the thread")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: order.append("Ray"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with ray_session(SimpleNamespace(ray_address=None, dashboard=False)):
+        Busy().start()
+    assert order == ["the thread", "Ray"]
