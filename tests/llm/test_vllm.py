@@ -72,7 +72,7 @@ def dataset(folder: Path, cluster: dict[str, str], cluster_environment: dict[str
         caption_context_tokens=1024,
         caption_cache_bytes=64 << 20,
     )
-    builds.assert_published(builds.run(arguments, env=cluster_environment, timeout=240))
+    builds.assert_published(builds.run(arguments, env=cluster_environment, timeout=500))
     return folder / "set" / "v1"
 
 
@@ -131,7 +131,7 @@ def server(
     keys = KeyStore(Database(ServeSettings.from_values(**arguments).located().database))
     limits = {"requests_per_minute": 6000, "max_concurrent": 16, "lifetime_s": None}
     try:
-        builds.wait_until(lambda: is_ready(url), f"a server at {url}", seconds=240)
+        builds.wait_until(lambda: is_ready(url), f"a server at {url}", seconds=500)
         yield url, keys.create("test", ["infer"], **limits)[1]
     finally:
         builds.run([serve, "shutdown", "--address", cluster["jobs"], "-y"], env=cluster_environment)
