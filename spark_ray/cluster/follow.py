@@ -2,10 +2,8 @@
 
 import asyncio
 import sys
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import Future
 from contextlib import aclosing
 from typing import TextIO, TypeVar, cast
 
@@ -15,6 +13,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from spark_ray.cluster.jobs_api import find_job
+from spark_ray.core.background import start_thread
 from spark_ray.core.errors import ClusterError
 
 Answer = TypeVar("Answer")
@@ -111,15 +110,7 @@ class Follower:
 
     def _within(self, request: Callable[[], Answer]) -> Answer:
         """Ray's client waits for ever on a dead line; we do not."""
-        outcome: Future[Answer] = Future()
-
-        def run() -> None:
-            try:
-                outcome.set_result(request())
-            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-                outcome.set_exception(error)
-
-        threading.Thread(target=run, name="jobs-api", daemon=True).start()
+        outcome = start_thread(request, "jobs-api")
         try:
             return outcome.result(_REQUEST_S)
         except ClusterError as error:

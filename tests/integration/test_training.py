@@ -162,9 +162,7 @@ def test_killed_workers_and_a_killed_driver_change_nothing(
     assert f"the run in {location}, from step " in capsys.readouterr().err
     assert result.steps == STEPS
     model = tmp_path / "model"
-    model.mkdir()
-    for name in result.output.sub("model").names():
-        (model / name).write_bytes(result.output.sub("model").read(name))
+    result.output.sub("model").download(model)
     assert TrainingRecord.read(model).steps == STEPS
     weights = load_file(Path(undisturbed.model) / "model.safetensors")
     resumed = load_file(model / "model.safetensors")
