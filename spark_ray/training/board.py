@@ -6,7 +6,7 @@ An actor of its own, so that the loop never waits for a terminal or a tracking s
 from collections.abc import Mapping
 from typing import Any
 
-from spark_ray.training.tracking import RunStatus, Tracker, environment
+from spark_ray.training.tracking import RunStatus, Tracker
 
 
 class Board:
@@ -29,8 +29,12 @@ class Board:
             ConfigError: MLflow can't use such an address, or not this experiment.
         """
         self.tracker = Tracker.start(**tracking)
-        self.tracker.log_settings(settings, {**environment(), **tags})
+        self.tracker.log_settings(settings, tags)
         return self.tracker.run_id
+
+    def runs_in(self, environment: Mapping[str, str]) -> None:
+        """What rank 0 found where it trains: nobody else has a GPU to name."""
+        self.tracker.log_settings({}, environment)
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None:
         self.step = step

@@ -20,7 +20,6 @@ from spark_ray.models.training_record import DatasetUse, TrainingRecord
 from spark_ray.training.plan import RunPlan
 from spark_ray.training.registry import register_model
 from spark_ray.training.state import MODEL, TrainState
-from spark_ray.training.tracking import environment
 
 _PIECE_BYTES = 16 << 20
 
@@ -111,7 +110,7 @@ def _training_record(
         training_metrics=metrics,
         code_version=code_version(),
         git_commit=git_commit(),
-        environment=environment(),
+        environment=result.return_value["environment"],
         run_id=run_id,
     )
 

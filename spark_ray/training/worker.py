@@ -44,6 +44,7 @@ from spark_ray.training.state import (
     scratch_folder,
 )
 from spark_ray.training.telemetry import report_checkpoint, report_step, report_validation
+from spark_ray.training.tracking import environment
 from spark_ray.training.validation import LOSSES, batch_losses, split_losses
 
 log = get_logger(__name__)
@@ -106,6 +107,7 @@ class Worker:
         resumed = self._fetch_checkpoint()
         if resumed is not None:
             self.state = TrainState.load(resumed)
+        found = self._tell_environment()
         batches = load_batches(self.job.plan, self.rank, self.world_size, self.state.position)
         engine: Engine | None = None
         stage = -1
@@ -128,7 +130,13 @@ class Worker:
                 self._validate(engine, segment, batches)
             else:
                 self._train(engine, segment, start, batches)
-        return {"steps": self.state.step, "world_size": self.world_size}
+        return {"steps": self.state.step, "world_size": self.world_size, "environment": found}
+
+    def _tell_environment(self) -> dict[str, str]:
+        found = environment()
+        if self.rank == 0:
+            self.job.board.runs_in.remote(found)
+        return found
 
     def _is_over(self) -> bool:
         return self.state.step >= self.plan.steps and not self._validation_is_next()

@@ -93,6 +93,7 @@ def test_killed_after_some_parts(
     builds.assert_same(version, undisturbed[settings])
 
 
+@pytest.mark.nightly
 def test_killed_at_every_change_of_the_dataset_in_turn(
     undisturbed: dict[str, Path], videos: Path, tmp_path: Path
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_decoding_actor_is_killed(
     builds.assert_same(version, undisturbed["files"])
 
 
+@pytest.mark.nightly
 def test_a_captioning_actor_and_then_the_driver_are_killed(
     cluster: str,
     videos: Path,

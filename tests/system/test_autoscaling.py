@@ -123,6 +123,7 @@ def training(folder: Path, **values: Any) -> list[str]:
     return builds.command("train", "apotheon", "--config", file)
 
 
+@pytest.mark.nightly
 def test_a_training_waits_for_a_node_that_is_large_enough(
     address: str, environment: dict[str, str], tmp_path: Path
 ):
@@ -162,6 +163,7 @@ def test_models_of_a_build_wait_for_a_gpu(
     assert all(line["meta"]["caption"] for line in builds.manifest(tmp_path / "set" / "v1"))
 
 
+@pytest.mark.nightly
 def test_actors_of_an_evaluation_share_a_gpu(
     address: str, environment: dict[str, str], tmp_path: Path
 ):

@@ -119,6 +119,7 @@ def test_a_whole_node_dies(
     builds.assert_same(version, undisturbed)
 
 
+@pytest.mark.nightly
 def test_the_driver_dies_on_two_nodes_and_then_one_of_them(
     head: dict[str, Any],
     second_node: Node,

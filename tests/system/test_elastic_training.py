@@ -38,6 +38,7 @@ def settings(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(1200)  # each start of the workers imports torch and DeepSpeed anew
 def test_a_run_goes_on_with_the_workers_that_are_left(
     head: dict[str, Any], second_node: Node, environment: dict[str, str], tmp_path: Path

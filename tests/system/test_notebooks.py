@@ -29,7 +29,7 @@ def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(notebook))
 
 
-@pytest.mark.walkthrough
+@pytest.mark.nightly
 @pytest.mark.timeout(1200)
 def test_the_notebooks_run_one_after_the_other_and_show_pictures(tmp_path: Path) -> None:
     """In a folder of their own, on Rays of their own, as a reader has them."""

@@ -76,7 +76,7 @@ def test_make_demo_needs_nothing_but_what_is_committed(clone: Path) -> None:
     assert status.stdout == "", "what this command writes is in .gitignore"
 
 
-@pytest.mark.walkthrough
+@pytest.mark.nightly
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_every_command_of_the_tutorial_does_what_it_says(clone: Path, home: Path) -> None:
     """After `make demo`, on own videos; only how long it trains is set otherwise."""

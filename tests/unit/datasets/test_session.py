@@ -70,6 +70,7 @@ def test_a_local_ray_that_does_not_come_up_is_a_sentence(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", time_out)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = SimpleNamespace(ray_address=None, dashboard=False)
     with (
@@ -89,6 +90,7 @@ def test_a_local_ray_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with ray_session(SimpleNamespace(ray_address=None, dashboard=False)):
         assert tries == ["a Ray"] * 2

@@ -326,7 +326,7 @@ def test_a_stages_engine_is_gone_before_the_next_one_is_built(dataset: Path, mon
     monkeypatch.setattr("spark_ray.training.worker.TorchEngine", CircularEngine)
     monkeypatch.setattr("spark_ray.training.worker.initial_model", first_model)
     monkeypatch.setattr("spark_ray.training.worker.load_batches", lambda *args: iter(()))
-    for name in ("_fetch_checkpoint", "_train", "_validate"):
+    for name in ("_fetch_checkpoint", "_tell_environment", "_train", "_validate"):
         monkeypatch.setattr(worker, name, lambda *args: None)
     worker.run()
     assert len(engines) == 2

@@ -27,6 +27,13 @@ CPU = torch.device("cpu")
 OPTIONS = StepOptions("fp32", 1, 0.01, (0.9, 0.98), 1.0, {"vision": 0.5})
 
 
+def nightly(names: list[str], *longer: str) -> list[Any]:
+    """As parameters: each takes two processes that import DeepSpeed."""
+    return [
+        pytest.param(name, marks=pytest.mark.nightly if name in longer else ()) for name in names
+    ]
+
+
 def make_engine(
     name: str,
     world_size: int,
@@ -175,7 +182,7 @@ def alone() -> tuple[list[float], dict[str, torch.Tensor]]:
     return losses, engine.full_state()
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", nightly(ENGINES, "zero1", "zero3"))
 def test_two_ranks_a_restart_and_one_rank_take_the_same_steps(name, alone, tmp_path: Path):
     run_ranks(_rank, name, tmp_path, ranks=2)
     first, second = load(tmp_path / "0.pt"), load(tmp_path / "1.pt")
@@ -212,7 +219,7 @@ def assert_skipped(found: dict[str, Any]) -> None:
     assert all(value.isfinite().all() for value in later.values())
 
 
-@pytest.mark.parametrize("name", ["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("name", nightly(["ddp", "zero2", "zero3"], "zero3"))
 def test_in_bf16_gradients_add_up_in_full_and_a_restart_changes_nothing(name, tmp_path: Path):
     run_ranks(_rank_in_bf16, name, tmp_path, ranks=2)
     found = load(tmp_path / "0.pt")

@@ -94,6 +94,7 @@ def test_the_copy_of_a_checkpoint_goes_when_it_was_read(
     worker.state.save(copy)
     read: list[bool] = []
     monkeypatch.setattr(worker, "_fetch_checkpoint", lambda: copy)
+    monkeypatch.setattr(worker, "_tell_environment", dict)
     monkeypatch.setattr(worker, "_next_engine", lambda *_: read.append(copy.is_dir()))
     monkeypatch.setattr(training, "load_batches", lambda *_: iter(()))
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
