@@ -1,13 +1,17 @@
 """Ray nodes as operators start them, for the tests that kill them."""
 
 import contextlib
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
+import builds
 import psutil
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +50,69 @@ class Node:
                 continue
         self.process.kill()
         self.process.wait()
+
+
+def started(start: Callable[[], Node], is_up: Callable[[Node], bool]) -> Node:
+    """A node that is up; another one where Ray gave up after its own 30 s, on a busy machine."""
+    nodes = [start()]
+
+    def came_up() -> bool:
+        if nodes[-1].process.poll() is not None:
+            nodes.append(start())
+        return is_up(nodes[-1])
+
+    builds.wait_until(came_up, f"a node; see {nodes[0].log}", seconds=START_S)
+    return nodes[-1]
+
+
+@contextlib.contextmanager
+def starting_nodes(environment: Mapping[str, str], logs: Path) -> Iterator[StartNode]:
+    """What starts a node with these arguments and more variables; those left are killed."""
+    nodes: list[Node] = []
+    # Ray's sockets lie below its folder, and their paths may have 107 characters at most.
+    temporary = Path("/tmp") / f"srt{secrets.token_hex(3)}"
+
+    def start(*arguments: str, **variables: str) -> Node:
+        log = logs / f"{len(nodes)}.log"
+        command = [RAY, "start", "--block", "--disable-usage-stats", f"--temp-dir={temporary}"]
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [*command, *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**environment, **variables},
+                start_new_session=True,
+            )
+        nodes.append(Node(process, log))
+        return nodes[-1]
+
+    try:
+        yield start
+    finally:
+        for node in nodes:
+            if node.process.poll() is None:
+                node.kill()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def start_head(start_node: StartNode, environment: Mapping[str, str]) -> dict[str, Any]:
+    """A head node with two CPUs; its address for drivers, and for submitted jobs."""
+    port, dashboard = free_port(), free_port()
+    arguments = [
+        "--head",
+        "--num-cpus=2",
+        "--include-dashboard=true",
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-agent-listen-port={free_port()}",
+        f"--ray-client-server-port={free_port()}",
+    ]
+    jobs = f"http://127.0.0.1:{dashboard}"
+    node = started(
+        lambda: start_node(*arguments), lambda _: ask(jobs, "/api/jobs/", environment) is not None
+    )
+    return {"address": f"127.0.0.1:{port}", "jobs": jobs, "node": node}
 
 
 def free_port() -> int:

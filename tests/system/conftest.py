@@ -2,9 +2,8 @@
 
 import os
 import secrets
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 pytest.register_assert_rewrite("builds", "serving_world")
 import builds  # noqa: E402
-from clusters import RAY, START_S, Node, StartNode, ask, free_port  # noqa: E402
+from clusters import (  # noqa: E402
+    RAY,
+    START_S,
+    Node,
+    StartNode,
+    ask,
+    start_head,
+    started,
+    starting_nodes,
+)
 from serving_world import client, folder, keys, server, settings  # noqa: E402, F401 - fixtures
 
 from spark_ray.serving.proxy import PROXY_ENVIRONMENT  # noqa: E402
@@ -43,69 +51,14 @@ def environment(token: str) -> dict[str, str]:
 def start_node(
     environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[StartNode]:
-    nodes: list[Node] = []
-    # Ray's sockets lie below its folder, and their paths may have 107 characters at most.
-    temporary = Path("/tmp") / f"srt{secrets.token_hex(3)}"
-
-    def start(*arguments: str, **variables: str) -> Node:
-        log = tmp_path_factory.mktemp("node") / "log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [
-                    RAY,
-                    "start",
-                    "--block",
-                    "--disable-usage-stats",
-                    f"--temp-dir={temporary}",
-                    *arguments,
-                ],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**environment, **variables},
-                start_new_session=True,
-            )
-        nodes.append(Node(process, log))
-        return nodes[-1]
-
-    yield start
-    for node in nodes:
-        if node.process.poll() is None:
-            node.kill()
-    subprocess.run(["rm", "-rf", str(temporary)], check=True)
-
-
-def started(start: Callable[[], Node], is_up: Callable[[], bool]) -> Node:
-    """A node that is up; another one where Ray gave up after its own 30 s, on a busy machine."""
-    nodes = [start()]
-
-    def came_up() -> bool:
-        if nodes[-1].process.poll() is not None:
-            nodes.append(start())
-        return is_up()
-
-    builds.wait_until(came_up, f"a node; see {nodes[0].log}", seconds=START_S)
-    return nodes[-1]
+    with starting_nodes(environment, tmp_path_factory.mktemp("nodes")) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
 def head(start_node: StartNode, environment: dict[str, str]) -> dict[str, Any]:
     """A head node with two CPUs; its address for drivers, and for submitted jobs."""
-    port, dashboard = free_port(), free_port()
-    arguments = [
-        "--head",
-        "--num-cpus=2",
-        "--include-dashboard=true",
-        f"--port={port}",
-        f"--dashboard-port={dashboard}",
-        "--dashboard-host=127.0.0.1",
-        f"--dashboard-agent-listen-port={free_port()}",
-        f"--ray-client-server-port={free_port()}",
-    ]
-    jobs = f"http://127.0.0.1:{dashboard}"
-    node = started(
-        lambda: start_node(*arguments), lambda: ask(jobs, "/api/jobs/", environment) is not None
-    )
-    return {"address": f"127.0.0.1:{port}", "jobs": jobs, "node": node}
+    return start_head(start_node, environment)
 
 
 @pytest.fixture
@@ -121,7 +74,7 @@ def second_node(
     # One that an earlier test has killed is counted for some seconds more.
     builds.wait_until(lambda: counts(2.0), "the head to be alone", seconds=START_S)
     arguments = [f"--address={head['address']}", "--num-cpus=2"]
-    node = started(lambda: start_node(*arguments), lambda: counts(4.0))
+    node = started(lambda: start_node(*arguments), lambda _: counts(4.0))
     yield node
     if node.process.poll() is None:
         node.kill()

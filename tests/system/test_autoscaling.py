@@ -4,12 +4,13 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import builds
 import pytest
-from clusters import START_S, StartNode, free_port, run_ray
+from clusters import StartNode, free_port, run_ray, started
 from ray.autoscaler._private.fake_multi_node.node_provider import (
     FAKE_HEAD_NODE_ID,
     FAKE_HEAD_NODE_TYPE,
@@ -25,7 +26,7 @@ CLIPS = 24
 @pytest.fixture(scope="module")
 def address(
     start_node: StartNode, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> str:
+) -> Iterator[str]:
     """A head of one CPU, and two kinds of nodes of which there is none yet.
 
     A GPU is a number to Ray, and so it is here. Whether a job says that it waits depends on how
@@ -60,26 +61,28 @@ def address(
     }
     file = tmp_path_factory.mktemp("autoscaling") / "config.yaml"
     file.write_text(json.dumps(config))  # JSON is YAML
-    node = start_node(
+    arguments = [
         "--head",
         "--num-cpus=1",
         "--include-dashboard=false",
         f"--port={port}",
         f"--autoscaling-config={file}",
-        AUTOSCALER_UPDATE_INTERVAL_S="1",
-        RAY_FAKE_CLUSTER="1",
+    ]
+    variables = {
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_FAKE_CLUSTER": "1",
         # As `ray up` and KubeRay set them.
-        RAY_enable_autoscaler_v2="1",
-        RAY_CLOUD_INSTANCE_ID=FAKE_HEAD_NODE_ID,
-        RAY_NODE_TYPE_NAME=FAKE_HEAD_NODE_TYPE,
-    )
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_NODE_TYPE_NAME": FAKE_HEAD_NODE_TYPE,
+    }
     found = f"127.0.0.1:{port}"
-    builds.wait_until(
-        lambda: "/1.0 CPU" in run_ray(environment, "status", "--address", found).stdout,
-        f"a cluster; see {node.log}",
-        seconds=START_S,
+    node = started(
+        lambda: start_node(*arguments, **variables),
+        lambda _: "/1.0 CPU" in run_ray(environment, "status", "--address", found).stdout,
     )
-    return found
+    yield found
+    node.kill()  # with those that it started: idle nodes take a tenth of a CPU
 
 
 def run(

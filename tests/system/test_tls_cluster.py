@@ -9,9 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import builds
 import pytest
-from clusters import START_S, StartNode, free_port
+from clusters import StartNode, free_port, started
 from ray.util import get_node_ip_address
 
 from spark_ray.cluster.pods import MAKE_CERTIFICATE, TLS, tls_environment
@@ -85,17 +84,17 @@ def test_only_nodes_of_the_authority_are_let_in(
     node = make_certificate(make_authority(tmp_path / "ca"), tmp_path / "node", address)
     other = make_authority(tmp_path / "other")
     stranger = make_certificate(other, tmp_path / "stranger", address)
-    head = start_node(
+    arguments = [
         "--head",
         "--num-cpus=1",
         f"--port={port}",
         "--include-dashboard=false",
         f"--dashboard-agent-listen-port={free_port()}",
         f"--ray-client-server-port={free_port()}",
-        **variables(node),
-    )
-    builds.wait_until(
-        lambda: b"Ray runtime started" in head.log.read_bytes(), "a head", seconds=START_S
+    ]
+    started(
+        lambda: start_node(*arguments, **variables(node)),
+        lambda head: b"Ray runtime started" in head.log.read_bytes(),
     )
 
     done = subprocess.run(
