@@ -35,7 +35,7 @@ def test_interrupted_and_resumed(
     version = tmp_path / "set" / "v1"
     builds.wait_until(lambda: builds.parts(version), "a part", driver=driver)
     driver.send_signal(sent)
-    _, printed = driver.communicate(timeout=120)
+    _, printed = driver.communicate(timeout=240)
 
     assert driver.returncode == STATUS[sent], printed
     assert "Traceback" not in printed
@@ -59,6 +59,6 @@ def test_interrupted_before_anything_has_begun(videos: Path, tmp_path: Path) -> 
     first = driver_says.readline()
     assert first.startswith("Building")
     driver.send_signal(signal.SIGINT)
-    _, printed = driver.communicate(timeout=120)
+    _, printed = driver.communicate(timeout=240)
     assert driver.returncode == STATUS[signal.SIGINT], printed
     assert printed.splitlines()[-1] == "interrupted; run the same command again to go on"
