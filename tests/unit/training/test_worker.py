@@ -105,6 +105,18 @@ def test_the_copy_of_a_checkpoint_goes_when_it_was_read(
     assert not copy.exists()
 
 
+def test_rank_0_tells_where_it_trains(worker: Worker):
+    """The board has no GPU, and the driver may be a laptop."""
+    told: list[dict[str, str]] = []
+    remote = SimpleNamespace(remote=told.append)
+    worker.job = SimpleNamespace(board=SimpleNamespace(runs_in=remote))
+    found = []
+    for worker.rank in (0, 1):
+        found.append(worker._tell_environment())
+    assert told == found[:1]
+    assert {"gpus", "torch"} <= told[0].keys()
+
+
 def test_the_rates_of_parts_are_told_with_that_of_the_step(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ):
