@@ -33,7 +33,7 @@ class Board:
         return self.tracker.run_id
 
     def runs_in(self, environment: Mapping[str, str]) -> None:
-        """What rank 0 found where it trains: nobody else has a GPU to name."""
+        """What rank 0 found where it trains: the driver's node may have other GPUs, or none."""
         self.tracker.log_settings({}, environment)
 
     def stepped(self, step: int, metrics: dict[str, float]) -> None:

@@ -106,7 +106,7 @@ def test_the_copy_of_a_checkpoint_goes_when_it_was_read(
 
 
 def test_rank_0_tells_where_it_trains(worker: Worker):
-    """The board has no GPU, and the driver may be a laptop."""
+    """The driver and the board are on another node, perhaps."""
     told: list[dict[str, str]] = []
     remote = SimpleNamespace(remote=told.append)
     worker.job = SimpleNamespace(board=SimpleNamespace(runs_in=remote))
