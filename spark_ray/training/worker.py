@@ -107,8 +107,8 @@ class Worker:
         resumed = self._fetch_checkpoint()
         if resumed is not None:
             self.state = TrainState.load(resumed)
-        found = self._tell_environment()
         batches = load_batches(self.job.plan, self.rank, self.world_size, self.state.position)
+        found = self._tell_environment()
         engine: Engine | None = None
         stage = -1
         if resumed is not None:

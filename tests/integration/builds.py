@@ -161,8 +161,9 @@ def wait_until(
     *,
     driver: subprocess.Popen[str] | None = None,
     seconds: float = 300,
+    pause_s: float = 0.003,
 ) -> Any:
-    """The first true value of `condition`, asked every few milliseconds while the driver lives.
+    """The first true value of `condition`, asked after pauses of `pause_s` while the driver lives.
 
     A condition that is slow to ask is asked less often: it takes the CPU from what it waits for.
     """
@@ -172,7 +173,7 @@ def wait_until(
             return value
         if driver is not None and driver.poll() is not None:
             raise AssertionError(f"ended before {what}: {driver.communicate()}")
-        time.sleep(min(1.0, max(0.003, 2 * (time.monotonic() - asked))))
+        time.sleep(min(1.0, max(pause_s, 2 * (time.monotonic() - asked))))
     raise AssertionError(f"waited {seconds:g} s in vain: {what}")
 
 

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import boto3
@@ -196,10 +195,10 @@ def wait_for_checkpoint(driver: subprocess.Popen[str], location: str, step: int)
     run, wanted = Folder(location), f"step-{step:08d}"
 
     def is_there() -> bool:
-        time.sleep(0.5)
         return any(name >= wanted and name.endswith("/rng-1.pt") for name in run.names())
 
-    wait_until(is_there, f"checkpoint of step {step}", driver=driver, seconds=600)
+    what = f"checkpoint of step {step}"
+    wait_until(is_there, what, driver=driver, seconds=600, pause_s=1.0)
 
 
 def ranks() -> list[psutil.Process]:

@@ -42,7 +42,9 @@ class Node:
         return False
 
     def kill(self) -> None:
-        """Pull the plug: every process of the node at once."""
+        """Pull the plug: every process of the node at once, unless it has ended."""
+        if self.process.poll() is not None:
+            return
         for process in self.processes():
             try:
                 process.kill()
@@ -90,8 +92,7 @@ def starting_nodes(environment: Mapping[str, str], logs: Path) -> Iterator[Start
         yield start
     finally:
         for node in nodes:
-            if node.process.poll() is None:
-                node.kill()
+            node.kill()
         shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -76,5 +76,4 @@ def second_node(
     arguments = [f"--address={head['address']}", "--num-cpus=2"]
     node = started(lambda: start_node(*arguments), lambda _: counts(4.0))
     yield node
-    if node.process.poll() is None:
-        node.kill()
+    node.kill()

@@ -21,17 +21,12 @@ from spark_ray.apotheon.adaptation import set_trainable
 from spark_ray.training.engines import Engine, StepOptions, TorchEngine
 
 STEPS = 6
-ENGINES = ["ddp", "zero1", "zero2", "zero3", "zero3+optimizer+parameters"]
+# Each takes two processes that import DeepSpeed.
+ZERO1, ZERO3 = (pytest.param(name, marks=pytest.mark.nightly) for name in ("zero1", "zero3"))
+ENGINES = ["ddp", ZERO1, "zero2", ZERO3, "zero3+optimizer+parameters"]
 FROZEN = 0.02  # as if an earlier stage had learned it: an engine that starts anew has other weights
 CPU = torch.device("cpu")
 OPTIONS = StepOptions("fp32", 1, 0.01, (0.9, 0.98), 1.0, {"vision": 0.5})
-
-
-def nightly(names: list[str], *longer: str) -> list[Any]:
-    """As parameters: each takes two processes that import DeepSpeed."""
-    return [
-        pytest.param(name, marks=pytest.mark.nightly if name in longer else ()) for name in names
-    ]
 
 
 def make_engine(
@@ -182,7 +177,7 @@ def alone() -> tuple[list[float], dict[str, torch.Tensor]]:
     return losses, engine.full_state()
 
 
-@pytest.mark.parametrize("name", nightly(ENGINES, "zero1", "zero3"))
+@pytest.mark.parametrize("name", ENGINES)
 def test_two_ranks_a_restart_and_one_rank_take_the_same_steps(name, alone, tmp_path: Path):
     run_ranks(_rank, name, tmp_path, ranks=2)
     first, second = load(tmp_path / "0.pt"), load(tmp_path / "1.pt")
@@ -219,7 +214,7 @@ def assert_skipped(found: dict[str, Any]) -> None:
     assert all(value.isfinite().all() for value in later.values())
 
 
-@pytest.mark.parametrize("name", nightly(["ddp", "zero2", "zero3"], "zero3"))
+@pytest.mark.parametrize("name", ["ddp", "zero2", ZERO3])
 def test_in_bf16_gradients_add_up_in_full_and_a_restart_changes_nothing(name, tmp_path: Path):
     run_ranks(_rank_in_bf16, name, tmp_path, ranks=2)
     found = load(tmp_path / "0.pt")
